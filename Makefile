@@ -1,0 +1,47 @@
+# Two commands do everything on a fresh machine: make benchmark, make test.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+ACTIVE := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+
+.PHONY: help install benchmark test lint format niftyreg clean
+
+help:  ## List the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
+
+install: $(READY)  ## Create .venv with the locked packages and NiftyReg
+
+$(READY): requirements.lock requirements-niftyreg.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than 3.11: set PYTHON=python3.12, say"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps -r requirements-niftyreg.txt
+	touch $@
+
+benchmark: $(READY)  ## Run the benchmark on the embedded cohort; prints Table 1
+	$(ACTIVE) snakemake --cores all
+	@cat results/phantom/tables/table1.md
+	@echo "Tables: results/phantom/tables/   Figures: results/phantom/figures/"
+
+test: lint  ## Run all tests
+	$(ACTIVE) python -m pytest
+
+lint: $(READY)  ## Check style: ruff, snakefmt, snakemake --lint
+	$(ACTIVE) ruff check .
+	$(ACTIVE) ruff format --check .
+	$(ACTIVE) snakefmt --check Snakefile workflow baselines
+	$(ACTIVE) snakemake --lint
+
+format: $(READY)  ## Format all code
+	$(ACTIVE) ruff check --fix .
+	$(ACTIVE) ruff format .
+	$(ACTIVE) snakefmt Snakefile workflow baselines
+
+niftyreg:  ## Get NiftyReg into the active environment (conda users)
+	python -m pip install --no-deps -r requirements-niftyreg.txt
+
+clean:  ## Remove the environment and all runs
+	rm -rf $(VENV) .snakemake
+	find results -mindepth 1 -maxdepth 1 ! -name README.md ! -name reference -exec rm -rf {} +

@@ -1,0 +1,32 @@
+# The benchmark: preprocess -> register (one rule per method) -> evaluate -> tables and figures.
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "config.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+# Every configured method brings its own rule in baselines/<method>/rule.smk.
+for rule_file in METHOD_RULES:
+
+    include: rule_file
+
+
+localrules:
+    all,
+
+
+rule all:
+    default_target: True
+    input:
+        final_outputs(),

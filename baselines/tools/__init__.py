@@ -1,0 +1,1 @@
+"""Wrappers of external packages that more than one method uses."""

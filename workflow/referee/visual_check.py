@@ -1,0 +1,105 @@
+"""A picture of one registered pair: what went in, what came out, where it folds and overlaps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import SimpleITK as sitk
+
+from workflow.contract.registration import field_path
+from workflow.geometry import index_map, warp
+from workflow.images import read_image
+from workflow.referee.metrics import determinant, jacobian, warp_labels
+
+GRID_STEP = 6  # voxels between the lines of the deformation grid
+CONTOURS = ("#56B4E9", "#E69F00", "#CC79A7", "#009E73")
+
+
+def draw_check(
+    pair: tuple[str, str, str],
+    title: str,
+    images: Sequence[str],
+    labels: Sequence[str],
+    fields: str,
+    structures: Sequence[dict],
+    path: str,
+) -> None:
+    """Draw fixed, moving and warped image, deformation grid and label contours of one pair.
+
+    The sagittal slice shown is the one with most of the fixed structures in it. A failed pair
+    gives a picture that says so.
+
+    Parameters
+    ----------
+    pair : task, fixed and moving scan.
+    images, labels : paths of the fixed and of the moving one.
+    fields : folder of the displacement fields.
+    """
+    task, fixed, moving = pair
+    figure, axes = plt.subplots(1, 5, figsize=(15, 3.6), layout="constrained")
+    figure.suptitle(f"{title}, {task}: {moving} (moving) to {fixed} (fixed)")
+    for axis in axes:
+        axis.set_axis_off()
+    field = field_path(Path(fields), fixed, moving)
+    if field.exists():
+        volumes = [read_image(volume) for volume in (*images, *labels)]
+        _draw_panels(axes, volumes, read_image(field), structures)
+    else:
+        axes[2].set_title(f"failed: {_reason(fields, fixed, moving)}"[:120], color="firebrick")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _reason(fields: str, fixed: str, moving: str) -> str:
+    """Return why a pair failed, from the record beside its shard's fields."""
+    record = json.loads((Path(fields).parent / "outcomes.json").read_text(encoding="utf-8"))
+    reasons = {(e["fixed"], e["moving"]): e["reason"] for e in record["registrations"]}
+    return reasons[fixed, moving]
+
+
+def _draw_panels(
+    axes: np.ndarray, volumes: list[sitk.Image], field: sitk.Image, structures: Sequence[dict]
+) -> None:
+    """Fill the five panels of a successful registration."""
+    fixed, moving, fixed_label, moving_label = map(sitk.GetArrayFromImage, volumes)
+    warped = sitk.GetArrayFromImage(warp(volumes[1], field))
+    mapping = index_map(field, volumes[1])
+    warped_label = warp_labels(moving_label, mapping)
+    values = [structure["value"] for structure in structures]
+    cut = int(np.isin(fixed_label, values).sum(axis=(0, 1)).argmax())
+    aspect = field.GetSpacing()[2] / field.GetSpacing()[1]
+
+    panels = (
+        ("fixed", fixed, fixed_label),
+        ("moving", moving, moving_label),
+        ("warped, warped labels", warped, warped_label),
+        ("warped, deformation grid", warped, None),
+        ("fixed, warped labels", fixed, warped_label),
+    )
+    for axis, (name, volume, label) in zip(axes, panels, strict=True):
+        axis.set_title(name)
+        axis.imshow(volume[:, :, cut], cmap="gray", vmin=0, vmax=1, origin="lower", aspect=aspect)
+        for value, colour in zip(values, CONTOURS * len(values), strict=False):
+            mask = label is not None and label[:, :, cut] == value
+            if np.any(mask):
+                axis.contour(mask, levels=[0.5], colors=[colour], linewidths=0.9)
+    _draw_grid(axes[3], mapping, cut)
+
+
+def _draw_grid(axis: plt.Axes, mapping: np.ndarray, cut: int) -> None:
+    """Draw the lines of equal moving y and z over the slice, and mark folded voxels in red."""
+    _, y, z = mapping[:, :, :, cut]
+    for component in (y, z):
+        levels = np.arange(np.floor(component.min()), component.max(), GRID_STEP)
+        axis.contour(component, levels=levels, colors="yellow", linewidths=0.5, linestyles="solid")
+    folded = determinant(jacobian(mapping))[:, :, cut] < 0
+    axis.contourf(folded, levels=[0.5, 1.5], colors=["red"], alpha=0.7)

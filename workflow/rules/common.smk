@@ -1,0 +1,128 @@
+# The checked run and helpers for the rules; no rules here.
+# Parsing must stay light: nothing in this file may import torch, ANTs or SimpleITK.
+from dataclasses import asdict
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from workflow.errors import BenchmarkError
+from workflow.run import load_run
+
+try:
+    RUN = load_run(config)
+except BenchmarkError as error:
+    raise WorkflowError(str(error)) from None
+
+FOLDER = RUN.folder
+REGISTER_SCRIPT = "../../workflow/scripts/register.py"
+ENVIRONMENT = "../../environment.yml"
+METHOD_RULES = [f"baselines/{method}/rule.smk" for method in RUN.methods]
+
+
+wildcard_constraints:
+    scan="|".join(RUN.scans),
+    method="|".join(RUN.methods),
+    task="|".join(RUN.tasks),
+    shard=r"[a-z-]+-\d{4}",
+
+
+def method_of_this_folder():
+    """Return the name of the folder whose rule.smk is being read."""
+    return Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).name
+
+
+def images_of_shard(method):
+    def inputs(wildcards):
+        return [RUN.image(scan) for scan in RUN.scans_of(method, wildcards.shard)]
+
+    return inputs
+
+
+def pairs_of_shard(method):
+    def pairs(wildcards):
+        return RUN.pairs(method, wildcards.shard)
+
+    return pairs
+
+
+def register_input(method):
+    """Named inputs of a method's rule: preprocessed images only, never labels."""
+    return {
+        "images": images_of_shard(method),
+        "code": [
+            f"baselines/{method}/register.py",
+            "workflow/contract/registration.py",
+            "workflow/geometry.py",
+        ],
+    }
+
+
+def register_output(method):
+    """Named outputs of a method's rule: the displacement fields and the record of the shard."""
+    fields = directory(RUN.fields(method, "{shard}"))
+    return {
+        "fields": fields if config["keep_fields"] else temp(fields),
+        "outcomes": RUN.outcomes(method, "{shard}"),
+    }
+
+
+def register_params(method):
+    """Named parameters of a method's rule."""
+    return {
+        "method": method,
+        "params": RUN.methods[method].params,
+        "seed": config["seed"],
+        "pairs": pairs_of_shard(method),
+        "program_folders": config["program_folders"],
+    }
+
+
+def register_log(method):
+    return f"{FOLDER}/logs/register/{method}/{{shard}}.log"
+
+
+def user_files(wildcards):
+    """Files of the tested scans that the user brought (the phantom has none)."""
+    if config["cohort"]["source"] == "phantom":
+        return []
+    scans = [RUN.scans[name] for name in RUN.tested]
+    return [path for scan in scans for path in (scan.image, scan.label) if path]
+
+
+def labels_of_shard(wildcards):
+    """Label maps the referee needs to score a shard."""
+    return [RUN.label(scan) for scan in RUN.scans_of(wildcards.method, wildcards.shard)]
+
+
+def first_shard(method, task):
+    """Name of the first shard of a task."""
+    return next(shard for shard in RUN.shards[method] if shard.startswith(task))
+
+
+def check_input(wildcards):
+    """Inputs of the visual check of the first pair of a task."""
+    method, task = wildcards.method, wildcards.task
+    shard = first_shard(method, task)
+    _, fixed, moving = RUN.pairs(method, shard)[0]
+    return {
+        "fields": RUN.fields(method, shard),
+        "outcomes": RUN.outcomes(method, shard),
+        "images": [RUN.image(fixed), RUN.image(moving)],
+        "labels": [RUN.label(fixed), RUN.label(moving)],
+    }
+
+
+def final_outputs():
+    """Return what `snakemake` makes when it is asked for nothing in particular."""
+    tables = [f"{FOLDER}/tables/table1.{suffix}" for suffix in ("csv", "md", "tex")]
+    figures = [
+        f"{FOLDER}/figures/{figure}.{suffix}"
+        for figure in ("figure5", "figure7")
+        for suffix in ("png", "pdf")
+    ]
+    checks = [
+        f"{FOLDER}/figures/checks/{method}_{task}.png"
+        for method in RUN.methods
+        for task in RUN.tasks
+    ]
+    return [*tables, *figures, *checks, f"{FOLDER}/manifest.json"]

@@ -1,0 +1,99 @@
+# From the cohort to images and label maps on the working grid.
+
+
+rule phantom_label:
+    output:
+        f"{FOLDER}/raw/labels/{{scan}}.nii.gz",
+    input:
+        code=["workflow/data/phantom.py", "workflow/data/phantom_anatomy.py"],
+    log:
+        f"{FOLDER}/logs/phantom/{{scan}}.log",
+    conda:
+        ENVIRONMENT
+    params:
+        scan=lambda wildcards: asdict(RUN.scans[wildcards.scan]),
+        phantom=config["phantom"],
+        seed=config["seed"],
+    script:
+        "../scripts/phantom_label.py"
+
+
+rule simulate_image:
+    input:
+        label=lambda wildcards: RUN.scans[wildcards.scan].label,
+        code=["workflow/data/dess.py", "workflow/data/tissues.py"],
+    output:
+        temp(f"{FOLDER}/raw/images/{{scan}}.nii"),
+    log:
+        f"{FOLDER}/logs/simulate/{{scan}}.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=4000,
+    params:
+        scan=lambda wildcards: wildcards.scan,
+        seed=config["seed"],
+    script:
+        "../scripts/simulate_image.py"
+
+
+rule check_cohort:
+    input:
+        user_files,
+    output:
+        f"{FOLDER}/cohort.json",
+    log:
+        f"{FOLDER}/logs/check_cohort.log",
+    conda:
+        ENVIRONMENT
+    threads: 8
+    priority: 10
+    params:
+        scans=[asdict(RUN.scans[name]) for name in RUN.tested],
+        couples=RUN.couples,
+        splits={scan.subject: scan.split for scan in RUN.scans.values()},
+        labels=config["labels"],
+        read=config["cohort"]["source"] != "phantom",
+    script:
+        "../scripts/check_cohort.py"
+
+
+rule preprocess_image:
+    input:
+        image=lambda wildcards: RUN.raw_image(wildcards.scan),
+        checked=ancient(f"{FOLDER}/cohort.json"),
+        code="workflow/data/preprocess.py",
+    output:
+        f"{FOLDER}/images/{{scan}}.nii",
+    log:
+        f"{FOLDER}/logs/preprocess_image/{{scan}}.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=2000,
+    params:
+        scan=lambda wildcards: asdict(RUN.scans[wildcards.scan]),
+        preprocessing=config["preprocessing"],
+    script:
+        "../scripts/preprocess_image.py"
+
+
+rule preprocess_label:
+    input:
+        label=lambda wildcards: RUN.scans[wildcards.scan].label,
+        checked=ancient(f"{FOLDER}/cohort.json"),
+        code="workflow/data/preprocess.py",
+    output:
+        f"{FOLDER}/labels/{{scan}}.nii",
+    log:
+        f"{FOLDER}/logs/preprocess_label/{{scan}}.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=2000,
+    params:
+        scan=lambda wildcards: asdict(RUN.scans[wildcards.scan]),
+        preprocessing=config["preprocessing"],
+        merge=config["labels"]["merge"],
+    script:
+        "../scripts/preprocess_label.py"

@@ -1,0 +1,47 @@
+# The referee: scores every shard of every method in the same way.
+
+
+rule evaluate:
+    input:
+        fields=RUN.fields("{method}", "{shard}"),
+        outcomes=RUN.outcomes("{method}", "{shard}"),
+        labels=labels_of_shard,
+        code=["workflow/referee/metrics.py", "workflow/referee/evaluate.py", "workflow/geometry.py"],
+    output:
+        f"{FOLDER}/evaluation/{{method}}/{{shard}}.csv",
+    log:
+        f"{FOLDER}/logs/evaluate/{{method}}/{{shard}}.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=2000,
+    params:
+        structures=config["labels"]["structures"],
+        margin=config["evaluation"]["symmetry_margin"],
+    script:
+        "../scripts/evaluate.py"
+
+
+rule visual_check:
+    input:
+        unpack(check_input),
+        code="workflow/referee/visual_check.py",
+    output:
+        report(
+            f"{FOLDER}/figures/checks/{{method}}_{{task}}.png",
+            caption="../report/visual_check.rst",
+            category="Visual checks",
+            labels={"method": "{method}", "task": "{task}"},
+        ),
+    log:
+        f"{FOLDER}/logs/visual_check/{{method}}_{{task}}.log",
+    conda:
+        ENVIRONMENT
+    params:
+        pair=lambda wildcards: RUN.pairs(
+            wildcards.method, first_shard(wildcards.method, wildcards.task)
+        )[0],
+        label=lambda wildcards: RUN.methods[wildcards.method].label,
+        structures=config["labels"]["structures"],
+    script:
+        "../scripts/visual_check.py"

@@ -1,0 +1,98 @@
+# Tables and figures: pure functions of metrics.csv and the methods' descriptions.
+METHODS = [asdict(method) for method in RUN.methods.values()]
+
+
+localrules:
+    collect_metrics,
+    make_table1,
+    make_boxplot,
+    make_manifest,
+
+
+rule collect_metrics:
+    input:
+        [
+            f"{FOLDER}/evaluation/{method}/{shard}.csv"
+            for method in RUN.methods
+            for shard in RUN.shards[method]
+        ],
+    output:
+        f"{FOLDER}/tables/metrics.csv",
+    log:
+        f"{FOLDER}/logs/collect_metrics.log",
+    conda:
+        ENVIRONMENT
+    script:
+        "../scripts/collect_metrics.py"
+
+
+rule make_table1:
+    input:
+        metrics=f"{FOLDER}/tables/metrics.csv",
+        outcomes=[
+            RUN.outcomes(method, shard) for method in RUN.methods for shard in RUN.shards[method]
+        ],
+        paper="workflow/referee/paper_table1.csv",
+        code=["workflow/referee/table1.py", "workflow/referee/render.py"],
+    output:
+        csv=report(
+            f"{FOLDER}/tables/table1.csv",
+            caption="../report/table1.rst",
+            category="Tables",
+            labels={"table": "Table 1"},
+        ),
+        md=f"{FOLDER}/tables/table1.md",
+        tex=f"{FOLDER}/tables/table1.tex",
+    log:
+        f"{FOLDER}/logs/make_table1.log",
+    conda:
+        ENVIRONMENT
+    params:
+        methods=METHODS,
+        tasks=RUN.tasks,
+        grid=config["preprocessing"]["size"],
+    script:
+        "../scripts/make_table1.py"
+
+
+rule make_boxplot:
+    input:
+        metrics=f"{FOLDER}/tables/metrics.csv",
+        code="workflow/referee/boxplot.py",
+        style="matplotlibrc",
+    output:
+        png=report(
+            f"{FOLDER}/figures/figure{{number}}.png",
+            caption="../report/boxplot.rst",
+            category="Figures",
+            labels={"figure": "Figure {number}"},
+        ),
+        pdf=f"{FOLDER}/figures/figure{{number}}.pdf",
+        csv=f"{FOLDER}/figures/figure{{number}}.csv",
+    wildcard_constraints:
+        number="5|7",
+    log:
+        f"{FOLDER}/logs/make_boxplot/figure{{number}}.log",
+    conda:
+        ENVIRONMENT
+    params:
+        methods=METHODS,
+        tasks=RUN.tasks,
+    script:
+        "../scripts/make_boxplot.py"
+
+
+rule make_manifest:
+    input:
+        f"{FOLDER}/tables/metrics.csv",
+    output:
+        f"{FOLDER}/manifest.json",
+    log:
+        f"{FOLDER}/logs/make_manifest.log",
+    conda:
+        ENVIRONMENT
+    params:
+        config=config,
+        methods=METHODS,
+    script:
+        "../scripts/make_manifest.py"

@@ -1,0 +1,73 @@
+"""Checking of YAML against a JSON schema, with messages a user can act on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError, best_match
+
+from workflow.errors import nearest
+
+SCHEMAS = Path(__file__).parent / "schemas"
+
+
+def load_schema(name: str) -> dict[str, Any]:
+    """Return a schema of `workflow/schemas/` by file name."""
+    return yaml.safe_load((SCHEMAS / name).read_text(encoding="utf-8"))
+
+
+def faults(value: Any, schema: dict[str, Any], where: str) -> list[str]:
+    """Return one message for each violation of `schema` by `value`; `where` names its origin."""
+    errors = sorted(Draft202012Validator(schema).iter_errors(value), key=lambda e: list(e.path))
+    return [line for error in errors for line in _lines(error, where)]
+
+
+def _lines(error: ValidationError, where: str) -> list[str]:
+    """Describe one violation; unknown keys give a line each."""
+    place = _place(error, where)
+    if error.validator == "additionalProperties":
+        known = list(error.schema.get("properties", {}))
+        unknown = [key for key in error.instance if key not in known]
+        return [
+            f"{place}: unknown key '{key}'{nearest(key, known)}; known: {', '.join(known)}"
+            for key in unknown
+        ]
+    if error.validator == "required":
+        missing = [key for key in error.validator_value if key not in error.instance]
+        # jsonschema reports each missing key alone; the message starts with its name.
+        return [f"{place}: key '{key}' is missing" for key in missing if repr(key) in error.message]
+    deepest = best_match([error]) or error
+    hint = ""
+    if isinstance(deepest.instance, str) and "type" in (error.validator, deepest.validator):
+        hint = " (a nested value given by --config arrives as text: put it in a file)"
+    return [f"{_place(deepest, where)}: found {deepest.instance!r}, {_expected(deepest)}{hint}"]
+
+
+def _place(error: ValidationError, where: str) -> str:
+    """Return `file: key.key[index]`."""
+    path = ""
+    for part in error.absolute_path:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    return f"{where}: {path}" if path else where
+
+
+def _expected(error: ValidationError) -> str:
+    """Say what the schema wants in plain words."""
+    rule, value = error.validator, error.validator_value
+    words = {
+        "type": f"expected {value if isinstance(value, str) else ' or '.join(map(str, value))}",
+        "enum": f"expected one of {', '.join(map(str, value)) if rule == 'enum' else ''}",
+        "minimum": f"expected at least {value}",
+        "maximum": f"expected at most {value}",
+        "exclusiveMinimum": f"expected more than {value}",
+        "minItems": f"expected at least {value} entries",
+        "maxItems": f"expected at most {value} entries",
+        "uniqueItems": "expected no entry twice",
+        "pattern": f"expected text that matches {value}",
+    }
+    if rule == "enum" and isinstance(error.instance, str):
+        return words[rule] + nearest(error.instance, value)
+    return words.get(rule, error.message)

@@ -1,0 +1,17 @@
+"""Make the label map of one scan of the embedded cohort."""
+
+from workflow.data.cohort import PHANTOM_VISITS, Scan
+from workflow.data.phantom import phantom_label
+from workflow.images import write_image
+from workflow.logs import start_log
+
+start_log(snakemake.log[0])
+scan = Scan(**snakemake.params.scan)
+label = phantom_label(
+    subject=int(scan.subject[1:]),
+    visit=PHANTOM_VISITS.index(scan.visit),
+    side=scan.side,
+    size=tuple(snakemake.params.phantom["size"]),
+    seed=snakemake.params.seed,
+)
+write_image(label, snakemake.output[0])

@@ -1,0 +1,17 @@
+"""Bring one image to the working grid."""
+
+from workflow.data.cohort import Scan
+from workflow.data.preprocess import WorkingGrid, preprocess_image
+from workflow.images import write_image
+from workflow.logs import start_log
+
+start_log(snakemake.log[0])
+settings = snakemake.params.preprocessing
+image = preprocess_image(
+    Scan(**snakemake.params.scan),
+    snakemake.input.image,
+    WorkingGrid(settings["size"], settings["spacing_mm"]),
+    settings["mirror_left"],
+    settings["percentiles"],
+)
+write_image(image, snakemake.output[0])

@@ -1,0 +1,17 @@
+"""Bring one label map to the working grid."""
+
+from workflow.data.cohort import Scan
+from workflow.data.preprocess import WorkingGrid, preprocess_label
+from workflow.images import write_image
+from workflow.logs import start_log
+
+start_log(snakemake.log[0])
+settings = snakemake.params.preprocessing
+label = preprocess_label(
+    Scan(**snakemake.params.scan),
+    snakemake.input.label,
+    WorkingGrid(settings["size"], settings["spacing_mm"]),
+    settings["mirror_left"],
+    snakemake.params.merge,
+)
+write_image(label, snakemake.output[0])
