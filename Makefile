@@ -21,9 +21,7 @@ $(READY): requirements.lock requirements-niftyreg.txt
 	touch $@
 
 benchmark: $(READY)  ## Run the benchmark on the embedded cohort; prints Table 1
-	$(ACTIVE) snakemake --cores all
-	@cat results/phantom/tables/table1.md
-	@echo "Tables: results/phantom/tables/   Figures: results/phantom/figures/"
+	$(ACTIVE) snakemake --cores all $(if $(CONFIG),--configfile $(CONFIG))
 
 test: lint  ## Run all tests
 	$(ACTIVE) python -m pytest

@@ -26,6 +26,10 @@ localrules:
     all,
 
 
+onsuccess:
+    print_results()
+
+
 rule all:
     default_target: True
     input:

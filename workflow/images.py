@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
+import math
 import os
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import SimpleITK as sitk
+from nibabel.filebasedimages import ImageFileError
 
 from workflow.errors import DataError
 
+CHUNK_BYTES = 1 << 22
 FORMATS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
 
 
@@ -25,8 +30,10 @@ def read_image(path: str | Path) -> sitk.Image:
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     try:
+        if path.name.endswith((".nii", ".nii.gz")):
+            _check_length(path)
         image = _read_dicom(path) if path.is_dir() else sitk.ReadImage(str(path))
-    except RuntimeError as error:
+    except (RuntimeError, OSError, EOFError, ImageFileError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise DataError(
             f"{path}: cannot be read as an image ({reason}). Expected a whole file of "
@@ -35,6 +42,19 @@ def read_image(path: str | Path) -> sitk.Image:
     if image.GetDimension() != 3:
         raise DataError(f"{path}: found {image.GetDimension()} dimensions, expected 3")
     return image
+
+
+def _check_length(path: Path) -> None:
+    """Raise `OSError` or `EOFError` if a NIfTI file is cut short: ITK would fill it with zeros."""
+    header = nibabel.load(path)
+    expected = header.dataobj.offset + math.prod(header.shape) * header.get_data_dtype().itemsize
+    if path.suffix == ".gz":
+        with gzip.open(path) as stream:
+            found = sum(map(len, iter(lambda: stream.read(CHUNK_BYTES), b"")))
+    else:
+        found = path.stat().st_size
+    if found < expected:
+        raise OSError(f"cut short: found {found} bytes, expected {expected}")
 
 
 def _read_dicom(folder: Path) -> sitk.Image:

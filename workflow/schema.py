@@ -54,20 +54,24 @@ def _place(error: ValidationError, where: str) -> str:
     return f"{where}: {path}" if path else where
 
 
+EXPECTED = {
+    "type": "expected {}",
+    "enum": "expected one of {}",
+    "minimum": "expected at least {}",
+    "maximum": "expected at most {}",
+    "exclusiveMinimum": "expected more than {}",
+    "minItems": "expected at least {} entries",
+    "maxItems": "expected at most {} entries",
+    "uniqueItems": "expected no entry twice",
+    "pattern": "expected text that matches {}",
+}
+
+
 def _expected(error: ValidationError) -> str:
     """Say what the schema wants in plain words."""
     rule, value = error.validator, error.validator_value
-    words = {
-        "type": f"expected {value if isinstance(value, str) else ' or '.join(map(str, value))}",
-        "enum": f"expected one of {', '.join(map(str, value)) if rule == 'enum' else ''}",
-        "minimum": f"expected at least {value}",
-        "maximum": f"expected at most {value}",
-        "exclusiveMinimum": f"expected more than {value}",
-        "minItems": f"expected at least {value} entries",
-        "maxItems": f"expected at most {value} entries",
-        "uniqueItems": "expected no entry twice",
-        "pattern": f"expected text that matches {value}",
-    }
-    if rule == "enum" and isinstance(error.instance, str):
-        return words[rule] + nearest(error.instance, value)
-    return words.get(rule, error.message)
+    if rule not in EXPECTED:
+        return error.message
+    listed = ", ".join(map(str, value)) if isinstance(value, list) else value
+    hint = nearest(error.instance, value) if rule == "enum" else ""
+    return EXPECTED[rule].format(listed) + hint

@@ -4,6 +4,9 @@ Vercauteren et al., "Diffeomorphic demons: efficient non-parametric image regist
 NeuroImage 2009.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import SimpleITK as sitk
 
 from baselines.tools.niftyreg import align_affinely
@@ -14,6 +17,23 @@ from workflow.geometry import (
     strip_header,
     warp,
 )
+
+
+@contextmanager
+def _differing_grids() -> Iterator[None]:
+    """Let ITK take images whose headers differ: Demons samples each in its own physical frame."""
+    settings = sitk.ProcessObject
+    kept = (
+        settings.GetGlobalDefaultCoordinateTolerance(),
+        settings.GetGlobalDefaultDirectionTolerance(),
+    )
+    settings.SetGlobalDefaultCoordinateTolerance(float("inf"))
+    settings.SetGlobalDefaultDirectionTolerance(float("inf"))
+    try:
+        yield
+    finally:
+        settings.SetGlobalDefaultCoordinateTolerance(kept[0])
+        settings.SetGlobalDefaultDirectionTolerance(kept[1])
 
 
 def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Context) -> Registration:
@@ -27,7 +47,8 @@ def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Conte
     demons.SetSmoothDisplacementField(True)
     demons.SetStandardDeviations(params["sigma"])
     demons.SetNumberOfThreads(context.threads)
-    displacement = sitk.Cast(demons.Execute(*seen, initial), sitk.sitkVectorFloat32)
+    with _differing_grids():
+        displacement = sitk.Cast(demons.Execute(*seen, initial), sitk.sitkVectorFloat32)
 
     # Demons hands out no image: its own is the one ITK warps with the field in the filter's frame.
     warped = warp(seen[1], displacement)

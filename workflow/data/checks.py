@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import nibabel
 import numpy as np
 import SimpleITK as sitk
 
@@ -52,11 +53,20 @@ def _image_faults(image: sitk.Image, path: str) -> list[str]:
         found = image.GetNumberOfComponentsPerPixel()
         return [f"{path}: found {found} components a voxel, expected 1 (a grey image)"]
     array = sitk.GetArrayViewFromImage(image)
-    if not np.isfinite(array).all():
-        return [f"{path}: found {int((~np.isfinite(array)).sum())} voxels that are NaN or infinite"]
+    bad = _not_finite(array, path)
+    if bad:
+        return [f"{path}: found {bad} voxels that are NaN or infinite"]
     if array.min() == array.max():
         return [f"{path}: constant image, every voxel is {array.flat[0]}"]
     return []
+
+
+def _not_finite(array: np.ndarray, path: str) -> int:
+    """Count the voxels of an image that are NaN or infinite."""
+    if path.endswith((".nii", ".nii.gz")):
+        # ITK's NIfTI reader silently turns such values into 0, so the stored ones are looked at.
+        array = np.asanyarray(nibabel.load(path).dataobj)
+    return int(np.count_nonzero(~np.isfinite(array)))
 
 
 def _label_faults(label: sitk.Image, path: str, labels: dict[str, list]) -> list[str]:

@@ -112,6 +112,14 @@ def check_input(wildcards):
     }
 
 
+def print_results():
+    """Show the table in the terminal, and say where everything is."""
+    table = Path(FOLDER, "tables", "table1.md")
+    if table.exists():
+        print(f"\n{table.read_text(encoding='utf-8')}")
+        print(f"Tables: {FOLDER}/tables/   Figures: {FOLDER}/figures/\n")
+
+
 def final_outputs():
     """Return what `snakemake` makes when it is asked for nothing in particular."""
     tables = [f"{FOLDER}/tables/table1.{suffix}" for suffix in ("csv", "md", "tex")]

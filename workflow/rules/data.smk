@@ -2,10 +2,14 @@
 
 
 rule phantom_label:
+    input:
+        code=[
+            "workflow/data/phantom.py",
+            "workflow/data/phantom_anatomy.py",
+            "workflow/data/phantom_variation.py",
+        ],
     output:
         f"{FOLDER}/raw/labels/{{scan}}.nii.gz",
-    input:
-        code=["workflow/data/phantom.py", "workflow/data/phantom_anatomy.py"],
     log:
         f"{FOLDER}/logs/phantom/{{scan}}.log",
     conda:
@@ -21,7 +25,7 @@ rule phantom_label:
 rule simulate_image:
     input:
         label=lambda wildcards: RUN.scans[wildcards.scan].label,
-        code=["workflow/data/dess.py", "workflow/data/tissues.py"],
+        code=["workflow/data/dess.py", "workflow/data/tissues.py", "workflow/data/knee.py"],
     output:
         temp(f"{FOLDER}/raw/images/{{scan}}.nii"),
     log:
@@ -32,6 +36,7 @@ rule simulate_image:
         mem_mb=4000,
     params:
         scan=lambda wildcards: wildcards.scan,
+        subject=lambda wildcards: RUN.scans[wildcards.scan].subject,
         seed=config["seed"],
     script:
         "../scripts/simulate_image.py"
@@ -44,10 +49,10 @@ rule check_cohort:
         f"{FOLDER}/cohort.json",
     log:
         f"{FOLDER}/logs/check_cohort.log",
+    priority: 10
     conda:
         ENVIRONMENT
     threads: 8
-    priority: 10
     params:
         scans=[asdict(RUN.scans[name]) for name in RUN.tested],
         couples=RUN.couples,

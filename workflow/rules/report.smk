@@ -69,10 +69,10 @@ rule make_boxplot:
         ),
         pdf=f"{FOLDER}/figures/figure{{number}}.pdf",
         csv=f"{FOLDER}/figures/figure{{number}}.csv",
-    wildcard_constraints:
-        number="5|7",
     log:
         f"{FOLDER}/logs/make_boxplot/figure{{number}}.log",
+    wildcard_constraints:
+        number="5|7",
     conda:
         ENVIRONMENT
     params:

@@ -7,6 +7,10 @@ from workflow.images import read_image, write_image
 from workflow.logs import start_log
 
 start_log(snakemake.log[0])
-# A checksum of the name seeds each scan on its own, whatever else is in the cohort.
-seed = (snakemake.params.seed, zlib.crc32(snakemake.params.scan.encode()))
-write_image(simulate_dess(read_image(snakemake.input.label), seed), snakemake.output[0])
+params = snakemake.params
+# Checksums of the names seed each scan on its own, whatever else is in the cohort.
+scan_seed, subject_seed = (
+    (params.seed, zlib.crc32(name.encode())) for name in (params.scan, params.subject)
+)
+image = simulate_dess(read_image(snakemake.input.label), scan_seed, subject_seed)
+write_image(image, snakemake.output[0])

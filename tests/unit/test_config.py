@@ -1,0 +1,138 @@
+"""Configuration and method descriptions: everything wrong is refused by name."""
+
+import copy
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from workflow.config import check_config
+from workflow.contract.methods import available_methods, check_requirements, load_methods
+from workflow.contract.programs import find_program, run_program
+from workflow.errors import ConfigError, ToolError
+
+
+def merge(base, change):
+    """Merge as Snakemake does: mappings deeply, everything else replaced."""
+    merged = copy.deepcopy(base)
+    for key, value in change.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+@pytest.mark.parametrize("name", ["config.yaml", *map(str, (ROOT / "config").glob("*.yaml"))])
+def test_shipped_configurations_are_valid(config, name):
+    change = yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+    merged = merge(config, change)
+    check_config(merged)
+    load_methods(merged)
+
+
+def leaves(value, path=()):
+    if isinstance(value, dict) and value:
+        for key, entry in value.items():
+            yield from leaves(entry, (*path, key))
+    else:
+        yield path
+
+
+def test_every_leaf_is_checked(config):
+    """A value of a wrong type is refused wherever it stands, and so is a misspelt key."""
+    for path in leaves(config):
+        for fault in ("type", "key"):
+            wrong = copy.deepcopy(config)
+            parent = wrong
+            for key in path[:-1]:
+                parent = parent[key]
+            if fault == "type":
+                parent[path[-1]] = {"no": "such"}
+            else:
+                parent[path[-1] + "x"] = parent.pop(path[-1])
+            with pytest.raises(ConfigError):
+                check_config(wrong)
+                load_methods(wrong)
+
+
+def test_misspelt_keys_are_all_named(config):
+    config["sede"] = config.pop("seed")
+    config["preprocessing"]["mirorr_left"] = True
+    with pytest.raises(ConfigError) as caught:
+        check_config(config)
+    message = str(caught.value)
+    assert "unknown key 'sede' (did you mean 'seed'?)" in message
+    assert "key 'seed' is missing" in message
+    assert "preprocessing: unknown key 'mirorr_left' (did you mean 'mirror_left'?)" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cohort": {"source": "manifset"}}, "did you mean 'manifest'"),
+        ({"preprocessing": {"size": [40, 96]}}, "expected at least 3 entries"),
+        ({"keep_fields": "yes"}, "found 'yes', expected boolean"),
+        ({"cohort": {"path": "a.csv"}}, "source phantom, which reads no file"),
+        ({"cohort": {"source": "manifest"}}, "source manifest needs a path"),
+        ({"split": {"test": 0.9, "validation": 0.2}}, "together exceed 1"),
+        ({"preprocessing": {"percentiles": [90, 10]}}, "expected the lower first"),
+    ],
+)
+def test_wrong_values(config, change, message):
+    with pytest.raises(ConfigError, match=message):
+        check_config(merge(config, change))
+
+
+def test_unknown_methods_are_named_with_the_nearest(config):
+    config["methods"] = ["identity", "sny"]
+    config["method_params"] = {"demosn": {}}
+    with pytest.raises(ConfigError) as caught:
+        load_methods(config)
+    assert "methods[1]: no method 'sny' (did you mean 'syn'?)" in str(caught.value)
+    assert "method_params: no method 'demosn' (did you mean 'demons'?)" in str(caught.value)
+
+
+def test_wrong_method_parameters(config):
+    config["method_params"] = {"demons": {"iteratons": 5}, "syn": {"iterations": "100"}}
+    with pytest.raises(ConfigError) as caught:
+        load_methods(config)
+    assert "method_params.demons: unknown key 'iteratons' (did you mean" in str(caught.value)
+    assert "method_params.syn: iterations: found '100', expected array" in str(caught.value)
+
+
+def test_parameters_are_defaults_with_changes(config):
+    config["method_params"] = {"demons": {"iterations": 7}}
+    config["shard_size"] = {"demons": 2}
+    method = load_methods(config)["demons"]
+    assert method.params["iterations"] == 7 and method.defaults["iterations"] == 500
+    assert method.params["sigma"] == method.defaults["sigma"] == 1.2
+    assert method.shard_size == 2
+
+
+def test_method_folders_without_a_rule_or_with_an_underscore_are_no_methods():
+    found = available_methods()
+    assert "demons" in found
+    assert not {"_template", "tools"} & set(found)
+
+
+def test_missing_tools_are_all_named(tmp_path, config):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "rule.smk").touch()
+    description = yaml.safe_load((ROOT / "baselines/_template/method.yaml").read_text())
+    description["requires"] = {"modules": ["no_such_module"], "programs": ["no_such_program"]}
+    (folder / "method.yaml").write_text(yaml.safe_dump(description))
+    config |= {"methods": ["mine"], "method_params": {}}
+    with pytest.raises(ToolError) as caught:
+        check_requirements(load_methods(config, tmp_path), [])
+    assert "mine: Python module 'no_such_module' is not installed" in str(caught.value)
+    assert "mine: program 'no_such_program' was found neither" in str(caught.value)
+
+
+def test_configured_folder_comes_before_path(tmp_path):
+    program = tmp_path / "reg_aladin"
+    program.write_text("#!/bin/sh\necho out; echo 'bad thing' >&2; exit 3\n")
+    program.chmod(0o755)
+    found = find_program("reg_aladin", [str(tmp_path)])
+    assert found == program
+    with pytest.raises(ToolError, match=r"reg_aladin exited with status 3: out \| bad thing"):
+        run_program([found], tmp_path, threads=1)

@@ -1,0 +1,44 @@
+"""A copy of the project in which Snakemake runs as users run it."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+LEFT_OUT = shutil.ignore_patterns(
+    ".git", ".venv", ".snakemake", "results", "__pycache__", ".*_cache"
+)
+
+
+class Project:
+    """A private copy of the project; `run` calls snakemake in it and keeps all that it prints."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        shutil.copytree(ROOT, folder, ignore=LEFT_OUT)
+
+    def configure(self, name: str, **changes) -> str:
+        """Write a configuration and return its path."""
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(changes), encoding="utf-8")
+        return path.name
+
+    def run(self, *arguments: str, timeout: int = 900, own_group: bool = False):
+        """Run `snakemake --cores all`; `own_group` lets a test kill it with all its children."""
+        done = subprocess.run(
+            [sys.executable, "-m", "snakemake", "--cores", "all", *arguments],
+            cwd=self.folder, text=True, capture_output=True, timeout=timeout, check=False,
+            start_new_session=own_group,
+        )  # fmt: skip
+        done.output = done.stdout + done.stderr
+        return done
+
+
+@pytest.fixture
+def fresh_project(tmp_path):
+    return Project(tmp_path / "project")

@@ -1,0 +1,78 @@
+"""What a user sees in the terminal, within seconds, when something is wrong."""
+
+import shutil
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.workflow
+
+
+def message_of(project, **changes):
+    tiny = yaml.safe_load((ROOT / "config/tiny.yaml").read_text())
+    project.configure("wrong", **tiny | changes)
+    done = project.run("--configfile", "wrong.yaml", timeout=120)
+    assert done.returncode != 0
+    assert "Traceback" not in done.output
+    assert not list((project.folder / "results").glob("*/tables/*"))
+    return done.output
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"sed": 5}, ["unknown key 'sed' (did you mean 'seed'?)"]),
+        ({"methods": ["sny"]}, ["methods[0]: no method 'sny' (did you mean 'syn'?)"]),
+        (
+            {"cohort": {"source": "manifest", "path": "no/such.csv"}},
+            ["no/such.csv: no such file; cohort.path must name the manifest CSV"],
+        ),
+        ({"pairs": {"longitudinal": 99}}, ["longitudinal: found 4 couples", "asks for 99"]),
+    ],
+)
+def test_faults_of_the_configuration(fresh_project, changes, parts):
+    output = message_of(fresh_project, **changes)
+    for part in parts:
+        assert part in output
+
+
+def test_faults_of_the_files(fresh_project):
+    """All faulty scans are named together, before anything is registered."""
+    project = fresh_project
+    tiny = yaml.safe_load((ROOT / "config/tiny.yaml").read_text())
+    project.configure("labels", **tiny | {"run": "made"})
+    made = project.run(
+        "results/made/raw/labels/P000_00m_right.nii.gz", "--configfile", "labels.yaml"
+    )
+    assert made.returncode == 0, made.output
+    label = project.folder / "results/made/raw/labels/P000_00m_right.nii.gz"
+    data = project.folder / "data"
+    data.mkdir()
+    rows = ["subject,visit,side,label"]
+    for name in ("A", "B"):
+        shutil.copy(label, data / f"{name}.nii.gz")
+        rows.append(f"{name},1,right,{name}.nii.gz")
+    whole = label.read_bytes()
+    for name in ("C", "D"):
+        (data / f"{name}.nii.gz").write_bytes(whole[: len(whole) // 3])
+        rows.append(f"{name},1,right,{name}.nii.gz")
+    (data / "cohort.csv").write_text("\n".join(rows))
+    output = message_of(
+        project,
+        cohort={"source": "manifest", "path": "data/cohort.csv"},
+        pairs={"longitudinal": 0, "cross-subject": "all"},
+    )
+    for part in ("Scans with faults", "C_1_right", "D_1_right", "cannot be read as an image"):
+        assert part in output
+    assert "A_1_right: " not in output
+    assert "rule register_" not in output
+
+
+def test_a_missing_tool(fresh_project):
+    project = fresh_project
+    path = project.folder / "baselines/identity/method.yaml"
+    path.write_text(path.read_text().replace("programs: []", "programs: [no_such_program]"))
+    output = message_of(project, methods=["identity"])
+    assert "identity: program 'no_such_program' was found neither" in output

@@ -1,0 +1,194 @@
+"""DESS-like knee MR images from label maps.
+
+The image is an exact partial-volume mixture: soft tissues are painted from depth maps, bone
+and cartilage are mixed in with their Gaussian-smoothed fractions; then texture, a coil bias
+field and Rician noise follow. Intensities are arbitrary units in which fluid is about 230.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import SimpleITK as sitk
+from scipy.ndimage import gaussian_filter
+
+from workflow.data.knee import Knee, resample, smooth_field
+from workflow.data.tissues import soft_tissues
+
+
+class Tissue(NamedTuple):
+    """Water-excitation DESS signal of a tissue."""
+
+    mean: float  # arbitrary units
+    sd: float  # between images, as a fraction of the mean
+    texture: float  # within an image, arbitrary units
+
+
+TISSUES = {
+    "air": Tissue(0, 0, 0),
+    "skin": Tissue(95, 0.10, 6),
+    "fat": Tissue(54, 0.10, 8),
+    "fascia": Tissue(35, 0.10, 4),
+    "muscle": Tissue(92, 0.08, 7),
+    "vessel": Tissue(120, 0.20, 8),
+    "hoffa": Tissue(74, 0.10, 10),
+    "synovium": Tissue(74, 0.10, 10),
+    "tendon": Tissue(22, 0.15, 4),
+    "cruciate": Tissue(42, 0.15, 8),
+    "meniscus": Tissue(30, 0.15, 4),
+    "fluid": Tissue(225, 0.06, 8),
+    "marrow": Tissue(54, 0.10, 8),
+    "lesion": Tissue(98, 0.10, 10),
+    "cortex": Tissue(16, 0.15, 2),
+    "cartilage": Tissue(155, 0.06, 7),
+}
+BONES, LESIONS, CARTILAGES = (1, 3, 5), (7, 8, 9), (2, 4, 6)
+
+EDGE_MM = 0.8  # width of the partial-volume ramp of a soft tissue
+BLUR_MM = 0.35  # sd of the point spread that turns label masks into fractions
+CORTEX_MM = 0.6  # sd at which a smoothed bone mask tells the outer 1 mm from the inside
+CORTEX_FRACTION = (0.90, 0.98)  # of that mask: about 0.8 and 1.2 mm below a flat surface
+GRID_MM = 1.2  # target spacing of the coarse grid of the soft tissues
+GRAIN_MM = (0.6, 0.35, 0.35)  # sd of the trabecular grain, (z, y, x): columns along the limb
+MOTTLE_MM = 5.0  # scale of the smooth part of the texture
+BIAS_MAX = 0.25  # largest deviation of the multiplicative field from 1
+BIAS_MM = 60.0
+NOISE_SD = (3.0, 6.0)  # range of the Rician noise level between images, arbitrary units
+
+
+def simulate_dess(
+    label: sitk.Image,
+    seed: int | Sequence[int],
+    subject_seed: int | Sequence[int] | None = None,
+) -> sitk.Image:
+    """Simulate a sagittal DESS image with water excitation from a knee label map.
+
+    Parameters
+    ----------
+    label : 3D integer image, index axes RAS+ (oblique headers are fine). 1 femur, 3 tibia,
+        5 patella, 2/4/6 their cartilages, 7/8/9 lesions inside them, 0 everything else.
+    seed : non-negative integer, or integers such as (seed, subject, visit). It decides
+        contrast, texture, fluid, bias field and noise, which are new at every visit.
+    subject_seed : decides the soft-tissue outlines, muscles and vessels around the joint, which
+        a subject keeps between visits; by default they follow `seed` too.
+
+    Returns
+    -------
+    int16 image on the grid of `label`; the same label map and seed give the same image.
+
+    Raises
+    ------
+    ValueError : the label map is not 3D, not of an integer type, or has no bone.
+    """
+    labels = _label_array(label)
+    spacing = label.GetSpacing()[::-1]
+    rng = np.random.default_rng(seed)
+    subject = np.random.default_rng(seed if subject_seed is None else subject_seed)
+    table = _contrast(rng)
+    image, texture = _soft_image(labels, spacing, table, subject, rng)
+    _mix_hard(image, texture, labels, spacing, table)
+    texture *= _texture(labels.shape, spacing, rng)
+    image += texture
+    np.maximum(image, 0, out=image)
+    image *= bias_field(labels.shape, spacing, rng)
+    image = rician(image, rng.uniform(*NOISE_SD), rng)
+    result = sitk.GetImageFromArray(np.rint(image).astype(np.int16))
+    result.CopyInformation(label)
+    return result
+
+
+def bias_field(shape, spacing, rng: np.random.Generator) -> np.ndarray:
+    """Smooth multiplicative field within 1 +- BIAS_MAX; `spacing` in mm, axes (z, y, x)."""
+    field = smooth_field(rng, shape, spacing, BIAS_MM)
+    field *= rng.uniform(0.4, 1) * BIAS_MAX / np.abs(field).max()
+    field += 1
+    return field
+
+
+def rician(image: np.ndarray, sd: float, rng: np.random.Generator) -> np.ndarray:
+    """Magnitude of `image` (float32) with complex Gaussian noise of `sd` per channel."""
+    real, imaginary = (rng.standard_normal(image.shape, dtype=np.float32) for _ in range(2))
+    real *= sd
+    real += image
+    imaginary *= sd
+    return np.hypot(real, imaginary, out=real)
+
+
+def _label_array(label: sitk.Image) -> np.ndarray:
+    if label.GetDimension() != 3:
+        raise ValueError(f"label map: expected 3 dimensions, found {label.GetDimension()}")
+    labels = sitk.GetArrayFromImage(label)
+    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 3:
+        kind = label.GetPixelIDTypeAsString()
+        raise ValueError(f"label map: expected scalar integers, found {kind}")
+    if not np.isin(labels, BONES).any():
+        found = np.unique(labels).tolist()
+        raise ValueError(f"label map: expected bone (1, 3 or 5), found labels {found}")
+    return labels
+
+
+def _contrast(rng) -> dict[str, Tissue]:
+    """Tissue table of one image: means jittered by up to two sd."""
+    jitter = np.clip(rng.standard_normal(len(TISSUES)), -2, 2)
+    return {
+        name: tissue._replace(mean=tissue.mean * (1 + tissue.sd * z))
+        for (name, tissue), z in zip(TISSUES.items(), jitter, strict=True)
+    }
+
+
+def _soft_image(labels, spacing, table, subject, visit) -> tuple[np.ndarray, np.ndarray]:
+    """Signal and texture amplitude of all soft tissues, painted from back to front."""
+    step = [max(1, round(GRID_MM / s)) for s in spacing]
+    start = [s // 2 for s in step]
+    coarse = labels[tuple(slice(a, None, s) for a, s in zip(start, step, strict=True))]
+    knee = Knee(coarse, tuple(s * k for s, k in zip(spacing, step, strict=True)))
+    grid = zip(labels.shape, start, step, strict=True)
+    positions = tuple((np.arange(n) - a) / s for n, a, s in grid)
+    image = np.full(labels.shape, table["air"].mean, np.float32)
+    texture = np.full(labels.shape, table["air"].texture, np.float32)
+    for name, depth in soft_tissues(knee, subject, visit):
+        fraction = resample(depth.astype(np.float32), positions)
+        fraction /= EDGE_MM
+        fraction += 0.5
+        np.clip(fraction, 0, 1, out=fraction)
+        image += (table[name].mean - image) * fraction
+        texture += (table[name].texture - texture) * fraction
+    return image, texture
+
+
+def _mix_hard(image, texture, labels, spacing, table) -> None:
+    """Mix bone and cartilage into the soft tissues, in place.
+
+    The smoothed masks of disjoint tissues sum to 1, so no dark or bright rim appears between
+    two of them.
+    """
+    bone = np.isin(labels, BONES + LESIONS)
+    marrow = _smooth(bone, CORTEX_MM, spacing)
+    low, high = CORTEX_FRACTION
+    marrow = np.clip((marrow - low) / (high - low), 0, 1)
+    bone = _smooth(bone, BLUR_MM, spacing)
+    cartilage = _smooth(np.isin(labels, CARTILAGES), BLUR_MM, spacing)
+    lesion = _smooth(np.isin(labels, LESIONS), 2 * BLUR_MM, spacing)
+    soft = 1 - bone - cartilage
+    for target, field in ((image, "mean"), (texture, "texture")):
+        value = {name: getattr(tissue, field) for name, tissue in table.items()}
+        inside = value["marrow"] + (value["lesion"] - value["marrow"]) * lesion
+        inside = value["cortex"] + (inside - value["cortex"]) * marrow
+        target[:] = soft * target + cartilage * value["cartilage"] + bone * inside
+
+
+def _smooth(mask: np.ndarray, sd_mm: float, spacing) -> np.ndarray:
+    sd = [sd_mm / s for s in spacing]
+    return gaussian_filter(mask.astype(np.float32), sd, mode="nearest", truncate=3)
+
+
+def _texture(shape, spacing, rng) -> np.ndarray:
+    """Unit-variance texture: trabecular grain on a smooth mottle."""
+    sd = [mm / s for mm, s in zip(GRAIN_MM, spacing, strict=True)]
+    grain = rng.standard_normal(shape, dtype=np.float32)
+    grain = gaussian_filter(grain, sd, mode="wrap", truncate=2.5)
+    grain *= 0.8 / grain.std()
+    grain += 0.6 * smooth_field(rng, shape, spacing, MOTTLE_MM)
+    return grain
