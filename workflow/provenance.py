@@ -40,7 +40,7 @@ def machine() -> dict[str, str | int]:
     return {
         "processor": processor(),
         "cores": os.cpu_count() or 1,
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
     }
 
 

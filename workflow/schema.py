@@ -41,7 +41,7 @@ def _lines(error: ValidationError, where: str) -> list[str]:
         return [f"{place}: key '{key}' is missing" for key in missing if repr(key) in error.message]
     deepest = best_match([error]) or error
     hint = ""
-    if isinstance(deepest.instance, str) and "type" in (error.validator, deepest.validator):
+    if isinstance(deepest.instance, str) and error.validator in ("type", "anyOf"):
         hint = " (a nested value given by --config arrives as text: put it in a file)"
     return [f"{_place(deepest, where)}: found {deepest.instance!r}, {_expected(deepest)}{hint}"]
 

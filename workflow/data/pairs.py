@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,17 +74,20 @@ def select_couples(
 
 
 def _choose(possible: list[Couple], number: int, seed: int) -> list[Couple]:
-    """Choose couples at random but evenly: scans used least so far come first."""
-    rng = random.Random(f"{seed}-{possible[0][0]}")
-    rng.shuffle(possible)
-    used: dict[str, int] = {}
-    chosen = []
-    for _ in range(number):
-        best = min(possible, key=lambda couple: used.get(couple[1], 0) + used.get(couple[2], 0))
-        possible.remove(best)
-        chosen.append(best)
-        for name in best[1:]:
-            used[name] = used.get(name, 0) + 1
+    """Choose couples at random but evenly: no scan a second time before others had their first."""
+    random.Random(f"{seed}-{possible[0][0]}").shuffle(possible)
+    used: Counter[str] = Counter()
+    chosen: list[Couple] = []
+    often = 1
+    while len(chosen) < number:
+        rest = []
+        for couple in possible:
+            if len(chosen) < number and all(used[name] < often for name in couple[1:]):
+                chosen.append(couple)
+                used.update(couple[1:])
+            else:
+                rest.append(couple)
+        possible, often = rest, often + 1
     return chosen
 
 

@@ -1,0 +1,78 @@
+"""The project's own files agree with one another."""
+
+import re
+import tomllib
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.unit.test_config import merge
+from workflow.config import check_config
+from workflow.referee import publish
+
+
+def normal(lines):
+    """Return name -> version of pinned requirements, names as pip compares them."""
+    pins = (line.split("==") for line in lines if "==" in line)
+    return {name.strip().lower().replace("_", "-"): version.strip() for name, version in pins}
+
+
+def test_environment_pyproject_and_lock_are_in_step():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = normal(project["dependencies"] + project["optional-dependencies"]["test"])
+    assert len(wanted) > 10
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert normal(next(d["pip"] for d in conda if isinstance(d, dict))) == wanted
+    lock = normal((ROOT / "requirements.lock").read_text().splitlines())
+    assert {name: lock.get(name) for name in wanted} == wanted
+
+
+def test_the_lock_suits_every_machine():
+    """No local builds (+cpu), no paths, no index: a user with a GPU gets the GPU build."""
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9.]+", line), line
+
+
+def test_readme_commands_exist():
+    readme = (ROOT / "README.md").read_text()
+    make = (ROOT / "Makefile").read_text()
+    assert "```\nmake benchmark\nmake test\n```" in readme
+    for target in re.findall(r"make ([a-z]+)", readme):
+        assert re.search(rf"^{target}:", make, re.MULTILINE), target
+    for config in re.findall(r"config/[a-z-]+\.yaml", readme):
+        assert (ROOT / config).is_file(), config
+    for link in re.findall(r"\]\(([^):]+)\)", readme):
+        assert (ROOT / link).exists(), link
+
+
+def test_readme_example_configuration_is_valid(config):
+    block = re.search(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    check_config(merge(config, yaml.safe_load(block)))
+
+
+def test_readme_shows_the_reference_table():
+    readme = (ROOT / "README.md").read_text()
+    shown = readme.split(publish.MARKERS[0])[1].split(publish.MARKERS[1])[0].lstrip("\n")
+    assert shown == (ROOT / "results/reference/phantom/tables/table1.md").read_text()
+
+
+def test_publish_copies_small_results_only(tmp_path):
+    run = tmp_path / "results" / "mine"
+    for name in ("tables/table1.md", "figures/figure5.png", "images/a.nii", "manifest.json"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("x")
+    copies = publish.publish("mine", tmp_path)
+    names = {str(path.relative_to(tmp_path / "results/reference/mine")) for path in copies}
+    assert names == {"tables/table1.md", "figures/figure5.png", "manifest.json"}
+    with pytest.raises(ValueError, match="finish the run first"):
+        publish.publish("other", tmp_path)
+
+
+def test_files_stay_short():
+    """A file of more than 300 lines holds more than one idea."""
+    code = [
+        path for part in ("workflow", "avsm", "baselines") for path in (ROOT / part).rglob("*.py")
+    ]
+    assert len(code) > 30
+    assert not [path for path in code if len(path.read_text().splitlines()) > 300]
