@@ -1,0 +1,119 @@
+"""Affine parameters: composition (Eq. 1), their losses (Eq. 4, 5) and the decaying factor (Eq. 13).
+
+The map of parameters (A, b) is phi(x) = A x + b in normalised coordinates about the centre of the
+volume, axes in the order (z, y, x).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from avsm.maps import affine_map
+from avsm.precision import full_precision
+
+
+class Affine(NamedTuple):
+    """Affine parameters Gamma = (A, b) of a batch.
+
+    Attributes
+    ----------
+    matrix
+        A, ``(B, 3, 3)``.
+    offset
+        b, ``(B, 3)``, in normalised coordinates.
+    """
+
+    matrix: torch.Tensor
+    offset: torch.Tensor
+
+    def map(self, shape: Sequence[int]) -> torch.Tensor:
+        """Sample the map on a grid (D, H, W): ``(B, 3, D, H, W)``."""
+        return affine_map(self.matrix, self.offset, shape)
+
+
+def identity_affine(batch: int, like: torch.Tensor) -> Affine:
+    """Give the identity, A = I and b = 0, with the dtype and device of ``like``."""
+    matrix = torch.eye(3, dtype=like.dtype, device=like.device).expand(batch, 3, 3)
+    return Affine(matrix, torch.zeros(batch, 3, dtype=like.dtype, device=like.device))
+
+
+@full_precision
+def affine_from_residual(residual: torch.Tensor) -> Affine:
+    """Read twelve numbers as a deviation from the identity.
+
+    Parameters
+    ----------
+    residual
+        ``(B, 12)``: A - I row by row, then b.
+
+    Returns
+    -------
+    Affine
+        The parameters.
+    """
+    if residual.ndim != 2 or residual.shape[1] != 12:
+        raise ValueError(f"residual: expected shape (B, 12), found {tuple(residual.shape)}")
+    start = identity_affine(residual.shape[0], residual)
+    return Affine(start.matrix + residual[:, :9].reshape(-1, 3, 3), residual[:, 9:])
+
+
+@full_precision
+def compose_affine(update: Affine, current: Affine) -> Affine:
+    """Refine affine parameters (Eq. 1): the map x -> update(current(x)).
+
+    Parameters
+    ----------
+    update
+        The parameters that a step predicts.
+    current
+        The parameters composed so far.
+
+    Returns
+    -------
+    Affine
+        A_t = A~_t A_(t-1) and b_t = A~_t b_(t-1) + b~_t.
+    """
+    matrix = update.matrix @ current.matrix  # Eq. 1
+    offset = (update.matrix @ current.offset[..., None])[..., 0] + update.offset  # Eq. 1
+    return Affine(matrix, offset)
+
+
+@full_precision
+def affine_deviation(affine: Affine) -> torch.Tensor:
+    """Give the squared distance from the identity, Eq. 4 without its weight: ``(B,)``."""
+    residual = affine.matrix - torch.eye(3, dtype=affine.matrix.dtype, device=affine.matrix.device)
+    return residual.square().sum(dim=(1, 2)) + affine.offset.square().sum(dim=1)  # Eq. 4
+
+
+def affine_asymmetry(forward: Affine, backward: Affine) -> torch.Tensor:
+    """Give the squared distance of backward(forward(x)) from x, Eq. 5 without its weight: ``(B,)``.
+
+    A^ts A - I and A^ts b + b^ts are the deviation of the composed parameters from the identity.
+    """
+    return affine_deviation(compose_affine(backward, forward))  # Eq. 5
+
+
+def affine_regularisation_weight(epoch: float, constant: float = 10, decay: float = 4) -> float:
+    """Give the weight lambda_ar of Eq. 4 in an epoch (Eq. 13): C K / (K + exp(n / K)).
+
+    Parameters
+    ----------
+    epoch
+        n, counted from 0.
+    constant
+        C_ar, 10 in the paper.
+    decay
+        K_ar in epochs, 4 in the paper: larger decays later and more slowly.
+
+    Returns
+    -------
+    float
+        8.0 in epoch 0 and falling to 0 with the paper's constants.
+    """
+    # Eq. 13 with numerator and denominator divided by exp(n / K): no overflow in late epochs.
+    fading = math.exp(-epoch / decay)
+    return constant * decay * fading / (decay * fading + 1)

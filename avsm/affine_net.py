@@ -1,0 +1,166 @@
+"""The multi-step affine network: recurrent, one set of weights for all steps (Section 2.1).
+
+Each step sees the fixed image and the moving image, warped once with the parameters composed so
+far, and predicts the refinement that Eq. 1 composes onto them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from avsm.affine import Affine, affine_from_residual, compose_affine, identity_affine
+from avsm.checks import check_same_shape, check_volume
+from avsm.maps import warp
+from avsm.precision import full_precision
+
+
+class Stage(NamedTuple):
+    """One convolution of the trunk (kernel 3, ReLU), optionally behind a max-pooling by 2."""
+
+    channels: int
+    stride: int = 1
+    pool: bool = False
+
+
+@dataclass(frozen=True)
+class AffineNetConfig:
+    """Size of the affine network; the defaults are the paper's (authors' code).
+
+    Attributes
+    ----------
+    features
+        Channels of the first convolution, which both images share.
+    trunk
+        The convolutions that follow on both images' features.
+    grid
+        (d, h, w) to which the last features are averaged, whatever the size of the images. It is
+        what five halvings leave of 80x192x192.
+    hidden
+        Width of the hidden fully connected layer.
+    reduction
+        The network works on images that are smaller by this factor per axis, by area averaging.
+    """
+
+    features: int = 16
+    trunk: tuple[Stage, ...] = (
+        Stage(32, pool=True),
+        Stage(32, stride=2),
+        Stage(32),
+        Stage(32, pool=True),
+        Stage(16, stride=2),
+        Stage(16),
+        Stage(4, stride=2),
+    )
+    grid: tuple[int, int, int] = (3, 6, 6)
+    hidden: int = 32
+    reduction: int = 1
+
+
+class AffineNet(nn.Module):
+    """Predict the affine map of a pair in several steps.
+
+    Deviation: the network predicts a residual from the identity and its last layer starts at zero,
+    so that training starts from the identity; the authors' predicts A and b themselves and starts
+    with images collapsed to a point. Deviation: features are averaged to a fixed grid, so that any
+    image size fits the same weights; for 80x192x192 that grid is what the authors flatten.
+
+    Parameters
+    ----------
+    config
+        Sizes.
+    """
+
+    def __init__(self, config: AffineNetConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or AffineNetConfig()
+        self.first = nn.Conv3d(1, config.features, 3, padding=1)
+        channels = 2 * config.features
+        layers: list[nn.Module] = []
+        for index, stage in enumerate(config.trunk):
+            layers += [_pool()] if stage.pool and index else []
+            layers += [nn.Conv3d(channels, stage.channels, 3, stage.stride, padding=1), nn.ReLU()]
+            channels = stage.channels
+        # The trunk's first pooling is done before the features are joined: the fixed image's are
+        # then pooled once for all steps. A ReLU commutes with it and is cheaper behind it.
+        self.pool = _pool() if config.trunk[0].pool else nn.Identity()
+        self.trunk = nn.Sequential(*layers)
+        depth, height, width = config.grid
+        self.hidden = nn.Linear(channels * depth * height * width, config.hidden)
+        self.last = nn.Linear(config.hidden, 12)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(
+        self, fixed: torch.Tensor, moving: torch.Tensor, steps: int = 1
+    ) -> tuple[Affine, ...]:
+        """Predict the parameters of phi(x) = A x + b with warped = moving(phi).
+
+        Parameters
+        ----------
+        fixed, moving
+            ``(B, 1, D, H, W)``, intensities in [0, 1].
+        steps
+            Number of steps, at least 1.
+
+        Returns
+        -------
+        tuple of Affine
+            The composed parameters after each step; the last are the result.
+        """
+        check_volume("fixed", fixed, channels=1)
+        check_same_shape("moving", moving, "fixed", fixed)
+        if steps < 1:
+            raise ValueError(f"steps: expected at least 1, found {steps}")
+        moving, scale = _reduce(moving, self.config.reduction)
+        fixed, _ = _reduce(fixed, self.config.reduction)
+        fixed_features = self._features(fixed)
+        affine = identity_affine(fixed.shape[0], fixed)
+        warped, result = moving, []
+        for step in range(steps):
+            if step:  # A_(0) = I, b_(0) = 0
+                warped = warp(moving, _scaled(affine, scale).map(moving.shape[2:]))
+            update = affine_from_residual(self._residual(self._features(warped), fixed_features))
+            affine = compose_affine(update, affine)  # Eq. 1
+            result.append(affine)
+        return tuple(result)
+
+    def _features(self, image: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.pool(self.first(2 * image - 1)))
+
+    def _residual(self, warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+        features = self.trunk(torch.cat([warped, fixed], dim=1))
+        if tuple(features.shape[2:]) != self.config.grid:
+            features = F.adaptive_avg_pool3d(features, self.config.grid)
+        return self._head(features.flatten(1))
+
+    @full_precision  # half precision would round the parameters to some tenths of a voxel
+    def _head(self, features: torch.Tensor) -> torch.Tensor:
+        return self.last(F.relu(self.hidden(features)))
+
+
+def _pool() -> nn.MaxPool3d:
+    return nn.MaxPool3d(2, ceil_mode=True)
+
+
+@full_precision
+def _reduce(image: torch.Tensor, factor: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Average an image over blocks; also say by how much coordinates grow in the smaller frame.
+
+    The outermost block centres lie within the image: what is 1 in their corner-aligned frame is
+    (n - n/m) / (n - 1) in the image's, for n voxels averaged to m.
+    """
+    shape = image.shape[2:]
+    small = tuple(max(2, round(n / factor)) for n in shape)
+    scale = [(n - 1) / (n - n / m) for n, m in zip(shape, small, strict=True)]
+    reduced = image if factor == 1 else F.adaptive_avg_pool3d(image, small)
+    return reduced, torch.tensor(scale, dtype=image.dtype, device=image.device)
+
+
+def _scaled(affine: Affine, scale: torch.Tensor) -> Affine:
+    """Express parameters in coordinates that are ``scale`` times as large: S A S^-1 and S b."""
+    return Affine(scale[:, None] * affine.matrix / scale, scale * affine.offset)

@@ -1,0 +1,265 @@
+"""Maps: identity, affine maps, warping, composition, change of resolution, Jacobians.
+
+A map is a tensor ``(B, 3, D, H, W)`` in the frame of the package: channel c is the coordinate along
+array axis c, in [-1, 1] and corner aligned. ``phi(x)`` is where in the moving image to read for the
+voxel x of the fixed image.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from avsm.checks import check_choice, check_same_batch, check_volume
+from avsm.precision import full_precision
+
+INTERPOLATIONS = {"linear": "bilinear", "nearest": "nearest"}
+
+
+@functools.lru_cache(maxsize=32)
+def _axes(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> tuple:
+    """Give the coordinates along each axis, shaped to broadcast against (D, H, W)."""
+    with torch.inference_mode(False):  # a cached tensor must stay usable in training
+        z, y, x = (torch.linspace(-1, 1, n, dtype=dtype, device=device) for n in shape)
+        return z[:, None, None], y[:, None], x
+
+
+def identity_map(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+    """Give the identity map of a grid.
+
+    Parameters
+    ----------
+    shape
+        (D, H, W) of the grid.
+    like
+        A tensor of the dtype and on the device that the map shall have.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(1, 3, D, H, W)``.
+    """
+    size = tuple(int(n) for n in shape)
+    axes = _axes(size, like.dtype, like.device)
+    return torch.stack([axis.expand(size) for axis in axes])[None]
+
+
+@full_precision
+def affine_map(matrix: torch.Tensor, offset: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Sample the affine map phi(x) = A x + b on a grid.
+
+    Parameters
+    ----------
+    matrix
+        A, ``(B, 3, 3)``, acting on (z, y, x) in normalised coordinates.
+    offset
+        b, ``(B, 3)``, in normalised coordinates.
+    shape
+        (D, H, W) of the grid.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(B, 3, D, H, W)``, differentiable in both parameters.
+    """
+    if matrix.shape[1:] != (3, 3) or offset.shape != matrix.shape[:2]:
+        raise ValueError(
+            "matrix, offset: expected shapes (B, 3, 3) and (B, 3), "
+            f"found {tuple(matrix.shape)} and {tuple(offset.shape)}"
+        )
+    z, y, x = _axes(tuple(int(n) for n in shape), matrix.dtype, matrix.device)
+    columns = matrix[..., None, None, None]  # (B, 3, 3, 1, 1, 1)
+    plane = columns[:, :, 1] * y + columns[:, :, 2] * x  # (B, 3, 1, H, W)
+    return columns[:, :, 0] * z + (plane + offset[..., None, None, None])
+
+
+def _reverse(phi: torch.Tensor) -> torch.Tensor:
+    """Reverse the order of the channels, z, y, x to grid_sample's x, y, z or back."""
+    return phi.flip(1)
+
+
+def _sample(volume: torch.Tensor, points: torch.Tensor, padding: str, mode: str) -> torch.Tensor:
+    """Read ``volume`` at points ``(B, 3, D, H, W)`` whose channels are in the order x, y, z."""
+    grid = points.movedim(1, -1)
+    return F.grid_sample(volume, grid, mode=mode, padding_mode=padding, align_corners=True)
+
+
+@full_precision
+def warp(image: torch.Tensor, phi: torch.Tensor, interpolation: str = "linear") -> torch.Tensor:
+    """Warp an image by a pull-back map: ``warped(x) = image(phi(x))``.
+
+    Parameters
+    ----------
+    image
+        ``(B, C, D', H', W')``; any channels, its grid need not be the map's.
+    phi
+        ``(B, 3, D, H, W)``.
+    interpolation
+        ``linear`` (trilinear) or ``nearest`` (label images).
+
+    Returns
+    -------
+    torch.Tensor
+        ``(B, C, D, H, W)``. Outside of the image reads 0, the black of an image in [0, 1].
+    """
+    check_volume("image", image)
+    check_volume("phi", phi, channels=3)
+    check_same_batch("image", image, "phi", phi)
+    check_choice("interpolation", interpolation, tuple(INTERPOLATIONS))
+    return _sample(image, _reverse(phi), "zeros", INTERPOLATIONS[interpolation])
+
+
+@full_precision
+def warp_displacement(displacement: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
+    """Read a displacement field at ``phi``; beyond the border it goes on constant.
+
+    Parameters
+    ----------
+    displacement
+        ``(B, 3, D', H', W')`` in normalised coordinates.
+    phi
+        ``(B, 3, D, H, W)``.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(B, 3, D, H, W)``.
+    """
+    return _sample(displacement, _reverse(phi), "border", "bilinear")
+
+
+@full_precision
+def self_compose(displacement: torch.Tensor, times: int) -> torch.Tensor:
+    """Square a map id + u repeatedly: 2^times applications of it.
+
+    Parameters
+    ----------
+    displacement
+        u, ``(B, 3, D, H, W)`` in normalised coordinates; beyond the border it goes on constant.
+    times
+        Number of squarings, each u <- u + u(id + u).
+
+    Returns
+    -------
+    torch.Tensor
+        The displacement of the composed map, ``(B, 3, D, H, W)``.
+    """
+    identity = _reverse(identity_map(displacement.shape[2:], displacement))
+    u = _reverse(displacement)  # reversed once rather than in every squaring
+    for _ in range(times):
+        u = u + _sample(u, identity + u, "border", "bilinear")
+    return _reverse(u)
+
+
+@full_precision
+def affine_part(phi: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fit an affine map to a map by least squares over the voxels.
+
+    Parameters
+    ----------
+    phi
+        ``(B, 3, D, H, W)``.
+
+    Returns
+    -------
+    tuple of torch.Tensor
+        Matrix ``(B, 3, 3)`` and offset ``(B, 3)``.
+    """
+    check_volume("phi", phi, channels=3)
+    columns = []
+    # Coordinates are centred, so that the axes are orthogonal and each column stands alone.
+    for axis, x in zip((2, 3, 4), _axes(tuple(phi.shape[2:]), phi.dtype, phi.device), strict=True):
+        profile = phi.mean(dim=[other for other in (2, 3, 4) if other != axis])  # (B, 3, n)
+        columns.append((profile * x.flatten()).mean(dim=2) / x.square().mean())
+    return torch.stack(columns, dim=2), phi.mean(dim=(2, 3, 4))
+
+
+@full_precision
+def compose(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
+    """Compose two maps: ``composed(x) = outer(inner(x))``.
+
+    The affine part of ``outer`` is applied to the points of ``inner`` and only the rest is
+    interpolated (constant beyond the border), so that affine maps compose without error even where
+    ``inner`` leaves the volume.
+
+    Parameters
+    ----------
+    outer
+        ``(B, 3, D', H', W')``.
+    inner
+        ``(B, 3, D, H, W)``.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(B, 3, D, H, W)``.
+    """
+    check_volume("outer", outer, channels=3)
+    check_volume("inner", inner, channels=3)
+    check_same_batch("outer", outer, "inner", inner)
+    matrix, offset = affine_part(outer)
+    rest = outer - affine_map(matrix, offset, outer.shape[2:])
+    moved = (matrix @ inner.flatten(2) + offset[..., None]).unflatten(2, inner.shape[2:])
+    return moved + warp_displacement(rest, inner)
+
+
+@full_precision
+def resize(field: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Resample a map, a velocity or a momentum to another grid of the same volume.
+
+    Trilinear between aligned corners: affine maps are reproduced exactly, values keep their units.
+
+    Parameters
+    ----------
+    field
+        ``(B, C, D, H, W)``.
+    shape
+        (D', H', W') of the new grid.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(B, C, D', H', W')``.
+    """
+    check_volume("field", field)
+    size = tuple(int(n) for n in shape)
+    if tuple(field.shape[2:]) == size:
+        return field
+    return F.interpolate(field, size=size, mode="trilinear", align_corners=True)
+
+
+def half_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Give the grid of half the resolution, odd sizes rounded up: that of maps and momenta."""
+    depth, height, width = ((int(n) + 1) // 2 for n in shape)
+    return depth, height, width
+
+
+def spacing(shape: Sequence[int]) -> tuple[float, float, float]:
+    """Give the distance of neighbouring voxels along each axis, in normalised coordinates."""
+    depth, height, width = (2 / (int(n) - 1) for n in shape)
+    return depth, height, width
+
+
+@full_precision
+def jacobian_determinant(phi: torch.Tensor) -> torch.Tensor:
+    """Give the determinant of the Jacobian of a map; below zero the map folds.
+
+    Central differences inside, one-sided at the border, all nine partial derivatives.
+
+    Parameters
+    ----------
+    phi
+        ``(B, 3, D, H, W)``.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(B, D, H, W)``, dimensionless: 1 for the identity.
+    """
+    check_volume("phi", phi, channels=3)
+    gradients = torch.gradient(phi, spacing=spacing(phi.shape[2:]), dim=(2, 3, 4))
+    normal = torch.linalg.cross(gradients[1], gradients[2], dim=1)
+    return (gradients[0] * normal).sum(dim=1)
