@@ -12,7 +12,7 @@ rule:
         register_log(method),
     conda:
         ENVIRONMENT
-    threads: 2
+    threads: 1
     resources:
         mem_mb=2000,
         gpu=0,

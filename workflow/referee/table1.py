@@ -70,7 +70,7 @@ def notes(
         f"{'x'.join(map(str, grid))} voxels.",
         "Folds: voxels with a negative full Jacobian determinant of the composed map, mean of the "
         "pairs [sum of their absolute determinants].",
-        _device_note(outcomes),
+        _device_note(outcomes, {method["id"]: method["label"] for method in methods}),
         "Paper: Shen et al., CVPR 2019, Table 1 (80x192x192 voxels of OAI; classical tools on 10 "
         "cores, networks on a GTX 1080 Ti; other data, so for orientation only).",
     ]
@@ -81,12 +81,22 @@ def notes(
     return lines + _failure_notes(metrics, methods)
 
 
-def _device_note(outcomes: Sequence[str]) -> str:
-    """Say on which device and with how many threads the registrations were timed."""
-    records = [json.loads(Path(path).read_text(encoding="utf-8")) for path in outcomes]
-    devices = sorted({f"{r['device']}, {r['threads']} thread(s)" for r in records})
+def _device_note(outcomes: Sequence[str], labels: dict[str, str]) -> str:
+    """Say on which device and with how many threads each method was timed."""
+    groups: dict[str, list[str]] = {}
+    for path in outcomes:
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        threads = f"{record['threads']} thread{'s' if record['threads'] > 1 else ''}"
+        group = groups.setdefault(f"{record['device']}, {threads}", [])
+        if labels[record["method"]] not in group:
+            group.append(labels[record["method"]])
+    places = [
+        place if len(groups) == 1 else f"{place} ({', '.join(methods)})"
+        for place, methods in groups.items()
+    ]
     return (
-        f"Time: mean seconds of one registration, image reading excluded, on {'; '.join(devices)}."
+        "Time: mean seconds of one registration, reading of the images excluded, other "
+        f"registrations running on the other cores, on {'; '.join(places)}."
     )
 
 
