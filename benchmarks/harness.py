@@ -1,6 +1,6 @@
 """What the harness itself costs: scoring one directed pair, and planning the paper's pair list.
 
-    python benchmarks/harness.py
+    python -m benchmarks.harness
 
 Scoring runs on one core at the paper's grid (80x192x192), disk included. Planning is Snakemake's
 parse and DAG of 88 longitudinal and 150 cross-subject couples with all methods of config.yaml.
@@ -22,10 +22,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from workflow.contract.registration import field_path
+from workflow.config import ROOT
+from workflow.contract.shard import field_path
 from workflow.geometry import vector_image
 from workflow.images import write_image
 from workflow.provenance import processor
@@ -59,7 +57,7 @@ def seconds_to_score_a_pair(folder: Path) -> float:
         write_image(sitk.Cast(field, sitk.sitkVectorFloat32), field_path(folder, fixed, moving))
         record["registrations"].append(
             {"task": "cross-subject", "fixed": fixed, "moving": moving, "status": "ok",
-             "reason": "", "seconds": 0.0}
+             "reason": "", "seconds": 0.0, "device": ""}
         )  # fmt: skip
     structures = [{"name": "femoral", "value": 2}, {"name": "tibial", "value": 4}]
     times = []

@@ -38,6 +38,17 @@ def _contradictions(config: dict[str, Any]) -> list[str]:
         messages.append(f"preprocessing.percentiles: found {low_high}, expected the lower first")
     if config["split"]["test"] + config["split"]["validation"] > 1:
         messages.append("split: test and validation together exceed 1")
+    margin, size = config["evaluation"]["symmetry_margin"], config["preprocessing"]["size"]
+    if 2 * margin >= min(size):
+        messages.append(
+            f"evaluation.symmetry_margin: found {margin}, which leaves nothing of the shortest "
+            f"axis of preprocessing.size {size}; expected less than {min(size) / 2:g}"
+        )
+    if config["run"] == "reference":
+        messages.append("run: 'reference' is the folder of published results; take another name")
+    reserved = {"mean", "all"} & {s["name"] for s in config["labels"]["structures"]}
+    if reserved:
+        messages.append(f"labels.structures: the name '{reserved.pop()}' is taken by the tables")
     for field in ("name", "value"):
         entries = [structure[field] for structure in config["labels"]["structures"]]
         if len(set(entries)) < len(entries):

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import gzip
 import math
-import os
+import zlib
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import SimpleITK as sitk
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from workflow.errors import DataError
+from workflow.files import written_aside
 
 CHUNK_BYTES = 1 << 22
+UNREADABLE = (
+    RuntimeError, OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, WrapStructError,
+)  # fmt: skip
 FORMATS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
 
 
@@ -33,7 +39,7 @@ def read_image(path: str | Path) -> sitk.Image:
         if path.name.endswith((".nii", ".nii.gz")):
             _check_length(path)
         image = _read_dicom(path) if path.is_dir() else sitk.ReadImage(str(path))
-    except (RuntimeError, OSError, EOFError, ImageFileError) as error:
+    except UNREADABLE as error:
         reason = str(error).strip().splitlines()[-1]
         raise DataError(
             f"{path}: cannot be read as an image ({reason}). Expected a whole file of "
@@ -67,14 +73,8 @@ def _read_dicom(folder: Path) -> sitk.Image:
 
 def write_image(image: sitk.Image, path: str | Path) -> None:
     """Write aside, then rename, so that `path` never holds half an image."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    try:
+    with written_aside(path) as aside:
         sitk.WriteImage(image, str(aside))
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def canonical(image: sitk.Image) -> sitk.Image:

@@ -47,7 +47,8 @@ def machine() -> dict[str, str | int]:
 def code_version(root: Path) -> dict[str, str | bool | None]:
     """Return the commit of the checkout and whether it has changes; None outside git."""
     commit = _git(root, "rev-parse", "HEAD")
-    return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain"))}
+    changes = _git(root, "status", "--porcelain")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
 def _git(root: Path, *words: str) -> str | None:

@@ -86,6 +86,7 @@ def load_run(config: dict[str, Any]) -> Run:
     check_config(config)
     methods = load_methods(config)
     check_requirements(methods, config["program_folders"])
-    listed = read_pair_list(config["pairs"]["list"])
+    path = config["pairs"]["list"]
+    listed = read_pair_list(path) if path else []
     scans = load_cohort(config, {name for _, *names in listed for name in names})
     return Run(config, scans, select_couples(scans, config, listed), methods)

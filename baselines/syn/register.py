@@ -8,6 +8,7 @@ change them, so the same antsRegistration call is made here.
 from pathlib import Path
 
 import SimpleITK as sitk
+from ants.internal import get_lib_fn, process_arguments
 
 from workflow.contract.registration import Context, Registration
 from workflow.errors import ToolError
@@ -61,9 +62,6 @@ def _arguments(fixed: Path, moving: Path, folder: Path, params: dict, seed: int)
 
 def _run_ants(arguments: list[str]) -> None:
     """Run antsRegistration inside this process, as ANTsPy does."""
-    # Imported here: it takes seconds, and thread settings must be made before.
-    from ants.internal import get_lib_fn, process_arguments
-
     status = get_lib_fn("antsRegistration")(process_arguments(arguments))
     if status != 0:
         raise ToolError(f"antsRegistration exited with status {status}")

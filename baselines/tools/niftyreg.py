@@ -60,7 +60,8 @@ def register_bspline(
     """Register with reg_aladin, then reg_f3d from its affine."""
     seen = [strip_header(im) if params["unit_spacing"] else im for im in (fixed, moving)]
     align_affinely(*seen, params["levels"], context)
-    similarity = ["--lncc", params["lncc_sigma"]] if "lncc_sigma" in params else []
+    # A negative length is one in voxels, to reg_f3d's -sx and --lncc alike.
+    similarity = ["--lncc", -params["lncc_sigma"]] if "lncc_sigma" in params else []
     context.run(
         "reg_f3d", "-ref", FIXED, "-flo", MOVING, "-aff", AFFINE, "-cpp", "grid.nii",
         "-res", WARPED, "-sx", -params["spacing_voxels"], "-ln", params["levels"],

@@ -117,7 +117,7 @@ def cohort(config):
 def test_couples_keep_the_rules(config, cohort, mirror):
     config["preprocessing"]["mirror_left"] = mirror
     config["pairs"] |= {"longitudinal": "all", "cross-subject": 25}
-    couples = select_couples(cohort, config, [])
+    couples = select_couples(cohort, config)
     assert Counter(task for task, *_ in couples) == {"longitudinal": 9, "cross-subject": 25}
     assert len({frozenset(couple[1:]) for couple in couples}) == len(couples)
     for task, *names in couples:
@@ -125,7 +125,7 @@ def test_couples_keep_the_rules(config, cohort, mirror):
         assert (a.subject == b.subject) == (task == "longitudinal")
         assert a.name != b.name
         assert mirror or a.side == b.side
-    assert couples == select_couples(cohort, config, [])
+    assert couples == select_couples(cohort, config)
     uses = Counter(n for task, *names in couples if task == "cross-subject" for n in names)
     assert max(uses.values()) - min(uses.values()) <= 2
 
@@ -134,17 +134,17 @@ def test_only_test_scans_are_paired(config, cohort):
     config["split"] = {"test": 0.5, "validation": 0.2}
     scans = load_cohort(config)
     config["pairs"] |= {"longitudinal": "all", "cross-subject": "all"}
-    names = {n for _, *pair in select_couples(scans, config, []) for n in pair}
+    names = {n for _, *pair in select_couples(scans, config) for n in pair}
     assert {scans[n].split for n in names} == {"test"}
 
 
 def test_too_few_pairs_is_an_error(config, cohort):
     config["pairs"]["longitudinal"] = 10
     with pytest.raises(DataError, match=r"found 9 couples, pairs\.longitudinal asks for 10"):
-        select_couples(cohort, config, [])
+        select_couples(cohort, config)
     config["pairs"] |= {"longitudinal": 0, "cross-subject": 0}
     with pytest.raises(DataError, match="no pairs left"):
-        select_couples(cohort, config, [])
+        select_couples(cohort, config)
 
 
 def test_listed_pairs(tmp_path, config, cohort):
@@ -178,6 +178,21 @@ def test_listed_pairs_that_break_the_rules(tmp_path, config, cohort, row, messag
     config["pairs"]["list"] = str(path)
     with pytest.raises(DataError, match=r"line 3: .*" + message):
         select_couples(cohort, config, read_pair_list(str(path)))
+
+
+def test_an_empty_list_is_refused(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("task,fixed,moving\n")
+    with pytest.raises(DataError, match="no pairs; list some"):
+        read_pair_list(str(path))
+
+
+def test_an_unknown_side_is_no_side(config):
+    """A left knee is mirrored, one of unknown side is not: they are never paired."""
+    scans = {n: Scan(n, "", side, None, "x", "test") for n, side in (("A", "left"), ("B", ""))}
+    config["pairs"] |= {"longitudinal": 0, "cross-subject": "all"}
+    with pytest.raises(DataError, match="found 0 couples"):
+        select_couples(scans, config)
 
 
 def test_a_listed_patient_may_not_be_trained_on(config):

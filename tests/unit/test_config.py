@@ -1,13 +1,19 @@
 """Configuration and method descriptions: everything wrong is refused by name."""
 
 import copy
+import shutil
 
 import pytest
 import yaml
 
 from tests.conftest import ROOT
 from workflow.config import check_config
-from workflow.contract.methods import available_methods, check_requirements, load_methods
+from workflow.contract.methods import (
+    available_methods,
+    check_requirements,
+    load_methods,
+    load_register,
+)
 from workflow.contract.programs import find_program, run_program
 from workflow.errors import ConfigError, ToolError
 
@@ -75,6 +81,9 @@ def test_misspelt_keys_are_all_named(config):
         ({"cohort": {"source": "manifest"}}, "source manifest needs a path"),
         ({"split": {"test": 0.9, "validation": 0.2}}, "together exceed 1"),
         ({"preprocessing": {"percentiles": [90, 10]}}, "expected the lower first"),
+        ({"evaluation": {"symmetry_margin": 20}}, "leaves nothing of the shortest axis"),
+        ({"run": "reference"}, "take another name"),
+        ({"labels": {"structures": [{"name": "mean", "value": 1}]}}, "'mean' is taken"),
     ],
 )
 def test_wrong_values(config, change, message):
@@ -128,11 +137,38 @@ def test_missing_tools_are_all_named(tmp_path, config):
     assert "mine: program 'no_such_program' was found neither" in str(caught.value)
 
 
-def test_configured_folder_comes_before_path(tmp_path):
+def test_a_program_that_cannot_start_is_missing(tmp_path, config):
     program = tmp_path / "reg_aladin"
+    program.write_text("#!/bin/sh\necho 'libgomp.so.1: cannot open shared object file'; exit 127\n")
+    program.chmod(0o755)
+    config |= {"methods": ["affine-niftyreg"]}
+    with pytest.raises(ToolError, match="apt-get install libgomp1"):
+        check_requirements(load_methods(config), [str(tmp_path)])
+
+
+def test_two_methods_with_one_label(tmp_path, config):
+    for name in ("one", "two"):
+        shutil.copytree(ROOT / "baselines/_template", tmp_path / name)
+    config |= {"methods": ["one", "two"], "method_params": {}}
+    with pytest.raises(ConfigError, match=r"label 'My method' is that of baselines/one/.* and"):
+        load_methods(config, tmp_path)
+
+
+def test_siblings_of_register_are_imported(tmp_path):
+    folder = tmp_path / "my-net"
+    folder.mkdir()
+    (folder / "network.py").write_text("def net(*arguments): return 7")
+    (folder / "register.py").write_text("from .network import net as register")
+    assert load_register(folder).register() == 7
+
+
+def test_configured_folder_comes_before_path(tmp_path, monkeypatch):
+    program = tmp_path / "own" / "reg_aladin"
+    program.parent.mkdir()
     program.write_text("#!/bin/sh\necho out; echo 'bad thing' >&2; exit 3\n")
     program.chmod(0o755)
-    found = find_program("reg_aladin", [str(tmp_path)])
-    assert found == program
+    monkeypatch.chdir(tmp_path)
+    found = find_program("reg_aladin", ["own"])
+    assert found == program, "a relative folder must not depend on where the program runs"
     with pytest.raises(ToolError, match=r"reg_aladin exited with status 3: out \| bad thing"):
         run_program([found], tmp_path, threads=1)

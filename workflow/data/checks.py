@@ -15,6 +15,9 @@ from workflow.errors import DataError, raise_all
 from workflow.geometry import describe_grid, same_grid
 from workflow.images import canonical, read_image
 
+# Femur, tibia and patella in OAI's label maps, which the simulator paints around.
+BONES = (1, 3, 5)
+
 
 def check_scans(scans: Sequence[Scan], labels: dict[str, list], threads: int = 1) -> None:
     """Raise one `DataError` that lists every fault of the scans' files."""
@@ -39,6 +42,11 @@ def scan_faults(scan: Scan, labels: dict[str, list]) -> list[str]:
         faults += _image_faults(read["image"], scan.image)
     if "label" in read:
         faults += _label_faults(read["label"], scan.label, labels)
+        if not scan.image and not np.isin(sitk.GetArrayViewFromImage(read["label"]), BONES).any():
+            faults.append(
+                f"{scan.label}: found none of the bones {BONES}: an image can only be simulated "
+                "from a knee's label map with OAI's values; add the scan's image"
+            )
     if len(read) == 2 and not same_grid(read["image"], read["label"]):
         faults.append(
             f"{scan.label}: not on the grid of its image: found {describe_grid(read['label'])}, "

@@ -17,10 +17,8 @@ from workflow.errors import DataError, nearest, raise_all
 Couple = tuple[str, str, str]  # task, fixed, moving
 
 
-def read_pair_list(path: str | None) -> list[Couple]:
-    """Read an explicit list (columns task, fixed, moving); None gives an empty list."""
-    if path is None:
-        return []
+def read_pair_list(path: str) -> list[Couple]:
+    """Read an explicit list: a CSV with the columns task, fixed, moving."""
     if not Path(path).is_file():
         raise DataError(f"{path}: no such file; pairs.list must name a CSV")
     with Path(path).open(newline="", encoding="utf-8-sig") as stream:
@@ -28,11 +26,14 @@ def read_pair_list(path: str | None) -> list[Couple]:
         missing = {"task", "fixed", "moving"} - set(reader.fieldnames or [])
         if missing:
             raise DataError(f"{path}: no column {', '.join(sorted(missing))}")
-        return [(row["task"], row["fixed"], row["moving"]) for row in reader]
+        rows = [(row["task"], row["fixed"], row["moving"]) for row in reader]
+    if not rows:
+        raise DataError(f"{path}: no pairs; list some, or set pairs.list to null")
+    return rows
 
 
 def select_couples(
-    scans: dict[str, Scan], config: dict[str, Any], listed: Sequence[Couple]
+    scans: dict[str, Scan], config: dict[str, Any], listed: Sequence[Couple] = ()
 ) -> list[Couple]:
     """Return the test couples: those listed, or a seeded choice by `pairs` of the configuration.
 
@@ -95,8 +96,9 @@ def _misfit(task: str, a: Scan, b: Scan, mirrored: bool) -> str:
     """Return why two scans are no couple of this task, or an empty string."""
     if a.name == b.name:
         return "a scan with itself"
-    if not mirrored and a.side != b.side:
-        return f"sides {a.side or 'none'} and {b.side or 'none'} while mirror_left is off"
+    if a.side != b.side and (not mirrored or not (a.side and b.side)):
+        reason = " while mirror_left is off" if a.side and b.side else ""
+        return f"sides {a.side or 'unknown'} and {b.side or 'unknown'}{reason}"
     if task == "longitudinal":
         if a.subject != b.subject:
             return "longitudinal, but different patients"

@@ -24,9 +24,13 @@ from workflow.data.phantom_anatomy import (
 # Scanner: centre of the box (mm, of a right knee) and rotation of the box about z (degrees).
 BOX_CENTRE, BOX_CENTRE_SD = np.array([68.0, 5.0, 0.0]), np.array([7.5, 10.0, 10.0])
 OBLIQUE_SD = 7.0
-# Pose of the knee in the box: joint centre (mm) and rotation about x, y, z (degrees).
-JOINT, JOINT_SD = np.array([4.2, -6.3, -14.5]), np.array([2.2, 3.2, 8.5])
+# Pose of the knee in the box: joint centre (mm) and rotation about x, y, z (degrees). A part of
+# the place is the subject's own; the rest is new at every visit, drawn such that two visits are
+# never more than 20 mm and 15 degrees an axis apart.
+JOINT, SUBJECT_JOINT_SD = np.array([4.2, -6.3, -14.5]), np.array([1.0, 1.5, 4.5])
+VISIT_JOINT_SD = np.array([2.0, 2.8, 6.5])
 POSE_SD = np.array([2.8, 2.5, 4.5])
+JOINT_LIMIT, POSE_LIMIT = 10.0, 7.5
 # Posture: rotation of the femur against the tibia and patella about x, y, z (degrees).
 POSTURE_SD = np.array([1.0, 0.4, 0.6])
 # Normal deviates are drawn within this many standard deviations.
@@ -146,12 +150,13 @@ def _rng(seed: int, *key: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
-def _bounded_normal(rng: np.random.Generator, sd: ArrayLike) -> Array:
-    """Draw normal deviates, each again until it lies within ``BOUND`` sd."""
-    z = rng.standard_normal(np.shape(sd))
-    while (far := np.abs(z) > BOUND).any():
+def _bounded_normal(rng: np.random.Generator, sd: ArrayLike, limit: float = np.inf) -> Array:
+    """Draw normal deviates, each again until it lies within ``BOUND`` sd and ``limit``."""
+    sd = np.asarray(sd)
+    z = rng.standard_normal(sd.shape)
+    while (far := (np.abs(z) > BOUND) | (np.abs(z * sd) > limit)).any():
         z = np.where(far, rng.standard_normal(z.shape), z)
-    return z * np.asarray(sd)
+    return z * sd
 
 
 @lru_cache(maxsize=64)
@@ -180,10 +185,11 @@ def draw_cartilage(seed: int, subject: int, label: int) -> Cartilage:
 @lru_cache(maxsize=64)
 def draw_scan(seed: int, subject: int, visit: int) -> Scan:
     rng = _rng(seed, subject, 2, visit)
+    own = _bounded_normal(_rng(seed, subject, 3), SUBJECT_JOINT_SD)
     return Scan(
         box_axes=Rotation.from_rotvec([0, 0, _bounded_normal(rng, OBLIQUE_SD)], True).as_matrix(),
         box_centre=BOX_CENTRE + _bounded_normal(rng, BOX_CENTRE_SD),
-        pose=Rotation.from_rotvec(_bounded_normal(rng, POSE_SD), True).as_matrix(),
-        joint=JOINT + _bounded_normal(rng, JOINT_SD),
+        pose=Rotation.from_rotvec(_bounded_normal(rng, POSE_SD, POSE_LIMIT), True).as_matrix(),
+        joint=JOINT + own + _bounded_normal(rng, VISIT_JOINT_SD, JOINT_LIMIT),
         posture=Rotation.from_rotvec(_bounded_normal(rng, POSTURE_SD), True).as_matrix(),
     )

@@ -56,9 +56,11 @@ def axis_weights(voxels: int, edges: np.ndarray) -> np.ndarray:
         lower = np.maximum(edges[:-1, None], source)
         return (np.clip(upper - lower, 0, None) / step).astype(np.float32)
     centres = (edges[:-1] + edges[1:]) / 2 - 0.5
-    weights = np.clip(1 - np.abs(centres[:, None] - source), 0, None)
-    weights[:, 0][(centres > -0.5) & (centres < 0)] = 1  # half a voxel at each face has no
-    weights[:, -1][(centres > voxels - 1) & (centres < voxels - 0.5)] = 1  # second neighbour
+    # The half voxel at each face has no second neighbour and takes its only one's value.
+    within = np.clip(centres, 0, voxels - 1)
+    weights = np.clip(1 - np.abs(within[:, None] - source), 0, None)
+    outside = (centres < -0.5) | (centres > voxels - 0.5)
+    weights[outside] = 0
     return weights.astype(np.float32)
 
 

@@ -11,27 +11,33 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from workflow.referee.table1 import PAIR, pair_values
+from workflow.files import written_aside
+from workflow.referee.tidy import PAIR, pair_values
 
 # The paper's colours, in shades that colour-blind readers can tell apart (Okabe and Ito 2008).
 TASK_COLOURS = {"longitudinal": "#009E73", "cross-subject": "#E69F00"}
+# Dates in a file would make equal figures differ.
+UNDATED = {".pdf": {"CreationDate": None}, ".png": {"Creation Time": None}}
 
 
 @dataclass(frozen=True)
 class Plot:
-    """Which measure a figure shows, and how its axis is labelled."""
+    """Which measure a figure shows, how its axis is labelled, and whether controls belong in it."""
 
     metric: str
     axis: str
+    controls: bool
 
 
 PLOTS = {
-    "5": Plot("dice", "Dice (%), mean of the structures"),
-    "7": Plot("symmetry", "ln mean squared symmetry error\n(axes of length 1; lower is better)"),
-}
+    "5": Plot("dice", "Dice (%), mean of the structures", True),
+    # Doing nothing is perfectly symmetric; its ln 0, or of rounding errors, would dwarf the rest.
+    "7": Plot("symmetry", "ln mean squared symmetry error\n(axes of length 1; low is good)", False),
+}  # fmt: skip
 
 
 def values_of(
@@ -39,46 +45,54 @@ def values_of(
 ) -> pd.DataFrame:
     """Return what a figure shows: one row a directed pair, methods and tasks in table order.
 
-    Values that are not finite are left out: the identity is exactly symmetric, ln 0.
+    Failed pairs and values that are not finite are left out.
     """
-    metric = PLOTS[number].metric
-    labels = {method["id"]: method["label"] for method in methods}
-    pairs = pair_values(metrics)[[*PAIR, metric]]
-    pairs = pairs[pairs[metric].abs() < float("inf")]
+    plot = PLOTS[number]
+    labels = {m["id"]: m["label"] for m in methods if plot.controls or m["kind"] != "control"}
+    pairs = pair_values(metrics)[[*PAIR, plot.metric]]
+    pairs = pairs[np.isfinite(pairs[plot.metric]) & pairs["method"].isin(labels)].copy()
     pairs["label"] = pd.Categorical(pairs["method"].map(labels), list(labels.values()))
     pairs["task"] = pd.Categorical(pairs["task"], list(tasks))
     return pairs.sort_values(["label", "task", "fixed", "moving"])
 
 
 def draw_boxplot(number: str, values: pd.DataFrame, style: str, paths: Sequence[str]) -> None:
-    """Draw one box and its points for each method and task, and save to every path."""
+    """Draw one box and its points for each method and task, and save to every path.
+
+    Without any value the figure says so.
+    """
     plot = PLOTS[number]
     shown = [label for label in values["label"].cat.categories if (values["label"] == label).any()]
+    with plt.rc_context(fname=style):
+        figure, axes = plt.subplots(figsize=(1.5 + 1.1 * max(len(shown), 3), 3.6))
+        if shown:
+            _draw(axes, plot, values, shown)
+        else:
+            axes.set_axis_off()
+            axes.text(0.5, 0.5, "no finite values", ha="center", transform=axes.transAxes)
+        for path in paths:
+            with written_aside(path) as aside:
+                figure.savefig(aside, metadata=UNDATED[Path(path).suffix])
+        plt.close(figure)
+
+
+def _draw(axes: plt.Axes, plot: Plot, values: pd.DataFrame, shown: Sequence[str]) -> None:
+    """Draw the boxes, the points and the legend."""
     colours = [TASK_COLOURS[task] for task in values["task"].cat.categories]
     common = {
         "data": values, "x": "label", "y": plot.metric, "hue": "task", "order": shown,
-        "palette": colours,
+        "palette": colours, "ax": axes,
     }  # fmt: skip
-    with plt.rc_context(fname=style):
-        figure, axes = plt.subplots(figsize=(1.5 + 1.1 * len(shown), 3.6))
-        sns.boxplot(**common, ax=axes, showfliers=False, linewidth=0.8, gap=0.15, width=0.75)
-        sns.stripplot(
-            **common, ax=axes, dodge=True, size=2.5, edgecolor="0.25", linewidth=0.4, alpha=0.8,
-            legend=False,
-        )  # fmt: skip
-        axes.set(xlabel="", ylabel=plot.axis)
-        axes.tick_params(axis="x", rotation=25)
-        plt.setp(axes.get_xticklabels(), ha="right", rotation_mode="anchor")
-        counts = values.groupby("task", observed=True).apply(
-            lambda own: len(own[["fixed", "moving"]].drop_duplicates())
-        )
-        handles, names = axes.get_legend_handles_labels()
-        axes.legend(
-            handles, [f"{name} (n = {counts[name]})" for name in names], loc="lower center",
-            bbox_to_anchor=(0.5, 1.0), ncols=2,
-        )  # fmt: skip
-        for path in paths:
-            # Dates would make equal figures differ.
-            date = "CreationDate" if Path(path).suffix == ".pdf" else "Creation Time"
-            figure.savefig(path, metadata={date: None})
-        plt.close(figure)
+    sns.boxplot(**common, showfliers=False, linewidth=0.8, gap=0.15, width=0.75)
+    sns.stripplot(
+        **common, dodge=True, size=2.5, edgecolor="0.25", linewidth=0.4, alpha=0.8, legend=False
+    )
+    axes.set(xlabel="", ylabel=plot.axis)
+    axes.tick_params(axis="x", rotation=25)
+    plt.setp(axes.get_xticklabels(), ha="right", rotation_mode="anchor")
+    counts = values.drop_duplicates(["task", "fixed", "moving"])["task"].value_counts()
+    handles, names = axes.get_legend_handles_labels()
+    axes.legend(
+        handles, [f"{name} (n = {counts[name]})" for name in names], loc="lower center",
+        bbox_to_anchor=(0.5, 1.0), ncols=2,
+    )  # fmt: skip

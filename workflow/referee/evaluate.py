@@ -9,14 +9,12 @@ import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 
-from workflow.contract.registration import field_path
+from workflow.contract.shard import field_path
 from workflow.geometry import index_map, index_to_physical
 from workflow.images import read_image
 from workflow.referee import metrics
+from workflow.referee.tidy import COLUMNS, MEAN, WHOLE
 
-COLUMNS = ["method", "task", "fixed", "moving", "label", "metric", "value", "reason"]
-MEAN = "mean"  # label of the mean Dice over the structures
-WHOLE = "all"  # label of what measures the whole map
 WHOLE_METRICS = ("folds", "folds_abs", "folds_diagonal", "symmetry", "seconds")
 
 Score = tuple[str, str, float]  # label, metric, value

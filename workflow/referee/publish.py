@@ -8,13 +8,16 @@ The README gets the Table 1 of the run named `phantom`, between its two table ma
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
 from workflow.config import ROOT
 from workflow.errors import DataError
 
-SMALL = ("tables/*", "figures/figure*", "figures/checks/*", "manifest.json", "cohort.json")
+SMALL = ("tables/*", "figures/figure*", "manifest.json", "cohort.json")
+# Slices of a cohort's images may be shown only if they are the phantom's: others have licences.
+PICTURES = "figures/checks/*"
 MARKERS = ("<!-- table -->", "<!-- /table -->")
 SHOWN = "phantom"
 
@@ -26,7 +29,9 @@ def publish(run: str, root: Path = ROOT) -> list[Path]:
         raise DataError(f"{source}: no tables/table1.md; finish the run first")
     shutil.rmtree(target, ignore_errors=True)
     copies = []
-    for pattern in SMALL:
+    config = json.loads((source / "manifest.json").read_text(encoding="utf-8"))["config"]
+    shown = (PICTURES,) if config["cohort"]["source"] == "phantom" else ()
+    for pattern in (*SMALL, *shown):
         for path in sorted(source.glob(pattern)):
             copy = target / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,10 @@ from workflow.config import TASKS
 from workflow.referee.table1 import PAPER
 
 MISSING = "--"
+LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "[": "{[}", "]": "{]}",  # a bracket that follows \\ would be read as an option
+} | {character: f"\\{character}" for character in "&%$#_{}"}  # fmt: skip
 
 
 def _number(value: float, digits: int) -> str:
@@ -31,22 +35,29 @@ def _folds(row: pd.Series, task: str, prefix: str) -> str:
     return "0" if count == 0 else f"{_number(count, 1)} [{_number(total, 2)}]"
 
 
+def _diagonal(row: pd.Series, task: str) -> str:
+    """Return the authors' count of folds."""
+    count = row[f"{task} folds_diagonal"]
+    return "0" if count == 0 else _number(count, 1)
+
+
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table as text, one column for each column of the printed table."""
     tasks = [task for task in TASKS if f"{task} dice" in table]
     rows = []
     for _, row in table.iterrows():
         cells = {"Method": row["method"]}
-        for prefix, group in (("", ""), (PAPER, "Paper: ")):
-            for task in tasks:
-                title = f"{group}{task.capitalize() if not group else task}"
-                cells[f"{title} Dice"] = _dice(row, task, prefix)
-                cells[f"{title} folds"] = _folds(row, task, prefix)
-            cells[f"{group}{'time' if group else 'Time'} (s)"] = _number(
-                row.get(f"{prefix}seconds"), 2
-            )
-            if not group:
-                cells["n/N"] = " ".join(f"{row[f'{t} n']}/{row[f'{t} N']}" for t in tasks)
+        for task in tasks:
+            title = task.capitalize()
+            cells[f"{title} Dice"] = _dice(row, task, "")
+            cells[f"{title} folds"] = _folds(row, task, "")
+            cells[f"{title} diag."] = _diagonal(row, task)
+            cells[f"{title} n/N"] = f"{row[f'{task} n']}/{row[f'{task} N']}"
+        cells["Time (s)"] = _number(row["seconds"], 2)
+        for task in tasks:
+            cells[f"Paper: {task} Dice"] = _dice(row, task, PAPER)
+            cells[f"Paper: {task} folds"] = _folds(row, task, PAPER)
+        cells["Paper: time (s)"] = _number(row.get(f"{PAPER}seconds"), 2)
         rows.append(cells)
     return pd.DataFrame(rows)
 
@@ -63,21 +74,20 @@ def markdown(table: pd.DataFrame, notes: Sequence[str]) -> str:
 
 
 def latex(table: pd.DataFrame, notes: Sequence[str]) -> str:
-    """Return the table as a LaTeX `tabular` (package booktabs) with its notes as comments."""
+    """Return the table as a LaTeX `tabular` (package booktabs), its notes typeset below it."""
     text = formatted(table)
     lines = [
-        *(f"% {note}" for note in notes),
         r"\begin{tabular}{l" + "r" * (len(text.columns) - 1) + "}",
         r"\toprule",
         " & ".join(_escape(title) for title in text.columns) + r" \\",
         r"\midrule",
     ]
     lines += [" & ".join(map(_escape, row)) + r" \\" for row in text.itertuples(index=False)]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+    lines += [r"\bottomrule", r"\end{tabular}", "", r"\begin{footnotesize}"]
+    lines += [_escape(note) + r" \\" for note in notes]
+    return "\n".join([*lines, r"\end{footnotesize}", ""])
 
 
 def _escape(text: str) -> str:
-    """Escape what LaTeX would read as a command; a leading bracket would be an option."""
-    for character in "&%$#_{}":
-        text = text.replace(character, "\\" + character)
-    return text
+    """Escape what LaTeX would read as a command."""
+    return "".join(LATEX.get(character, character) for character in text)

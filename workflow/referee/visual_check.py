@@ -14,9 +14,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import SimpleITK as sitk
 
-from workflow.contract.registration import field_path
+from workflow.contract.shard import field_path
+from workflow.files import written_aside
 from workflow.geometry import index_map, warp
 from workflow.images import read_image
+from workflow.referee.boxplot import UNDATED
 from workflow.referee.metrics import determinant, jacobian, warp_labels
 
 GRID_STEP = 6  # voxels between the lines of the deformation grid
@@ -30,12 +32,12 @@ def draw_check(
     labels: Sequence[str],
     fields: str,
     structures: Sequence[dict],
+    style: str,
     path: str,
 ) -> None:
     """Draw fixed, moving and warped image, deformation grid and label contours of one pair.
 
-    The sagittal slice shown is the one with most of the fixed structures in it. A failed pair
-    gives a picture that says so.
+    The sagittal slice shown is the one with most of the fixed structures in it.
 
     Parameters
     ----------
@@ -43,25 +45,37 @@ def draw_check(
     images, labels : paths of the fixed and of the moving one.
     fields : folder of the displacement fields.
     """
+    with plt.rc_context(fname=style):
+        figure = _check_figure(pair, title, [*images, *labels], Path(fields), structures)
+        with written_aside(path) as aside:
+            figure.savefig(aside, dpi=110, metadata=UNDATED[".png"])
+        plt.close(figure)
+
+
+def _check_figure(
+    pair: tuple[str, str, str],
+    title: str,
+    volumes: list[str],
+    fields: Path,
+    structures: Sequence[dict],
+) -> plt.Figure:
+    """Return the figure of a pair; a failed one gives a picture that says so."""
     task, fixed, moving = pair
     figure, axes = plt.subplots(1, 5, figsize=(15, 3.6), layout="constrained")
     figure.suptitle(f"{title}, {task}: {moving} (moving) to {fixed} (fixed)")
     for axis in axes:
         axis.set_axis_off()
-    field = field_path(Path(fields), fixed, moving)
+    field = field_path(fields, fixed, moving)
     if field.exists():
-        volumes = [read_image(volume) for volume in (*images, *labels)]
-        _draw_panels(axes, volumes, read_image(field), structures)
+        _draw_panels(axes, [read_image(path) for path in volumes], read_image(field), structures)
     else:
         axes[2].set_title(f"failed: {_reason(fields, fixed, moving)}"[:120], color="firebrick")
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    return figure
 
 
-def _reason(fields: str, fixed: str, moving: str) -> str:
+def _reason(fields: Path, fixed: str, moving: str) -> str:
     """Return why a pair failed, from the record beside its shard's fields."""
-    record = json.loads((Path(fields).parent / "outcomes.json").read_text(encoding="utf-8"))
+    record = json.loads((fields.parent / "outcomes.json").read_text(encoding="utf-8"))
     reasons = {(e["fixed"], e["moving"]): e["reason"] for e in record["registrations"]}
     return reasons[fixed, moving]
 

@@ -1,5 +1,6 @@
 # The checked run and helpers for the rules; no rules here.
 # Parsing must stay light: nothing in this file may import torch, ANTs or SimpleITK.
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,8 +21,8 @@ METHOD_RULES = [f"baselines/{method}/rule.smk" for method in RUN.methods]
 
 
 wildcard_constraints:
-    scan="|".join(RUN.scans),
-    method="|".join(RUN.methods),
+    scan=r"[A-Za-z0-9._-]+",
+    method="|".join(map(re.escape, RUN.methods)),
     task="|".join(RUN.tasks),
     shard=r"[a-z-]+-\d{4}",
 
@@ -45,15 +46,28 @@ def pairs_of_shard(method):
     return pairs
 
 
+def code(*names):
+    """Library files that decide a result: an edit of one makes its results again."""
+    return [f"workflow/{name}.py" for name in ("geometry", "images", *names)]
+
+
+def method_code(method):
+    """All Python files of a method, the wrappers it shares, and the harness."""
+    own = sorted(map(str, Path("baselines", method).glob("*.py")))
+    register = Path("baselines", method, "register.py").read_text(encoding="utf-8")
+    shared = [
+        str(path)
+        for path in sorted(Path("baselines/tools").glob("*.py"))
+        if f"baselines.tools.{path.stem} " in register
+    ]
+    return [*own, *shared, *code("contract/registration", "contract/shard", "contract/programs")]
+
+
 def register_input(method):
     """Named inputs of a method's rule: preprocessed images only, never labels."""
     return {
         "images": images_of_shard(method),
-        "code": [
-            f"baselines/{method}/register.py",
-            "workflow/contract/registration.py",
-            "workflow/geometry.py",
-        ],
+        "code": method_code(method),
     }
 
 
@@ -73,7 +87,11 @@ def register_params(method):
         "params": RUN.methods[method].params,
         "seed": config["seed"],
         "pairs": pairs_of_shard(method),
-        "program_folders": config["program_folders"],
+        "programs": RUN.methods[method].requires["programs"],
+        # Only what runs programs is made again when they are looked for elsewhere.
+        "program_folders": (
+            config["program_folders"] if RUN.methods[method].requires["programs"] else []
+        ),
     }
 
 

@@ -3,11 +3,7 @@
 
 rule phantom_label:
     input:
-        code=[
-            "workflow/data/phantom.py",
-            "workflow/data/phantom_anatomy.py",
-            "workflow/data/phantom_variation.py",
-        ],
+        code=code("data/phantom", "data/phantom_anatomy", "data/phantom_variation"),
     output:
         f"{FOLDER}/raw/labels/{{scan}}.nii.gz",
     log:
@@ -25,7 +21,8 @@ rule phantom_label:
 rule simulate_image:
     input:
         label=lambda wildcards: RUN.scans[wildcards.scan].label,
-        code=["workflow/data/dess.py", "workflow/data/tissues.py", "workflow/data/knee.py"],
+        code=code("data/dess", "data/tissues", "data/knee"),
+        checked=ancient(f"{FOLDER}/cohort.json"),
     output:
         temp(f"{FOLDER}/raw/images/{{scan}}.nii"),
     log:
@@ -52,7 +49,7 @@ rule check_cohort:
     priority: 10
     conda:
         ENVIRONMENT
-    threads: 8
+    threads: 4
     params:
         scans=[asdict(RUN.scans[name]) for name in RUN.tested],
         couples=RUN.couples,
@@ -67,7 +64,7 @@ rule preprocess_image:
     input:
         image=lambda wildcards: RUN.raw_image(wildcards.scan),
         checked=ancient(f"{FOLDER}/cohort.json"),
-        code="workflow/data/preprocess.py",
+        code=code("data/preprocess"),
     output:
         f"{FOLDER}/images/{{scan}}.nii",
     log:
@@ -87,7 +84,7 @@ rule preprocess_label:
     input:
         label=lambda wildcards: RUN.scans[wildcards.scan].label,
         checked=ancient(f"{FOLDER}/cohort.json"),
-        code="workflow/data/preprocess.py",
+        code=code("data/preprocess"),
     output:
         f"{FOLDER}/labels/{{scan}}.nii",
     log:

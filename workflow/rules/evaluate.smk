@@ -6,7 +6,7 @@ rule evaluate:
         fields=RUN.fields("{method}", "{shard}"),
         outcomes=RUN.outcomes("{method}", "{shard}"),
         labels=labels_of_shard,
-        code=["workflow/referee/metrics.py", "workflow/referee/evaluate.py", "workflow/geometry.py"],
+        code=code("referee/metrics", "referee/evaluate"),
     output:
         f"{FOLDER}/evaluation/{{method}}/{{shard}}.csv",
     log:
@@ -25,7 +25,8 @@ rule evaluate:
 rule visual_check:
     input:
         unpack(check_input),
-        code="workflow/referee/visual_check.py",
+        code=code("referee/visual_check", "referee/metrics"),
+        style="matplotlibrc",
     output:
         report(
             f"{FOLDER}/figures/checks/{{method}}_{{task}}.png",
@@ -41,7 +42,6 @@ rule visual_check:
         pair=lambda wildcards: RUN.pairs(
             wildcards.method, first_shard(wildcards.method, wildcards.task)
         )[0],
-        label=lambda wildcards: RUN.methods[wildcards.method].label,
         structures=config["labels"]["structures"],
     script:
         "../scripts/visual_check.py"

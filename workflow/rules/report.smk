@@ -11,11 +11,12 @@ localrules:
 
 rule collect_metrics:
     input:
-        [
+        tables=[
             f"{FOLDER}/evaluation/{method}/{shard}.csv"
             for method in RUN.methods
             for shard in RUN.shards[method]
         ],
+        code=code("referee/tidy"),
     output:
         f"{FOLDER}/tables/metrics.csv",
     log:
@@ -33,7 +34,7 @@ rule make_table1:
             RUN.outcomes(method, shard) for method in RUN.methods for shard in RUN.shards[method]
         ],
         paper="workflow/referee/paper_table1.csv",
-        code=["workflow/referee/table1.py", "workflow/referee/render.py"],
+        code=code("referee/table1", "referee/render", "referee/tidy"),
     output:
         csv=report(
             f"{FOLDER}/tables/table1.csv",
@@ -58,7 +59,7 @@ rule make_table1:
 rule make_boxplot:
     input:
         metrics=f"{FOLDER}/tables/metrics.csv",
-        code="workflow/referee/boxplot.py",
+        code=code("referee/boxplot", "referee/tidy"),
         style="matplotlibrc",
     output:
         png=report(

@@ -2,13 +2,13 @@
 
 import json
 from collections import Counter
-from pathlib import Path
 
 from workflow.data.checks import check_scans
 from workflow.data.cohort import Scan
-from workflow.logs import start_log
+from workflow.files import write_text
+from workflow.job import start_job
 
-start_log(snakemake.log[0])
+start_job(snakemake.log[0], snakemake.threads)
 params = snakemake.params
 if params.read:
     check_scans([Scan(**scan) for scan in params.scans], params.labels, snakemake.threads)
@@ -18,4 +18,4 @@ summary = {
     "couples": Counter(task for task, *_ in params.couples),
     "splits": params.splits,
 }
-Path(snakemake.output[0]).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+write_text(snakemake.output[0], json.dumps(summary, indent=1) + "\n")

@@ -2,8 +2,10 @@
 
 import pandas as pd
 
-from workflow.logs import start_log
+from workflow.files import write_text
+from workflow.job import start_log
+from workflow.referee.tidy import read_metrics
 
 start_log(snakemake.log[0])
-parts = [pd.read_csv(path, keep_default_na=True) for path in snakemake.input]
-pd.concat(parts, ignore_index=True).to_csv(snakemake.output[0], index=False)
+table = pd.concat([read_metrics(path) for path in snakemake.input.tables], ignore_index=True)
+write_text(snakemake.output[0], table.to_csv(index=False))

@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
-from workflow.logs import start_log
+from workflow.files import write_text
+from workflow.job import start_job
 from workflow.referee.evaluate import evaluate_shard
 
-start_log(snakemake.log[0])
+start_job(snakemake.log[0], snakemake.threads)
 labels = {Path(path).name.removesuffix(".nii"): path for path in snakemake.input.labels}
 record = json.loads(Path(snakemake.input.outcomes).read_text(encoding="utf-8"))
 table = evaluate_shard(
@@ -16,4 +17,4 @@ table = evaluate_shard(
     snakemake.params.structures,
     snakemake.params.margin,
 )
-table.to_csv(snakemake.output[0], index=False)
+write_text(snakemake.output[0], table.to_csv(index=False))

@@ -1,19 +1,25 @@
 """Record versions, seed, machine and configuration of the run."""
 
 import json
-from pathlib import Path
 
 from workflow.config import ROOT
-from workflow.logs import start_log
+from workflow.contract.programs import find_program, program_version
+from workflow.files import write_text
+from workflow.job import start_log
 from workflow.provenance import code_version, machine, versions
 
 start_log(snakemake.log[0])
+programs = {
+    name: program_version(find_program(name, snakemake.params.config["program_folders"]))
+    for method in snakemake.params.methods
+    for name in method["requires"]["programs"]
+}
 content = {
-    "versions": versions(),
+    "versions": versions() | programs,
     "machine": machine(),
     "code": code_version(ROOT),
     "seed": snakemake.params.config["seed"],
     "config": snakemake.params.config,
     "methods": snakemake.params.methods,
 }
-Path(snakemake.output[0]).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+write_text(snakemake.output[0], json.dumps(content, indent=1) + "\n")

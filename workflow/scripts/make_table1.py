@@ -1,18 +1,22 @@
 """Make Table 1 as CSV, Markdown and LaTeX."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
 
-from workflow.logs import start_log
+from workflow.files import write_text
+from workflow.job import start_log
 from workflow.referee import render, table1
+from workflow.referee.tidy import read_metrics
 
 start_log(snakemake.log[0])
-metrics = pd.read_csv(snakemake.input.metrics)
+metrics = read_metrics(snakemake.input.metrics)
+records = [json.loads(Path(p).read_text(encoding="utf-8")) for p in snakemake.input.outcomes]
+params, output = snakemake.params, snakemake.output
 paper = pd.read_csv(snakemake.input.paper)
-params = snakemake.params
-table = table1.summarise(metrics, params.methods, params.tasks, paper)
-notes = table1.notes(metrics, params.methods, snakemake.input.outcomes, params.grid)
-table.to_csv(snakemake.output.csv, index=False)
-Path(snakemake.output.md).write_text(render.markdown(table, notes), encoding="utf-8")
-Path(snakemake.output.tex).write_text(render.latex(table, notes), encoding="utf-8")
+table = table1.summarise(metrics, params.methods, params.tasks, records, paper)
+notes = table1.notes(metrics, params.methods, table, params.grid)
+write_text(output.csv, table.to_csv(index=False))
+write_text(output.md, render.markdown(table, notes))
+write_text(output.tex, render.latex(table, notes))

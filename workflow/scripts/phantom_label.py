@@ -3,9 +3,9 @@
 from workflow.data.cohort import PHANTOM_VISITS, Scan
 from workflow.data.phantom import phantom_label
 from workflow.images import write_image
-from workflow.logs import start_log
+from workflow.job import start_job
 
-start_log(snakemake.log[0])
+start_job(snakemake.log[0], snakemake.threads)
 scan = Scan(**snakemake.params.scan)
 label = phantom_label(
     subject=int(scan.subject[1:]),

@@ -3,9 +3,9 @@
 from workflow.data.cohort import Scan
 from workflow.data.preprocess import WorkingGrid, preprocess_label
 from workflow.images import write_image
-from workflow.logs import start_log
+from workflow.job import start_job
 
-start_log(snakemake.log[0])
+start_job(snakemake.log[0], snakemake.threads)
 settings = snakemake.params.preprocessing
 label = preprocess_label(
     Scan(**snakemake.params.scan),

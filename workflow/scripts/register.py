@@ -1,31 +1,32 @@
 """Register one shard of pairs with one method; every method's rule runs this script."""
 
-from functools import partial
 from pathlib import Path
 
-from workflow.contract.methods import load_register
-from workflow.contract.registration import Context, register_shard, set_threads, write_outcomes
-from workflow.logs import start_log
+from workflow.contract.methods import BASELINES
+from workflow.contract.programs import find_program, program_version
+from workflow.contract.registration import Context
+from workflow.contract.shard import register_shard, write_outcomes
+from workflow.job import start_job
 from workflow.provenance import processor, versions
 
-start_log(snakemake.log[0])
-params = snakemake.params
-set_threads(snakemake.threads, params.seed)
+params, threads = snakemake.params, snakemake.threads
+start_job(snakemake.log[0], threads, params.seed)
 images = {Path(path).name.removesuffix(".nii"): path for path in snakemake.input.images}
+programs = {name: find_program(name, params.program_folders) for name in params.programs}
 outcomes = register_shard(
-    load_register(params.method),
+    BASELINES / params.method,
     params.params,
     params.pairs,
     images.__getitem__,
     Path(snakemake.output.fields),
-    partial(Context, snakemake.threads, params.seed, program_folders=tuple(params.program_folders)),
+    Context(threads, params.seed, Path(), tuple(params.program_folders)),
 )
 circumstances = {
     "method": params.method,
     "params": params.params,
     "seed": params.seed,
-    "device": processor(),
-    "threads": snakemake.threads,
-    "versions": versions(),
+    "processor": processor(),
+    "threads": threads,
+    "versions": versions() | {name: program_version(path) for name, path in programs.items()},
 }
 write_outcomes(Path(snakemake.output.outcomes), outcomes, circumstances)

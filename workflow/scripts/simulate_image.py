@@ -2,15 +2,20 @@
 
 import zlib
 
-from workflow.data.dess import simulate_dess
-from workflow.images import read_image, write_image
-from workflow.logs import start_log
+import SimpleITK as sitk
 
-start_log(snakemake.log[0])
+from workflow.data.dess import simulate_dess
+from workflow.images import canonical, read_image, write_image
+from workflow.job import start_job
+
+start_job(snakemake.log[0], snakemake.threads)
 params = snakemake.params
 # Checksums of the names seed each scan on its own, whatever else is in the cohort.
 scan_seed, subject_seed = (
-    (params.seed, zlib.crc32(name.encode())) for name in (params.scan, params.subject)
+    (params.seed, zlib.crc32(f"{kind} {name}".encode()))
+    for kind, name in (("scan", params.scan), ("subject", params.subject))
 )
-image = simulate_dess(read_image(snakemake.input.label), scan_seed, subject_seed)
+# The simulator paints by anatomical directions, and label maps may be stored as floats.
+label = sitk.Cast(canonical(read_image(snakemake.input.label)), sitk.sitkUInt8)
+image = simulate_dess(label, scan_seed, subject_seed)
 write_image(image, snakemake.output[0])

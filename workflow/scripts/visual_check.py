@@ -1,15 +1,16 @@
 """Draw one registered pair of a method for the eye."""
 
-from workflow.logs import start_log
+from workflow.job import start_job
 from workflow.referee.visual_check import draw_check
 
-start_log(snakemake.log[0])
+start_job(snakemake.log[0], snakemake.threads)
 draw_check(
     snakemake.params.pair,
-    snakemake.params.label,
+    snakemake.wildcards.method,
     snakemake.input.images,
     snakemake.input.labels,
     snakemake.input.fields,
     snakemake.params.structures,
+    snakemake.input.style,
     snakemake.output[0],
 )

@@ -1,0 +1,28 @@
+"""The tidy table of scores: its columns, and how it is read."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+COLUMNS = ["method", "task", "fixed", "moving", "label", "metric", "value", "reason"]
+PAIR = ["method", "task", "fixed", "moving"]
+MEAN = "mean"  # label of the mean Dice over the structures
+WHOLE = "all"  # label of what measures the whole map
+
+
+def read_metrics(path: str) -> pd.DataFrame:
+    """Read scores: `value` is a number or NaN, `reason` empty for a success, all else text."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table["value"] = pd.to_numeric(table["value"].replace("", None))
+    return table
+
+
+def pair_values(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a directed pair, one column a measure, and the reason of failed ones.
+
+    Dice is the mean over the structures, in %.
+    """
+    chosen = metrics[metrics["label"].isin([MEAN, WHOLE])]
+    wide = chosen.pivot(index=[*PAIR, "reason"], columns="metric", values="value").reset_index()
+    wide["dice"] *= 100
+    return wide
