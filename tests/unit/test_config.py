@@ -127,7 +127,9 @@ def test_missing_tools_are_all_named(tmp_path, config):
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "rule.smk").touch()
-    description = yaml.safe_load((ROOT / "baselines/_template/method.yaml").read_text())
+    description = yaml.safe_load(
+        (ROOT / "baselines/_template/method.yaml").read_text(encoding="utf-8")
+    )
     description["requires"] = {"modules": ["no_such_module"], "programs": ["no_such_program"]}
     (folder / "method.yaml").write_text(yaml.safe_dump(description))
     config |= {"methods": ["mine"], "method_params": {}}

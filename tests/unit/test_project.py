@@ -20,24 +20,24 @@ def normal(lines):
 
 
 def test_environment_pyproject_and_lock_are_in_step():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = normal(project["dependencies"] + project["optional-dependencies"]["test"])
     assert len(wanted) > 10
-    lock = normal((ROOT / "requirements.lock").read_text().splitlines())
-    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    lock = normal((ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines())
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
     assert normal(next(d["pip"] for d in conda if isinstance(d, dict))) == lock
     assert {name: lock.get(name) for name in wanted} == wanted
 
 
 def test_the_lock_suits_every_machine():
     """No local builds (+cpu), no paths, no index: a user with a GPU gets the GPU build."""
-    for line in (ROOT / "requirements.lock").read_text().splitlines():
+    for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines():
         assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9.]+", line), line
 
 
 def test_readme_commands_exist():
-    readme = (ROOT / "README.md").read_text()
-    make = (ROOT / "Makefile").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    make = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert "```\nmake benchmark\nmake test\n```" in readme
     for target in re.findall(r"(?:^|`|&& )make ([a-z]+)", readme, re.MULTILINE):
         assert re.search(rf"^{target}:", make, re.MULTILINE), target
@@ -48,14 +48,18 @@ def test_readme_commands_exist():
 
 
 def test_readme_example_configuration_is_valid(config):
-    block = re.search(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    block = re.search(
+        r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL
+    )[1]
     check_config(merge(config, yaml.safe_load(block)))
 
 
 def test_readme_shows_the_reference_table():
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = readme.split(publish.MARKERS[0])[1].split(publish.MARKERS[1])[0].lstrip("\n")
-    assert shown == (ROOT / "results/reference/phantom/tables/table1.md").read_text()
+    assert shown == (ROOT / "results/reference/phantom/tables/table1.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_publish_copies_small_results_only(tmp_path):
@@ -80,4 +84,4 @@ def test_files_stay_short():
         path for part in ("workflow", "avsm", "baselines") for path in (ROOT / part).rglob("*.py")
     ]
     assert len(code) > 30
-    assert not [path for path in code if len(path.read_text().splitlines()) > 300]
+    assert not [path for path in code if len(path.read_text(encoding="utf-8").splitlines()) > 300]

@@ -63,7 +63,7 @@ def run_shard(scans, body):
 def record_of(scans, outcomes):
     circumstances = {"method": "mine", "processor": "x", "threads": 1}
     write_outcomes(scans / "outcomes.json", outcomes, circumstances)
-    return json.loads((scans / "outcomes.json").read_text())
+    return json.loads((scans / "outcomes.json").read_text(encoding="utf-8"))
 
 
 def score(scans, outcomes):
@@ -172,7 +172,7 @@ def test_scratch_folders_are_private_and_removed(scans):
     body = """
     assert not list(context.folder.iterdir())
     context.run("sh", "-c", "echo $OMP_NUM_THREADS $ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS > kept")
-    text = (context.folder / "kept").read_text()
+    text = (context.folder / "kept").read_text(encoding="utf-8")
     assert text == "1 1\\n", text
     with open(params["out"] if "out" in params else os.environ["SEEN"], "a") as seen:
         seen.write(f"{context.folder}\\n")"""
@@ -181,7 +181,7 @@ def test_scratch_folders_are_private_and_removed(scans):
         patch.setenv("SEEN", str(seen))
         outcomes = run_shard(scans, body)
     assert [o.reason for o in outcomes] == ["", ""]
-    folders = seen.read_text().split()
+    folders = seen.read_text(encoding="utf-8").split()
     assert len(set(folders)) == 2 and not any(map(os.path.exists, folders))
 
 

@@ -33,7 +33,7 @@ KILL_AT_THE_SECOND = """
     import os, pathlib, signal
     with open("calls", "a") as calls:
         calls.write("x")
-    if pathlib.Path("calls").read_text() == "xx":
+    if pathlib.Path("calls").read_text(encoding="utf-8") == "xx":
         os.killpg(0, signal.SIGKILL)
 """
 
@@ -46,10 +46,10 @@ def project(tmp_path_factory):
     shutil.copytree(baselines / "_template", baselines / "mine")
     shutil.copytree(baselines / "_template", baselines / "failing")
     (baselines / "failing" / "register.py").write_text(FAILING)
-    text = (baselines / "failing" / "method.yaml").read_text()
+    text = (baselines / "failing" / "method.yaml").read_text(encoding="utf-8")
     (baselines / "failing" / "method.yaml").write_text(text.replace("My method", "Failing"))
-    tiny = yaml.safe_load((ROOT / "config/tiny.yaml").read_text())
-    methods = yaml.safe_load((ROOT / "config.yaml").read_text())["methods"]
+    tiny = yaml.safe_load((ROOT / "config/tiny.yaml").read_text(encoding="utf-8"))
+    methods = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))["methods"]
     project.configure("mine", **tiny | {"methods": [*methods, "mine", "failing"]})
     done = project.run("--configfile", "mine.yaml")
     assert done.returncode == 0, done.output
@@ -85,10 +85,13 @@ def test_failures_are_counted_and_explained(project):
     own = metrics[(metrics["method"] == "failing") & (metrics["label"] == "mean")]
     assert len(own) == 4 and own["value"].isna().sum() == 2
     assert set(own["reason"].dropna()) == {"RuntimeError: no overlap between the images"}
-    table = (project.results / "tables/table1.md").read_text()
+    table = (project.results / "tables/table1.md").read_text(encoding="utf-8")
     assert table.count("| 1/2 |") == 2
     assert "Failing: 2 pair(s) failed: RuntimeError: no overlap between the images" in table
-    logs = [path.read_text() for path in (project.results / "logs/register/failing").iterdir()]
+    logs = [
+        path.read_text(encoding="utf-8")
+        for path in (project.results / "logs/register/failing").iterdir()
+    ]
     assert any("RuntimeError: no overlap between the images" in log for log in logs)
 
 
@@ -112,7 +115,7 @@ def test_a_second_run_has_nothing_to_do(project):
 
 
 def test_a_changed_parameter_reruns_its_method_only(project):
-    config = yaml.safe_load((project.folder / "mine.yaml").read_text())
+    config = yaml.safe_load((project.folder / "mine.yaml").read_text(encoding="utf-8"))
     config["method_params"]["demons"]["iterations"] = 21
     project.configure("changed", **config)
     done = project.run("--configfile", "changed.yaml", "-n")
@@ -124,7 +127,7 @@ def test_a_changed_parameter_reruns_its_method_only(project):
 
 def test_an_edited_wrapper_reruns_the_methods_that_use_it(project):
     wrapper = project.folder / "baselines/tools/niftyreg.py"
-    text = wrapper.read_text()
+    text = wrapper.read_text(encoding="utf-8")
     wrapper.write_text(text + "# edited\n")
     try:
         output = project.run("--configfile", "mine.yaml", "-n").output
@@ -146,7 +149,7 @@ def test_methods_are_given_no_labels(project):
 
 
 def test_the_manifest_names_versions_and_settings(project):
-    manifest = json.loads((project.results / "manifest.json").read_text())
+    manifest = json.loads((project.results / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["versions"]["reg_aladin"].startswith("1.5")
     assert {"python", "antspyx", "simpleitk"} <= set(manifest["versions"])
     assert manifest["seed"] == manifest["config"]["seed"] == 2019
@@ -155,7 +158,7 @@ def test_the_manifest_names_versions_and_settings(project):
 
 def test_kept_fields_reproduce_the_scores(project):
     """`keep_fields` keeps them, and labels warped by SimpleITK through one give the same Dice."""
-    config = yaml.safe_load((project.folder / "mine.yaml").read_text())
+    config = yaml.safe_load((project.folder / "mine.yaml").read_text(encoding="utf-8"))
     project.configure(
         "kept", **config | {"methods": ["affine-niftyreg"], "keep_fields": True, "run": "kept"}
     )
@@ -177,24 +180,24 @@ def test_kept_fields_reproduce_the_scores(project):
 def test_the_report_is_one_page(project):
     done = project.run("--configfile", "mine.yaml", "--report", "report.html")
     assert done.returncode == 0, done.output
-    page = (project.folder / "report.html").read_text()
+    page = (project.folder / "report.html").read_text(encoding="utf-8")
     assert "Figure 5" in page and "Table 1" in page and "Visual checks" in page
 
 
 def test_a_killed_run_resumes(fresh_project):
     """What a killed run left is taken for nothing: the rerun makes it again and completes."""
     project = fresh_project
-    tiny = yaml.safe_load((ROOT / "config/tiny.yaml").read_text())
+    tiny = yaml.safe_load((ROOT / "config/tiny.yaml").read_text(encoding="utf-8"))
     slow = project.folder / "baselines" / "mine"
     shutil.copytree(project.folder / "baselines" / "_template", slow)
-    code = (slow / "register.py").read_text()
+    code = (slow / "register.py").read_text(encoding="utf-8")
     marker = '    if params["unit_spacing"]:\n'
     assert marker in code
     (slow / "register.py").write_text(code.replace(marker, KILL_AT_THE_SECOND + marker))
     project.configure("kill", **tiny | {"methods": ["identity", "mine"]})
     killed = project.run("--configfile", "kill.yaml", own_group=True)
     assert killed.returncode != 0
-    assert (project.folder / "calls").read_text() == "xx"
+    assert (project.folder / "calls").read_text(encoding="utf-8") == "xx"
     labels = (project.folder / "results/tiny/raw/labels").iterdir()
     finished = {path: path.stat().st_mtime_ns for path in labels}
     assert len(finished) == 4

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.workflow
 
 
 def message_of(project, **changes):
-    tiny = yaml.safe_load((ROOT / "config/tiny.yaml").read_text())
+    tiny = yaml.safe_load((ROOT / "config/tiny.yaml").read_text(encoding="utf-8"))
     project.configure("wrong", **tiny | changes)
     done = project.run("--configfile", "wrong.yaml", timeout=120)
     assert done.returncode != 0
@@ -41,7 +41,7 @@ def test_faults_of_the_configuration(fresh_project, changes, parts):
 def test_faults_of_the_files(fresh_project):
     """All faulty scans are named together, before anything is registered."""
     project = fresh_project
-    tiny = yaml.safe_load((ROOT / "config/tiny.yaml").read_text())
+    tiny = yaml.safe_load((ROOT / "config/tiny.yaml").read_text(encoding="utf-8"))
     project.configure("labels", **tiny | {"run": "made"})
     made = project.run(
         "results/made/raw/labels/P000_00m_right.nii.gz", "--configfile", "labels.yaml"
@@ -73,6 +73,8 @@ def test_faults_of_the_files(fresh_project):
 def test_a_missing_tool(fresh_project):
     project = fresh_project
     path = project.folder / "baselines/identity/method.yaml"
-    path.write_text(path.read_text().replace("programs: []", "programs: [no_such_program]"))
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("programs: []", "programs: [no_such_program]")
+    )
     output = message_of(project, methods=["identity"])
     assert "identity: program 'no_such_program' was found neither" in output
