@@ -1,0 +1,138 @@
+"""Checkpoints: written aside and renamed, read as plain data (no code is run)."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from avsm.config import AVSMConfig
+from avsm.errors import UserError
+from avsm.images import ORIENTATION
+from avsm.model import AVSM
+
+FORMAT = 1
+BEST, LAST = "best.pt", "last.pt"
+STAGES = ("affine", "momentum")
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model and the grid that it was trained on.
+
+    Attributes
+    ----------
+    model
+        The networks, in evaluation mode.
+    shape
+        (D, H, W) of the grid, axes RAS+.
+    trained
+        Which of the two networks were trained: ``affine``, ``momentum``.
+    """
+
+    model: AVSM
+    shape: tuple[int, int, int]
+    trained: tuple[str, ...] = STAGES
+
+
+def describe_model(
+    model: AVSM, shape: tuple[int, int, int], trained: tuple[str, ...]
+) -> dict[str, Any]:
+    """Give all that is needed to register with a model, as plain data."""
+    return {
+        "format": FORMAT,
+        "model": model.config.to_dict(),
+        "shape": list(shape),
+        "orientation": ORIENTATION,
+        "trained": list(trained),
+        "weights": model.state_dict(),
+    }
+
+
+def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
+    """Write aside, then rename: ``path`` holds the old checkpoint or the new one, never half."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        with aside.open("wb") as stream:
+            torch.save(dict(content), stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint to the processor's memory.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, cut short, or no checkpoint of this format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; expected a file that `avsm train` wrote")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{path}: cannot be read as a checkpoint ({reason}). It may be cut short or of another "
+            "program: fetch it again or train anew."
+        ) from error
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise UserError(f"{path}: expected a checkpoint of format {FORMAT}, found {found}")
+    return content
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """Give the best weights that a path means: a file itself, or those of a training folder."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    candidates = [path / BEST, path / "momentum" / BEST, path / "affine" / BEST]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    what = "holds no" if path.is_dir() else "no such file or folder; expected a"
+    raise UserError(f"{path}: {what} checkpoint ({', '.join(map(str, candidates))})")
+
+
+def load_model(path: str | Path) -> TrainedModel:
+    """Load a model by its checkpoint, or by the folder in which it was trained.
+
+    Raises
+    ------
+    UserError
+        If there is no such checkpoint, or it does not fit the networks it describes.
+    """
+    path = find_checkpoint(path)
+    content = load_checkpoint(path)
+    if content["orientation"] != ORIENTATION:
+        raise UserError(
+            f"{path}: expected axes {ORIENTATION}, found {content['orientation']}; train anew"
+        )
+    model = AVSM(AVSMConfig.from_dict(content["model"]))
+    load_weights(model, content, path)
+    depth, height, width = content["shape"]
+    return TrainedModel(model.eval(), (depth, height, width), tuple(content["trained"]))
+
+
+def load_weights(model: AVSM, content: Mapping[str, Any], path: str | Path) -> None:
+    """Put a checkpoint's weights into a model of the same networks."""
+    try:
+        model.load_state_dict(content["weights"])
+    except RuntimeError as error:
+        raise UserError(
+            f"{path}: its weights do not fit the model ({str(error).splitlines()[-1].strip()}); "
+            "expected the same preset and sizes"
+        ) from error

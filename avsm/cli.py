@@ -1,0 +1,242 @@
+"""The command line: ``avsm train`` and ``avsm register``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from avsm.errors import UserError, choose
+
+log = logging.getLogger("avsm")
+HELP = argparse.RawDescriptionHelpFormatter
+
+MAIN = """\
+Register 3D images with AVSM: an affine network, then a momentum network whose momentum moves the
+map (Shen et al., Networks for Joint Affine and Non-parametric Image Registration, CVPR 2019).
+
+  avsm train scans.csv --out model --preset small      networks of your own images
+  avsm register fixed.nii.gz moving.nii.gz --model model --out warped.nii.gz \\
+      --transform field.nii.gz                         any two images of that anatomy
+"""
+TRAIN = """\
+Train the affine network, then the momentum network with the affine part fixed.
+
+MANIFEST is a CSV with the columns
+  subject   who was scanned
+  image     preprocessed image: intensities in [0, 1], all of one size; relative to the CSV
+  split     train or validation (rows with test are left out)
+  label     label map on the image's grid; optional for training, needed for validation
+  visit     when; optional
+  side      left or right; optional
+
+The folder --out gets affine/best.pt and momentum/best.pt (weights with the best validation Dice),
+last.pt beside them (to resume from), history.csv and history.png. A run that was killed goes on
+where it was: give the same command again.
+"""
+TRAIN_END = """\
+presets
+  paper   section 3 of the paper: 200 epochs of 400 pairs a network; for a GPU
+  small   for a processor: about --minutes 10 to 30 a network on two cores; narrower networks,
+          random poses, shapes and contrasts, a start with known affine maps
+
+examples
+  avsm train scans.csv --out model --preset small --task longitudinal --minutes 20
+  avsm train scans.csv --out model --preset paper --device cuda
+  avsm train scans.csv --out stage2 --stage momentum --start model/affine --set momentum.rate=2e-4
+"""
+REGISTER = """\
+Register MOVING to FIXED: any two 3D images of the anatomy that the model was trained on, with any
+size, spacing, orientation and position.
+"""
+REGISTER_END = """\
+The transform is a displacement field in mm (ITK convention: x_moving = x_fixed + u) on FIXED's
+grid. SimpleITK, ANTs and 3D Slicer apply it as is, to labels too:
+  antsApplyTransforms -d 3 -i label.nii.gz -r fixed.nii.gz -t field.nii.gz -n NearestNeighbor ...
+
+examples
+  avsm register a.nii.gz b.nii.gz --model model --out warped.nii.gz --transform field.nii.gz
+  avsm register a.nii.gz b.nii.gz --model model --steps 0 --out affine.nii.gz   affine alone
+  avsm register a.nii.gz b.nii.gz --model model --refine 50 --out best.nii.gz   and optimise
+"""
+
+
+def at_least(least: int) -> Any:
+    """Make a parser of whole numbers from ``least``."""
+
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"expected at least {least}, found {value}")
+        return value
+
+    parse.__name__ = "whole number"  # argparse names it in its message
+    return parse
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line."""
+    parser = argparse.ArgumentParser("avsm", description=MAIN, formatter_class=HELP)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_register(commands)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    parser.add_argument("--threads", type=at_least(1), help="processor threads (default: all)")
+    parser.add_argument("--debug", action="store_true", help="show where an error arose")
+
+
+def _add_train(commands: Any) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train a model on preprocessed images",
+        description=TRAIN,
+        epilog=TRAIN_END,
+        formatter_class=HELP,
+    )
+    add = parser.add_argument
+    add("manifest", type=Path, metavar="MANIFEST", help="CSV of the scans, see above")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
+    add("--preset", default="small", help="small or paper (default: small)")
+    add("--task", default="cross-subject", help="longitudinal or cross-subject (the default)")
+    add("--stage", default="both", help="affine, momentum or both (default: both)")
+    add("--start", type=Path, metavar="MODEL", help="start from a model's weights")
+    add("--minutes", type=float, help="time for each network, in place of the preset's epochs")
+    add("--labels", metavar="V,V", help="label values that validation scores (default: all)")
+    add("--seed", type=int, help="of everything random (default: the preset's)")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change a setting of the preset, such as affine.epochs=20; repeatable",
+    )
+    add("--no-resume", action="store_true", help="start anew even where DIR holds a run")
+    add("--memory", type=float, default=8, metavar="GB", help="most memory for images (default: 8)")
+    _add_common(parser)
+    parser.set_defaults(run=run_train)
+
+
+def _add_register(commands: Any) -> None:
+    parser = commands.add_parser(
+        "register",
+        help="register two images with a trained model",
+        description=REGISTER,
+        epilog=REGISTER_END,
+        formatter_class=HELP,
+    )
+    add = parser.add_argument
+    add("fixed", type=Path, metavar="FIXED", help="the image that stays")
+    add("moving", type=Path, metavar="MOVING", help="the image that is warped to it")
+    add("--model", type=Path, required=True, help="training folder or checkpoint")
+    add("--out", type=Path, metavar="WARPED", help="warped moving image to write")
+    add("--transform", type=Path, metavar="FIELD", help="displacement field to write")
+    add("--steps", type=at_least(0), help="vSVF steps; 0: affine alone (default: the model's)")
+    add("--affine-steps", type=at_least(1), help="affine steps (default: the model's)")
+    add(
+        "--refine",
+        type=at_least(0),
+        default=0,
+        metavar="N",
+        help="then optimise on this pair for N iterations (default: 0)",
+    )
+    add("--normalised", action="store_true", help="intensities are in [0, 1]: keep them")
+    add("--mirror", action="store_true", help="the other side of the body than in training")
+    _add_common(parser)
+    parser.set_defaults(run=run_register)
+
+
+def run_train(arguments: argparse.Namespace) -> None:
+    """Carry out ``avsm train``."""
+    from avsm.presets import recipe_preset
+    from avsm.train import STAGES, train
+
+    changes = dict(_setting(text) for text in arguments.set)
+    if arguments.minutes is not None:
+        changes |= {f"{stage}.max_minutes": arguments.minutes for stage in STAGES}
+    if arguments.seed is not None:
+        changes["seed"] = arguments.seed
+    stage = choose("--stage", arguments.stage, (*STAGES, "both"))
+    best = train(
+        arguments.manifest,
+        arguments.out,
+        recipe_preset(arguments.preset, arguments.task).change(changes),
+        STAGES if stage == "both" else (stage,),
+        arguments.start,
+        _numbers(arguments.labels),
+        arguments.device,
+        not arguments.no_resume,
+        arguments.memory,
+    )
+    log.info("best weights: %s", best)
+
+
+def run_register(arguments: argparse.Namespace) -> None:
+    """Carry out ``avsm register``."""
+    from avsm.checkpoint import load_model
+    from avsm.images import check_output, read_image, write_image
+    from avsm.register import register
+
+    outputs = {"warped": arguments.out, "displacement": arguments.transform}
+    wanted = {name: check_output(path) for name, path in outputs.items() if path is not None}
+    if not wanted:
+        raise UserError("register: nothing to write; give --out, --transform or both")
+    model = load_model(arguments.model)
+    result = register(
+        read_image(arguments.fixed),
+        read_image(arguments.moving),
+        model,
+        arguments.affine_steps,
+        arguments.steps,
+        arguments.refine,
+        arguments.normalised,
+        arguments.mirror,
+        arguments.device,
+    )
+    for name, path in wanted.items():
+        write_image(getattr(result, name), path)
+        log.info("%s: %s", name, path)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--set: expected NAME=VALUE, found '{text}'")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"--labels: expected numbers such as 2,4, found '{text}'") from None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 for success, 2 for an error of the user's."""
+    parsed = build_parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    if parsed.threads:
+        import torch
+
+        torch.set_num_threads(parsed.threads)
+    try:
+        parsed.run(parsed)
+    except ValueError as error:  # the library's errors about what it was given
+        log.error("avsm %s: error: %s", parsed.command, error, exc_info=parsed.debug)
+        return 2
+    except KeyboardInterrupt:
+        log.error("stopped; the same command goes on with a training run")
+        return 130
+    return 0

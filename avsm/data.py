@@ -1,0 +1,131 @@
+"""Images and label maps of a training run, all on one grid."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+import torch.nn.functional as F
+
+from avsm.errors import UserError, raise_all
+from avsm.images import canonical, check_unit_range, read_image
+from avsm.pairs import Scan
+
+log = logging.getLogger(__name__)
+
+
+class ImageStore:
+    """The images of scans in half precision, in memory or, when too large, in a file.
+
+    Parameters
+    ----------
+    scans
+        The scans; images are given by their positions.
+    folder
+        Where the file goes.
+    memory_gb
+        The most memory to take.
+    """
+
+    def __init__(self, scans: Sequence[Scan], folder: Path, memory_gb: float = 8) -> None:
+        first = _read(scans[0])
+        self.shape: tuple[int, int, int] = first.shape
+        size = (len(scans), *self.shape)
+        if 2 * np.prod(size, dtype=np.int64) <= memory_gb * 2**30:
+            self._images = np.empty(size, np.float16)
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / "images.f16"
+            log.info("images take more than %g GB: they go to %s", memory_gb, path)
+            self._images = np.memmap(path, np.float16, "w+", shape=size)
+        faults = []
+        for index, scan in enumerate(scans):
+            image = _read(scan) if index else first
+            if image.shape != self.shape:
+                faults.append(f"{scan.image}: {image.shape}")
+                continue
+            self._images[index] = image
+        raise_all(
+            f"images: expected all on the grid (z, y, x) of {scans[0].image}, {self.shape} voxels "
+            "(axes RAS+); bring them to one size first. Found:",
+            faults,
+        )
+        self._reduced: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self._images)
+
+    def batch(self, indices: Sequence[int], reduction: int, device: torch.device) -> torch.Tensor:
+        """Give images as float32 ``(B, 1, D, H, W)``, averaged to a smaller grid."""
+        images = self._images if reduction == 1 else self._at(reduction)
+        chosen = torch.from_numpy(images[list(indices)]).to(device)
+        return chosen[:, None].float()
+
+    def _at(self, reduction: int) -> np.ndarray:
+        if reduction not in self._reduced:
+            images = [reduce(torch.from_numpy(i[None, None]), reduction) for i in self._images]
+            self._reduced[reduction] = torch.cat(images)[:, 0].half().numpy()
+        return self._reduced[reduction]
+
+
+def reduced_shape(shape: Sequence[int], reduction: int) -> tuple[int, int, int]:
+    """Give the shape (D, H, W) of images averaged over blocks, as in the affine network."""
+    depth, height, width = (max(2, round(int(n) / reduction)) for n in shape)
+    return depth, height, width
+
+
+def reduce(images: torch.Tensor, reduction: int) -> torch.Tensor:
+    """Average images ``(B, 1, D, H, W)`` over blocks, as the affine network does."""
+    return F.adaptive_avg_pool3d(images.float(), reduced_shape(images.shape[2:], reduction))
+
+
+def _read(scan: Scan) -> np.ndarray:
+    image = canonical(read_image(scan.image))
+    return check_unit_range(sitk.GetArrayFromImage(image), str(scan.image))
+
+
+def read_labels(scans: Sequence[Scan], shape: tuple[int, int, int]) -> dict[int, torch.Tensor]:
+    """Read the label maps of those scans that have one: uint8 ``(D, H, W)`` by position.
+
+    Raises
+    ------
+    UserError
+        If a label map is not of whole numbers up to 255, or not on the images' grid.
+    """
+    labels, faults = {}, []
+    for index, scan in enumerate(scans):
+        if scan.label is None:
+            continue
+        array = sitk.GetArrayFromImage(canonical(read_image(scan.label)))
+        whole = np.equal(np.mod(array, 1), 0).all() and 0 <= array.min() <= array.max() <= 255
+        if array.shape != shape:
+            faults.append(f"{scan.label}: expected the images' grid {shape}, found {array.shape}")
+        elif not whole:
+            faults.append(f"{scan.label}: expected whole numbers from 0 to 255")
+        else:
+            labels[index] = torch.from_numpy(array.astype(np.uint8))
+    raise_all("label maps:", faults)
+    return labels
+
+
+def label_values(labels: dict[int, torch.Tensor], wanted: Sequence[int] | None) -> tuple[int, ...]:
+    """Give the structures to score: those wanted, else all values but 0.
+
+    Raises
+    ------
+    UserError
+        If a wanted value, or any, is in no label map.
+    """
+    found = sorted({int(v) for label in labels.values() for v in label.unique()} - {0})
+    missing = [value for value in wanted or () if value not in found]
+    if missing or not found:
+        raise UserError(
+            f"labels: the validation label maps hold the values {found}; expected "
+            f"{missing or 'at least one'}"
+        )
+    return tuple(wanted) if wanted else tuple(found)

@@ -1,0 +1,65 @@
+"""Where to compute: device, half precision where it helps, peak memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from avsm.errors import UserError, choose
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def find_device(name: str = "auto") -> torch.device:
+    """Give a device by name: ``auto`` takes CUDA, else Apple's MPS, else the processor.
+
+    Raises
+    ------
+    UserError
+        If the machine has no such device.
+    """
+    has_mps = torch.backends.mps.is_available()
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if has_mps else "cpu")
+    kind = choose("device", name.split(":")[0], ("auto", "cuda", "mps", "cpu"))
+    if (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not has_mps):
+        raise UserError(f"device: expected one of this machine, found '{name}'; try 'auto'")
+    return torch.device(name)
+
+
+def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager[object]:
+    """Run networks in bfloat16 where the device computes it fast; geometry stays in float32.
+
+    Parameters
+    ----------
+    device
+        The device of the tensors.
+    precision
+        ``auto``, ``float32`` or ``bfloat16``.
+    """
+    choose("precision", precision, PRECISIONS)
+    half = precision == "bfloat16" or (precision == "auto" and _fast_bfloat16(device))
+    return torch.autocast(device.type, dtype=torch.bfloat16) if half else nullcontext()
+
+
+def _fast_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if device.type != "cpu":
+        return False
+    # Without such instructions bfloat16 is emulated, which is slower than float32.
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Give the most memory used so far, in MiB: of the GPU, or of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

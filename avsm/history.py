@@ -1,0 +1,80 @@
+"""What a training run reports: a line per epoch, a table, a curve."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+LOSSES = ("total", "similarity", "regularisation", "symmetry", "known")
+COLUMNS = (
+    "stage",
+    "epoch",
+    "batches",
+    "learning_rate",
+    *LOSSES,
+    "validation_dice",
+    "validation_folds_percent",
+    "seconds",
+    "memory_mb",
+)
+Row = dict[str, Any]
+
+
+def describe_row(row: Mapping[str, Any], best: float, seconds_left: float) -> str:
+    """Say in one line how an epoch went."""
+    losses = ", ".join(f"{name} {row[name]:.4f}" for name in LOSSES if row.get(name) is not None)
+    return (
+        f"{row['stage']} epoch {row['epoch']}: {losses or 'before training'}; validation Dice "
+        f"{row['validation_dice']:.4f} (best {best:.4f}), folds "
+        f"{row['validation_folds_percent']:.3f} %; rate {row['learning_rate']:.2g}, "
+        f"{row['seconds']:.1f} s, {row['memory_mb']:.0f} MB, {_duration(seconds_left)} left"
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def write_history(folder: Path, rows: Sequence[Row]) -> None:
+    """Write ``history.csv`` and ``history.png`` into a folder."""
+    path = folder / "history.csv"
+    aside = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    with aside.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, COLUMNS, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    aside.replace(path)
+    try:
+        _plot(folder / "history.png", rows)
+    except OSError as error:
+        log.warning("history.png was not written: %s", error)
+
+
+def _plot(path: Path, rows: Sequence[Row]) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    FigureCanvasAgg(figure)  # no global state, no window
+    loss_axes, dice_axes = figure.subplots(1, 2)
+    for name in LOSSES:
+        points = [(number, row[name]) for number, row in enumerate(rows) if row.get(name)]
+        if points and any(value for _, value in points):
+            loss_axes.plot(*zip(*points, strict=True), label=name)
+    dice_axes.plot([row["validation_dice"] for row in rows], color="black")
+    for number, row in enumerate(rows):
+        if number and row["stage"] != rows[number - 1]["stage"]:
+            for axes in (loss_axes, dice_axes):
+                axes.axvline(number, color="grey", linestyle=":")
+    loss_axes.set(xlabel="epoch, both stages", ylabel="loss", yscale="log")
+    dice_axes.set(xlabel="epoch, both stages", ylabel="validation Dice", ylim=(0, 1))
+    if loss_axes.lines:
+        loss_axes.legend(fontsize="small")
+    aside = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    figure.savefig(aside, dpi=120)
+    aside.replace(path)

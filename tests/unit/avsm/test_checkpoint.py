@@ -1,0 +1,80 @@
+"""Checkpoints: there and back, and what is no checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from avsm.checkpoint import (
+    describe_model,
+    find_checkpoint,
+    load_checkpoint,
+    load_model,
+    save_checkpoint,
+)
+from avsm.errors import UserError
+from avsm.model import AVSM
+from tests.unit.avsm.knees import SHAPE, TINY
+
+
+def saved(folder: Path) -> tuple[AVSM, Path]:
+    torch.manual_seed(0)
+    model = AVSM(TINY)
+    torch.nn.init.normal_(model.affine_net.last.weight)
+    path = folder / "best.pt"
+    save_checkpoint(path, describe_model(model, SHAPE, ("affine",)))
+    return model, path
+
+
+def test_checkpoint_round_trip(tmp_path: Path) -> None:
+    model, path = saved(tmp_path)
+    trained = load_model(tmp_path)
+    assert trained.shape == SHAPE
+    assert trained.trained == ("affine",)
+    assert trained.model.config == TINY
+    assert not trained.model.training
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, trained.model.state_dict()[name])
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("part", [0, 0.3, 0.99])
+def test_truncated_checkpoint_is_refused(tmp_path: Path, part: float) -> None:
+    _, path = saved(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(part * len(whole))])
+    with pytest.raises(UserError, match=r"best\.pt: cannot be read as a checkpoint"):
+        load_model(path)
+
+
+def test_failed_write_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    _, path = saved(tmp_path)
+    before = path.read_bytes()
+    with pytest.raises((AttributeError, TypeError, RuntimeError)):
+        save_checkpoint(path, {"format": 1, "bad": (value for value in ())})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    other = tmp_path / "other.pt"
+    torch.save({"weights": 1}, other)
+    with pytest.raises(UserError, match="expected a checkpoint of format 1, found None"):
+        load_checkpoint(other)
+    with pytest.raises(UserError, match="no such checkpoint"):
+        load_checkpoint(tmp_path / "none.pt")
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        find_checkpoint(tmp_path)
+    with pytest.raises(UserError, match="no such file or folder"):
+        find_checkpoint(tmp_path / "none")
+
+
+def test_weights_of_other_networks_are_refused(tmp_path: Path) -> None:
+    model, path = saved(tmp_path)
+    content = describe_model(model, SHAPE, ("affine",))
+    content["model"]["affine"]["hidden"] += 1
+    save_checkpoint(path, content)
+    with pytest.raises(UserError, match="do not fit the model"):
+        load_model(path)

@@ -1,0 +1,273 @@
+"""Numerical optimisation: affine parameters, momenta, refinement of a model's result."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+import avsm.optimise_vsvf
+from avsm.affine import Affine, affine_from_residual, identity_affine
+from avsm.affine_net import AffineNetConfig, Stage
+from avsm.config import AVSMConfig
+from avsm.maps import half_shape, identity_map, jacobian_determinant, resize, warp
+from avsm.model import AVSM, vsvf_step
+from avsm.momentum import MomentumNetConfig
+from avsm.optimise import AffineSettings, Progress, optimise_affine
+from avsm.optimise_vsvf import VSVFSettings, optimise_vsvf
+from avsm.refine import RefineSettings, refine
+from avsm.smoothing import MultiGaussian
+
+SHAPE = (24, 32, 28)
+TINY = AVSMConfig(
+    affine=AffineNetConfig(features=2, trunk=(Stage(4, stride=2),), grid=(2, 2, 2), hidden=4),
+    momentum=MomentumNetConfig(width=2),
+    affine_steps=2,
+    steps=2,
+)
+# Rotation, scale, shear and shift: up to 4 voxels.
+TRUE = affine_from_residual(
+    torch.tensor([[0.06, 0.10, 0.0, -0.12, -0.05, 0.03, 0.0, 0.0, 0.08, 0.12, -0.10, 0.08]])
+)
+
+
+def pattern(shape: tuple[int, int, int] = SHAPE, seed: int = 0) -> torch.Tensor:
+    """A smooth random image that fades to black at the border."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 1, 7, 8, 7, generator=generator)
+    fade = (1 - identity_map(shape, coarse).square()).prod(dim=1, keepdim=True)
+    return resize(coarse, shape) * fade
+
+
+def voxels(difference: torch.Tensor) -> torch.Tensor:
+    """Length in voxels of differences of maps ``(B, 3, D, H, W)``, well inside the volume."""
+    half = torch.tensor([(n - 1) / 2 for n in difference.shape[2:]]).reshape(1, 3, 1, 1, 1)
+    return (difference * half).norm(dim=1)[..., 5:-5, 5:-5, 5:-5]
+
+
+def small_affine(**changes: object) -> AffineSettings:
+    return AffineSettings(**{"scales": (0.5, 1.0), "iterations": (120, 60)} | changes)
+
+
+def unsettled() -> AVSM:
+    model = AVSM(TINY)
+    torch.manual_seed(0)
+    for layer in (model.affine_net.last, model.momentum_net.last[-1]):
+        torch.nn.init.normal_(layer.weight, std=0.02)
+    return model
+
+
+def deformed() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A pair with a known smooth deformation of up to 2 voxels, and its map."""
+    moving = pattern()
+    generator = torch.Generator().manual_seed(1)
+    momentum = resize(torch.randn(1, 3, 4, 4, 4, generator=generator), half_shape(SHAPE))
+    velocity = MultiGaussian()(momentum)
+    velocity = velocity * 0.15 / velocity.abs().max()
+    low = identity_map(half_shape(SHAPE), moving)
+    step = vsvf_step(momentum, velocity, low, moving)
+    return step.warped, moving, step.map
+
+
+# Affine
+
+
+def test_affine_is_recovered_below_a_voxel() -> None:
+    moving = pattern()
+    fixed = warp(moving, TRUE.map(SHAPE))
+    result = optimise_affine(fixed, moving, small_affine())
+    assert voxels(result.affine.map(SHAPE) - TRUE.map(SHAPE)).max() < 0.2
+    torch.testing.assert_close(result.warped, warp(moving, result.affine.map(SHAPE)))
+    assert result.loss.item() < 0.02
+
+
+def test_gradient_descent_of_the_paper_lowers_the_loss() -> None:
+    moving = pattern()
+    fixed = warp(moving, TRUE.map(SHAPE))
+    start = optimise_affine(fixed, moving, small_affine(iterations=(0, 0)))
+    settings = AffineSettings.preset("paper")
+    assert (settings.optimiser, settings.learning_rate) == ("sgd", 1e-4)
+    assert settings.iterations == (200, 200, 50)
+    result = optimise_affine(
+        fixed, moving, small_affine(optimiser="sgd", learning_rate=2e-3, final_rate=2e-3)
+    )
+    assert result.loss.item() < 0.8 * start.loss.item()
+
+
+def test_centres_of_mass_start_the_optimisation() -> None:
+    moving = pattern().pow(4)  # all of it stays in view
+    fixed = warp(moving, affine_from_residual(0.2 * torch.eye(12)[10:11]).map(SHAPE))
+    settings = small_affine(iterations=(0, 0), start="mass")
+    result = optimise_affine(fixed, moving, settings)
+    expected = torch.tensor([[0.0, 0.2, 0.0]])
+    torch.testing.assert_close(result.affine.offset, expected, atol=2e-2, rtol=0)
+    with pytest.raises(ValueError, match="image: expected a positive sum"):
+        optimise_affine(torch.zeros_like(fixed), moving, settings)
+
+
+def test_affine_of_a_batch_is_that_of_its_pairs() -> None:
+    moving = torch.cat([pattern(seed=0), pattern(seed=1)])
+    fixed = warp(moving, Affine(*(part.expand(2, *part.shape[1:]) for part in TRUE)).map(SHAPE))
+    settings = small_affine(iterations=(5, 2))
+    both = optimise_affine(fixed, moving, settings).affine
+    alone = optimise_affine(fixed[1:], moving[1:], settings).affine
+    torch.testing.assert_close(both.matrix[1:], alone.matrix, atol=1e-4, rtol=0)
+
+
+def test_identical_images_stay_where_they_are() -> None:
+    image = pattern()
+    affine = optimise_affine(image, image, small_affine()).affine
+    assert voxels(affine.map(SHAPE) - identity_map(SHAPE, image)).max() < 0.05
+    result = optimise_vsvf(image, image, identity_affine(1, image))
+    assert voxels(result.map - identity_map(SHAPE, image)).max() < 0.02
+
+
+# vSVF
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        VSVFSettings(scales=(0.5, 1.0), iterations=(30, 30), lambda_vr=0.5),
+        VSVFSettings((1.0,), (60,), "adam", learning_rate=0.05, final_rate=0.005, lambda_vr=0.5),
+    ],
+    ids=["lbfgs", "adam"],
+)
+def test_smooth_deformation_is_recovered_without_folds(settings: VSVFSettings) -> None:
+    fixed, moving, true = deformed()
+    start = identity_affine(1, moving)
+    before = voxels(true - identity_map(SHAPE, moving))
+    result = optimise_vsvf(fixed, moving, start, settings)
+    error = voxels(true - result.map)
+    assert error.mean() < 0.25 * before.mean()
+    assert jacobian_determinant(result.map).min() > 0.3
+    none = VSVFSettings(scales=(1.0,), iterations=(0,))
+    unmoved = optimise_vsvf(fixed, moving, start, none)
+    torch.testing.assert_close(unmoved.map, identity_map(SHAPE, moving))
+    assert result.losses.similarity < 0.3 * unmoved.losses.similarity
+
+
+def test_affine_part_and_given_momentum_are_where_it_starts() -> None:
+    moving = pattern()
+    momentum = MultiGaussian()(torch.randn(1, 3, *half_shape(SHAPE)))
+    settings = VSVFSettings(scales=(1.0,), iterations=(0,))
+    result = optimise_vsvf(moving, moving, TRUE, settings, momentum)
+    low = TRUE.map(half_shape(SHAPE))
+    expected = vsvf_step(momentum, MultiGaussian()(momentum), low, moving)
+    torch.testing.assert_close(result.map, expected.map)
+    torch.testing.assert_close(result.momentum, momentum)
+
+
+def test_each_evaluation_is_one_pass_forward_and_one_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = {"forward": 0, "backward": 0}
+    loss = avsm.optimise_vsvf.mk_lncc_loss
+
+    def counted(*args: object) -> torch.Tensor:
+        value = loss(*args)
+        if value.requires_grad:
+            counts["forward"] += 1
+            value.register_hook(lambda _: counts.update(backward=counts["backward"] + 1))
+        return value
+
+    monkeypatch.setattr(avsm.optimise_vsvf, "mk_lncc_loss", counted)
+    fixed, moving, _ = deformed()
+    settings = VSVFSettings(scales=(0.5, 1.0), iterations=(6, 6))
+    result = optimise_vsvf(fixed, moving, identity_affine(1, moving), settings)
+    assert counts["forward"] == counts["backward"] == result.evaluations
+    assert 14 <= result.evaluations <= 24  # one for each of 12 steps and each of 2 starts, or more
+
+
+def test_vsvf_needs_one_pair() -> None:
+    image = pattern().expand(2, -1, -1, -1, -1)
+    with pytest.raises(ValueError, match="fixed: expected a batch of one pair, found 2"):
+        optimise_vsvf(image, image, identity_affine(2, image))
+
+
+# Refinement
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        RefineSettings(),
+        RefineSettings(symmetric=True),
+        RefineSettings(optimiser="adam", learning_rate=0.005),
+        RefineSettings(optimiser="adam", learning_rate=0.005, affine=True),
+    ],
+    ids=["lbfgs", "symmetric", "adam", "affine"],
+)
+def test_refinement_lowers_the_loss(settings: RefineSettings) -> None:
+    model = unsettled()
+    fixed, moving, _ = deformed()
+    result = refine(model, fixed, moving, 8, settings)
+    assert result.after.total < result.before.total
+    assert result.after.similarity < result.before.similarity
+    registration = result.registration
+    assert registration.map.shape == (1, 3, *SHAPE)
+    assert len(registration.steps) == 2
+    torch.testing.assert_close(registration.warped, warp(moving, registration.map))
+    own = model(fixed, moving).affines[-1]
+    same = torch.allclose(registration.affines[-1].matrix, own.matrix, atol=1e-6)
+    assert same is not settings.affine
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_no_iterations_give_the_models_map() -> None:
+    model = unsettled()
+    fixed, moving, _ = deformed()
+    own = model(fixed, moving).map.detach()
+    result = refine(model, fixed, moving, 0)
+    assert result.registration.map.equal(own)
+    assert result.before == result.after
+    assert result.evaluations == 0
+    both = refine(model, fixed, moving, 0, RefineSettings(symmetric=True))
+    torch.testing.assert_close(both.registration.map, own, atol=1e-5, rtol=0)
+
+
+def test_refinement_works_on_the_affine_networks_result() -> None:
+    fixed, moving, _ = deformed()
+    with torch.inference_mode():
+        result = refine(unsettled(), fixed, moving, 5, steps=0)
+    assert result.after.total < result.before.total
+    assert len(result.registration.steps) == 1
+
+
+# Settings and reports
+
+
+def test_progress_is_logged_and_called_back(caplog: pytest.LogCaptureFixture) -> None:
+    image = pattern()
+    seen: list[Progress] = []
+    with caplog.at_level(logging.INFO, logger="avsm"):
+        optimise_affine(
+            image, image, small_affine(iterations=(3, 5), log_every=2), None, seen.append
+        )
+    assert [(p.scale, p.iteration) for p in seen][2:4] == [(0.5, 3), (1.0, 1)]
+    assert len(seen) == 8
+    assert "affine: scale 1, iteration 5/5, loss 0.0" in caplog.text
+    assert "iteration 2/5" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: AffineSettings(scales=(1.0,)), "as many iterations as scales"),
+        (lambda: AffineSettings(optimiser="lbfgs"), "optimiser: expected one of adam, sgd"),
+        (lambda: AffineSettings(learning_rate=0), "learning_rate, final_rate: expected"),
+        (lambda: VSVFSettings(iterations=(1, -1, 1)), r"iterations: expected at least 0"),
+        (lambda: VSVFSettings(solver="euler"), "solver: expected one of rk4, squaring"),
+        (lambda: RefineSettings(optimiser="lbfgs", affine=True), "expected adam where affine"),
+        (lambda: VSVFSettings.preset("x"), "preset: expected one of adam, default, paper"),
+    ],
+)
+def test_wrong_settings(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_loss_that_is_not_finite_stops_the_descent() -> None:
+    image = pattern()
+    image[0, 0, 3, 3, 3] = float("nan")
+    with pytest.raises(FloatingPointError, match="expected a finite loss, found nan"):
+        optimise_affine(image, pattern(), small_affine(iterations=(2, 2)))

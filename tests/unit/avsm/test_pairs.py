@@ -1,0 +1,148 @@
+"""Manifests, pairs, and the images they name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from avsm.augment import keyed_generator
+from avsm.data import ImageStore, label_values, read_labels, reduce
+from avsm.errors import UserError
+from avsm.pairs import PairSampler, Scan, read_manifest, validation_pairs
+from tests.unit.avsm.knees import SHAPE, write_cohort
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+def edited(cohort: Path, old: str, new: str) -> Path:
+    path = cohort.with_name("edited.csv")
+    path.write_text(cohort.read_text().replace(old, new))
+    return path
+
+
+def test_manifest_gives_scans(cohort: Path) -> None:
+    scans = read_manifest(cohort)
+    assert len(scans) == 12
+    assert scans[0].subject == "s0" and scans[0].visit == "v0" and scans[0].split == "train"
+    assert scans[0].image.is_file() and scans[0].label.is_file()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("subject,", "subjekt,", "did you mean 'subjekt'"),
+        ("s1_v0_image.nii", "gone.nii", r"line 4: image .*gone.nii: no such file"),
+        ("train", "trian", "did you mean 'train'"),
+        ("s0,v0,train", ",v0,train", "line 2: subject is empty"),
+        ("s0,v0,train", "s0,v0,validation", "subjects in both splits"),
+        ("validation", "test", "no scan has the split 'validation'"),
+    ],
+)
+def test_wrong_manifests_say_what_is_wrong(cohort: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_manifest(edited(cohort, old, new))
+
+
+def test_missing_manifest_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.csv: no such file"):
+        read_manifest(tmp_path / "none.csv")
+
+
+def scan(subject: str, visit: str = "", side: str = "") -> Scan:
+    return Scan(subject, Path("image"), Path("label"), "train", visit, side)
+
+
+def test_longitudinal_pairs_are_of_one_subject_and_side() -> None:
+    scans = [
+        scan("a", "0", "left"),
+        scan("a", "1", "left"),
+        scan("a", "0", "right"),
+        scan("b", "0", "left"),
+    ]
+    sampler = PairSampler(scans, "longitudinal")
+    fixed, moving = sampler.draw(20, keyed_generator(0))
+    assert set(zip(fixed, moving, strict=True)) == {(0, 1), (1, 0)}
+
+
+def test_cross_subject_pairs_are_of_two_subjects_equally_often() -> None:
+    scans = [scan("a"), scan("a"), scan("a"), scan("b"), scan("c")]
+    fixed, moving = PairSampler(scans, "cross-subject").draw(600, keyed_generator(0))
+    subjects = [scans[index].subject for index in fixed]
+    assert all(scans[i].subject != scans[j].subject for i, j in zip(fixed, moving, strict=True))
+    for name in "abc":
+        assert 150 < subjects.count(name) < 250
+
+
+@pytest.mark.parametrize(
+    ("task", "scans"),
+    [
+        ("longitudinal", [scan("a", "0"), scan("b", "0"), scan("a", "0", "left")]),
+        ("longitudinal", [scan("a", "0"), scan("a", "0")]),
+        ("cross-subject", [scan("a", "0"), scan("a", "1")]),
+    ],
+)
+def test_no_pairs_is_an_error_that_says_what_is_needed(task: str, scans: list[Scan]) -> None:
+    with pytest.raises(UserError, match=f"no training pairs for the task {task}"):
+        PairSampler(scans, task)
+    with pytest.raises(UserError, match=f"no labelled validation pairs for the task {task}"):
+        validation_pairs(scans, task, 10, seed=0)
+
+
+def test_validation_pairs_come_in_both_directions() -> None:
+    scans = [scan("a"), scan("b"), scan("c")]
+    pairs = validation_pairs(scans, "cross-subject", 4, seed=0)
+    assert len(pairs) == 4
+    assert pairs[1] == pairs[0][::-1]
+    assert pairs == validation_pairs(scans, "cross-subject", 4, seed=0)
+
+
+def test_store_gives_images_and_averages_them(cohort: Path, tmp_path: Path) -> None:
+    scans = read_manifest(cohort)[:3]
+    in_memory = ImageStore(scans, tmp_path)
+    on_disk = ImageStore(scans, tmp_path, memory_gb=0)
+    assert (tmp_path / "images.f16").stat().st_size == 2 * 3 * np.prod(SHAPE)
+    for reduction in (1, 2):
+        batch = in_memory.batch([2, 0], reduction, torch.device("cpu"))
+        assert torch.equal(batch, on_disk.batch([2, 0], reduction, torch.device("cpu")))
+        expected = sitk.GetArrayFromImage(sitk.ReadImage(str(scans[2].image)))
+        expected = reduce(torch.from_numpy(expected)[None, None], reduction)
+        torch.testing.assert_close(batch[:1], expected, atol=1e-3, rtol=0)
+
+
+def write_like(path: Path, array: np.ndarray, to: Path) -> Path:
+    image = sitk.GetImageFromArray(array)
+    image.SetDirection(sitk.ReadImage(str(path)).GetDirection())
+    sitk.WriteImage(image, str(to))
+    return to
+
+
+def test_images_of_another_grid_or_range_are_refused(cohort: Path, tmp_path: Path) -> None:
+    scans = read_manifest(cohort)[:2]
+    for array, message in (
+        (np.zeros((4, 5, 6), np.float32), r"expected all on the grid.*\(4, 5, 6\)"),
+        (np.full(SHAPE, 7, np.float32), r"expected intensities in \[0, 1\], found 7 to 7"),
+    ):
+        path = write_like(scans[0].image, array, tmp_path / "wrong.nii")
+        wrong = Scan("x", path, None, "train")
+        with pytest.raises(UserError, match="(?s)" + message):
+            ImageStore([scans[0], wrong], tmp_path)
+
+
+def test_labels_are_checked(cohort: Path, tmp_path: Path) -> None:
+    scans = read_manifest(cohort)[:1]
+    labels = read_labels(scans, SHAPE)
+    assert label_values(labels, None) == (1,)
+    with pytest.raises(UserError, match=r"hold the values \[1\]; expected \[2\]"):
+        label_values(labels, [1, 2])
+    with pytest.raises(UserError, match="expected the images' grid"):
+        read_labels(scans, (9, 9, 9))
+    path = write_like(scans[0].image, np.full(SHAPE, 0.5, np.float32), tmp_path / "half.nii")
+    with pytest.raises(UserError, match="whole numbers"):
+        read_labels([Scan("x", scans[0].image, path, "train")], SHAPE)

@@ -1,0 +1,210 @@
+"""Registration in physical space: direction, units and frames against SimpleITK."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from avsm.checkpoint import TrainedModel
+from avsm.errors import UserError
+from avsm.images import canonical, normalise, resample_by_area, to_grid
+from avsm.maps import identity_map, resize, warp
+from avsm.model import AVSM
+from avsm.register import grid_frame, mirror_map, physical_displacement, register, warp_image
+from tests.unit.avsm.knees import SHAPE, TINY
+
+ROTATION = sitk.Euler3DTransform((0, 0, 0), 0.3, -0.2, 0.4)
+
+
+def oblique(size, spacing, origin, flips=(1, 1, 1), order=(0, 1, 2)) -> sitk.Image:
+    """Make an image of smooth random content with an oblique, permuted, flipped header."""
+    generator = torch.Generator().manual_seed(sum(size))
+    coarse = torch.rand(1, 1, 4, 4, 4, generator=generator)
+    image = sitk.GetImageFromArray(resize(coarse, size[::-1])[0, 0].numpy())
+    direction = np.asarray(ROTATION.GetMatrix()).reshape(3, 3)
+    direction = (direction * flips)[:, list(order)]
+    image.SetDirection(direction.ravel().tolist())
+    image.SetSpacing(spacing)
+    image.SetOrigin(origin)
+    return image
+
+
+FIXED = oblique((31, 22, 27), (0.9, 1.4, 2.1), (-40.0, 120.0, 33.0), (1, -1, 1), (2, 0, 1))
+MOVING = oblique((18, 40, 25), (2.0, 0.7, 1.1), (210.0, -5.0, -70.0), (-1, 1, 1), (1, 2, 0))
+
+
+def known_model(matrix: torch.Tensor, offset: torch.Tensor) -> TrainedModel:
+    """Make a model that predicts a given affine map in its only step."""
+    model = AVSM(TINY).eval()
+    residual = torch.cat([(matrix - torch.eye(3)).flatten(), offset])
+    with torch.no_grad():
+        model.affine_net.last.bias.copy_(residual)
+    return TrainedModel(model, SHAPE, ("affine",))
+
+
+def corner_aligned(image: sitk.Image) -> np.ndarray:
+    """Give the matrix (4, 4) from the model's coordinates (z, y, x) to mm, by SimpleITK alone.
+
+    The grid covers the same field of view: a voxel of it is N / n of the image's.
+    """
+    image = canonical(image)
+    grid = sitk.Image(SHAPE[::-1], sitk.sitkUInt8)
+    grid.SetDirection(image.GetDirection())
+    ratio = np.asarray(image.GetSize()) / grid.GetSize()
+    grid.SetSpacing((np.asarray(image.GetSpacing()) * ratio).tolist())
+    grid.SetOrigin(image.TransformContinuousIndexToPhysicalPoint((ratio / 2 - 0.5).tolist()))
+    centre = (np.asarray(grid.GetSize()) - 1) / 2
+    result = np.eye(4)
+    result[:3, 3] = grid.TransformContinuousIndexToPhysicalPoint(centre.tolist())
+    for column, axis in enumerate((2, 1, 0)):
+        end = centre.copy()
+        end[axis] *= 2
+        point = grid.TransformContinuousIndexToPhysicalPoint(end.tolist())
+        result[:3, column] = np.asarray(point) - result[:3, 3]
+    return result
+
+
+MATRIX = torch.tensor([[0.95, 0.06, -0.03], [-0.05, 1.08, 0.04], [0.02, -0.07, 0.97]])
+OFFSET = torch.tensor([0.07, -0.11, 0.05])
+
+
+def expected_transform(matrix: torch.Tensor, offset: torch.Tensor) -> sitk.AffineTransform:
+    normalised = np.eye(4)
+    normalised[:3, :3], normalised[:3, 3] = matrix.numpy(), offset.numpy()
+    physical = corner_aligned(MOVING) @ normalised @ np.linalg.inv(corner_aligned(FIXED))
+    transform = sitk.AffineTransform(3)
+    transform.SetMatrix(physical[:3, :3].ravel())
+    transform.SetTranslation(physical[:3, 3])
+    return transform
+
+
+def test_displacement_is_the_affine_transform_of_simpleitk() -> None:
+    result = register(FIXED, MOVING, known_model(MATRIX, OFFSET), affine_steps=1, device="cpu")
+    expected = sitk.TransformToDisplacementField(
+        expected_transform(MATRIX, OFFSET),
+        sitk.sitkVectorFloat64,
+        FIXED.GetSize(),
+        FIXED.GetOrigin(),
+        FIXED.GetSpacing(),
+        FIXED.GetDirection(),
+    )
+    assert result.displacement.GetSize() == FIXED.GetSize()
+    assert result.displacement.GetDirection() == pytest.approx(FIXED.GetDirection())
+    found, wanted = (sitk.GetArrayFromImage(i) for i in (result.displacement, expected))
+    assert np.abs(wanted).max() > 100  # the headers lie far apart
+    np.testing.assert_allclose(found, wanted, atol=1e-3)  # mm; float32 of some 200 mm
+
+
+def test_warped_image_is_simpleitks_resampling() -> None:
+    result = register(FIXED, MOVING, known_model(MATRIX, OFFSET), affine_steps=1, device="cpu")
+    lowest = float(sitk.GetArrayFromImage(MOVING).min())
+    transform = expected_transform(MATRIX, OFFSET)
+    expected = sitk.Resample(MOVING, FIXED, transform, sitk.sitkLinear, lowest)
+    found, wanted = (sitk.GetArrayFromImage(image) for image in (result.warped, expected))
+    assert wanted.std() > 0.05
+    # At the moving image's border a rounding may decide between inside and outside.
+    assert np.mean(np.abs(found - wanted) > 1e-3) < 0.002
+
+
+def test_identity_lays_one_field_of_view_on_the_other() -> None:
+    model = known_model(torch.eye(3), torch.zeros(3))
+    field = sitk.GetArrayFromImage(register(FIXED, MOVING, model, device="cpu").displacement)
+    image = canonical(FIXED)
+    corner = np.asarray(image.TransformContinuousIndexToPhysicalPoint((-0.5, -0.5, -0.5)))
+    frame, target = grid_frame(canonical(MOVING), SHAPE), grid_frame(image, SHAPE)
+    edge = np.linalg.solve(target.matrix, corner - target.centre)
+    np.testing.assert_allclose(edge, [-n / (n - 1) for n in SHAPE], rtol=1e-9)
+    moved = frame.matrix @ edge + frame.centre
+    wanted = canonical(MOVING).TransformContinuousIndexToPhysicalPoint((-0.5, -0.5, -0.5))
+    np.testing.assert_allclose(moved, wanted, atol=1e-9)
+    assert np.isfinite(field).all()
+
+
+def test_map_of_a_momentum_agrees_with_the_networks_own_warp() -> None:
+    """On images of the model's own grid, SimpleITK's warp equals the library's."""
+    fixed, moving = (oblique(SHAPE[::-1], (1.1, 2.0, 0.8), (i, 5.0, -3.0)) for i in (0.0, 30.0))
+    fixed, moving = canonical(fixed), canonical(moving)
+    shape = tuple(fixed.GetSize()[::-1])
+    identity = identity_map(shape, torch.zeros(1))
+    bend = 0.1 * torch.sin(3 * identity.flip(1)) * (1 - identity**2).prod(dim=1, keepdim=True)
+    phi = identity + bend
+    warped = warp_image(moving, physical_displacement(phi, fixed, moving))
+    array = torch.from_numpy(sitk.GetArrayFromImage(moving))[None, None]
+    expected = warp(array, phi)[0, 0].numpy()
+    found = sitk.GetArrayFromImage(warped)
+    np.testing.assert_allclose(found[1:-1, 1:-1, 1:-1], expected[1:-1, 1:-1, 1:-1], atol=1e-4)
+
+
+def test_slabs_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    phi = identity_map(SHAPE, torch.zeros(1)) ** 3
+    whole = sitk.GetArrayFromImage(physical_displacement(phi, FIXED, MOVING))
+    monkeypatch.setattr("avsm.register.SLAB_VOXELS", 1000)
+    slabs = sitk.GetArrayFromImage(physical_displacement(phi, FIXED, MOVING))
+    np.testing.assert_allclose(slabs, whole, atol=1e-3)
+
+
+def test_mirrored_map_is_that_of_mirrored_images() -> None:
+    identity = identity_map(SHAPE, torch.zeros(1))
+    phi = identity + torch.tensor([0.1, 0.2, 0.3])[:, None, None, None]
+    wanted = identity + torch.tensor([0.1, 0.2, -0.3])[:, None, None, None]
+    torch.testing.assert_close(mirror_map(phi), wanted)
+    image = resize(torch.rand(1, 1, 4, 4, 4), SHAPE)
+    torch.testing.assert_close(
+        warp(image.flip(-1), phi).flip(-1), warp(image, mirror_map(phi)), atol=1e-5, rtol=0
+    )
+
+
+def test_labels_keep_their_values() -> None:
+    result = register(FIXED, MOVING, known_model(MATRIX, OFFSET), affine_steps=1, device="cpu")
+    label = sitk.Cast(MOVING > 0.5, sitk.sitkUInt16) * 7
+    warped = warp_image(label, result.displacement, label=True)
+    assert warped.GetPixelID() == sitk.sitkUInt16
+    assert set(np.unique(sitk.GetArrayFromImage(warped))) == {0, 7}
+
+
+def test_refinement_brings_images_closer() -> None:
+    model = known_model(torch.eye(3), torch.zeros(3))
+    moving = sitk.Resample(FIXED, FIXED, sitk.TranslationTransform(3, (1.5, -1.0, 2.0)))
+    plain, refined = (register(FIXED, moving, model, refine=n, device="cpu") for n in (0, 15))
+
+    def error(result) -> float:
+        difference = sitk.GetArrayFromImage(result.warped) - sitk.GetArrayFromImage(FIXED)
+        return float(np.abs(difference[5:-5, 5:-5, 5:-5]).mean())
+
+    assert error(refined) < 0.8 * error(plain)
+
+
+def test_area_averaging_keeps_means_and_linear_ramps() -> None:
+    array = np.random.default_rng(0).random((13, 20, 9)).astype(np.float32)
+    small = resample_by_area(array, (5, 7, 4))
+    assert small.mean() == pytest.approx(array.mean(), rel=1e-5)
+    ramp = np.broadcast_to(np.arange(10, dtype=np.float32), (4, 4, 10))
+    half = resample_by_area(ramp, (4, 4, 5))
+    np.testing.assert_allclose(half[0, 0], [0.5, 2.5, 4.5, 6.5, 8.5])
+    twice = resample_by_area(ramp, (4, 4, 20))
+    np.testing.assert_allclose(twice[0, 0, 1:-1], np.arange(0.25, 9, 0.5), atol=1e-6)
+
+
+def test_intensities_are_normalised_or_kept() -> None:
+    array = np.linspace(-50, 500, 1000).reshape(10, 10, 10)
+    scaled = normalise(array, "image")
+    assert scaled.min() == 0 and scaled.max() == 1
+    assert scaled.dtype == np.float32
+    kept = to_grid(FIXED, SHAPE, "image", normalised=True)
+    expected = resample_by_area(sitk.GetArrayFromImage(canonical(FIXED)), SHAPE)
+    np.testing.assert_array_equal(kept, expected)
+
+
+def test_wrong_images_are_refused() -> None:
+    model = known_model(torch.eye(3), torch.zeros(3))
+    constant = FIXED * 0
+    with pytest.raises(UserError, match="moving image: the percentiles"):
+        register(FIXED, constant, model, device="cpu")
+    with pytest.raises(UserError, match=r"fixed image: expected intensities in \[0, 1\]"):
+        register(FIXED * 3, MOVING, model, normalised=True, device="cpu")
+    with pytest.raises(UserError, match="2 dimensions"):
+        register(FIXED[:, :, 0], MOVING, model, device="cpu")
+    with pytest.raises(UserError, match="affine steps: expected at least 1, found 0"):
+        register(FIXED, MOVING, model, affine_steps=0, device="cpu")

@@ -1,0 +1,249 @@
+"""Training: resuming, learning, what it writes, settings and their errors."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from avsm.affine import Affine, affine_from_residual, identity_affine
+from avsm.augment import (
+    change,
+    invert_affine,
+    keyed_generator,
+    random_affine,
+    random_shapes,
+    resample,
+)
+from avsm.checkpoint import load_checkpoint, load_model
+from avsm.errors import UserError
+from avsm.maps import affine_part, identity_map, warp
+from avsm.objectives import distance
+from avsm.presets import recipe_preset
+from avsm.recipe import Augmentation, Phase, Recipe, StageRecipe
+from avsm.stage import phase_at, rate_at
+from avsm.train import Validation, fit_grid, train
+from avsm.validate import dice
+from tests.unit.avsm.knees import SHAPE, TINY, tiny_recipe, write_cohort
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+def history(folder: Path) -> list[dict[str, str]]:
+    with (folder / "history.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return [{k: v for k, v in row.items() if k not in ("seconds", "memory_mb")} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def unbroken(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unbroken")
+    train(cohort, folder, tiny_recipe(), device="cpu")
+    return folder
+
+
+# Scores are taken before and after each epoch: the third call of a stage is its second epoch's.
+@pytest.mark.parametrize("killed_at", [3, 6])
+def test_resumed_run_equals_an_unbroken_one(
+    cohort: Path,
+    unbroken: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    killed_at: int,
+) -> None:
+    calls = 0
+    score = Validation.score
+
+    def kill(self, model, steps):
+        nonlocal calls
+        calls += 1
+        if calls == killed_at:
+            raise KeyboardInterrupt
+        return score(self, model, steps)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Validation, "score", kill)
+        with pytest.raises(KeyboardInterrupt):
+            train(cohort, tmp_path, tiny_recipe(), device="cpu")
+    torch.rand(7)  # the global generator's state must not matter
+    train(cohort, tmp_path, tiny_recipe(), device="cpu")
+    assert history(tmp_path) == history(unbroken)
+    for stage in ("affine", "momentum"):
+        ours, theirs = (load_checkpoint(f / stage / "last.pt") for f in (tmp_path, unbroken))
+        torch.testing.assert_close(ours["weights"], theirs["weights"], rtol=0, atol=0)
+        assert ours["step"] == theirs["step"] == 8
+
+
+def test_a_run_writes_history_curve_and_weights(unbroken: Path) -> None:
+    rows = history(unbroken)
+    assert [(row["stage"], row["epoch"]) for row in rows] == [
+        *[("affine", str(epoch)) for epoch in range(3)],
+        *[("momentum", str(epoch)) for epoch in range(3)],
+    ]
+    assert rows[1]["known"] and not rows[1]["similarity"]
+    assert rows[2]["similarity"] and rows[5]["symmetry"]
+    assert (unbroken / "history.png").stat().st_size > 1000
+    best = max(float(row["validation_dice"]) for row in rows[3:])
+    content = load_checkpoint(unbroken / "momentum" / "best.pt")
+    assert content["rows"][-1]["validation_dice"] == pytest.approx(best)
+    assert not list(unbroken.rglob(".partial*"))
+
+
+def test_model_loads_by_its_folder(unbroken: Path) -> None:
+    trained = load_model(unbroken)
+    assert trained.shape == SHAPE
+    assert trained.trained == ("affine", "momentum")
+    assert load_model(unbroken / "affine").trained == ("affine",)
+
+
+def test_momentum_stage_leaves_the_affine_network_alone(unbroken: Path) -> None:
+    first = load_checkpoint(unbroken / "affine" / "best.pt")["weights"]
+    last = load_checkpoint(unbroken / "momentum" / "last.pt")["weights"]
+    for name, weight in first.items():
+        if name.startswith("affine_net"):
+            assert torch.equal(weight, last[name])
+    assert any(not torch.equal(weight, last[name]) for name, weight in first.items())
+
+
+def test_another_recipe_is_not_resumed(cohort: Path, unbroken: Path) -> None:
+    other = tiny_recipe().change({"affine.rate": 1e-4})
+    with pytest.raises(UserError, match=r"affine\.rate: 0\.002 before, 0\.0001 now"):
+        train(cohort, unbroken, other, device="cpu")
+
+
+def test_learning_lowers_the_loss_and_raises_dice(cohort: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(
+        tiny_recipe(),
+        augmentation=Augmentation(),
+        affine=StageRecipe(
+            phases=(Phase(steps=2, pairs=2),), epochs=3, batches=30, rate=3e-3, schedule="cosine"
+        ),
+        momentum=StageRecipe(phases=(Phase(steps=1, pairs=2),), epochs=2, batches=15, rate=5e-3),
+    )
+    train(cohort, tmp_path, recipe, device="cpu")
+    rows = history(tmp_path)
+    affine, momentum = rows[:4], rows[4:]
+    assert float(affine[-1]["total"]) < 0.8 * float(affine[1]["total"])
+    assert float(affine[-1]["validation_dice"]) > float(affine[0]["validation_dice"]) + 0.05
+    assert float(momentum[-1]["total"]) < float(momentum[1]["total"])
+
+
+def test_recipe_survives_plain_values() -> None:
+    for name in ("paper", "small"):
+        recipe = recipe_preset(name, "longitudinal")
+        assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+def test_paper_preset_is_the_papers() -> None:
+    for task, steps in (("longitudinal", 3), ("cross-subject", 5)):
+        recipe = recipe_preset("paper", task)
+        assert [phase.steps for phase in recipe.affine.phases] == [1, steps]
+        assert [phase.steps for phase in recipe.momentum.phases] == [2]
+        for stage in (recipe.affine, recipe.momentum):
+            assert (stage.epochs, stage.batches, stage.rate) == (200, 400, 5e-4)
+            assert rate_at(stage, 0.5, 59) == 5e-4
+            assert rate_at(stage, 0.5, 60) == 2.5e-4
+            assert all(phase.pairs == 1 and not phase.known for phase in stage.phases)
+        assert recipe.augmentation == Augmentation()
+
+
+def test_phases_and_rates_follow_progress() -> None:
+    stage = StageRecipe(
+        phases=(Phase(until=0.25), Phase(steps=3)), rate=1.0, schedule="cosine", warmup=0.1
+    )
+    assert [phase_at(stage, p).steps for p in (0, 0.2, 0.25, 0.99)] == [1, 1, 3, 3]
+    assert rate_at(stage, 0.0, 0) == pytest.approx(0.01)
+    assert rate_at(stage, 0.5, 0) == pytest.approx(0.5)
+    assert rate_at(stage, 1.0, 0) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"affine.rat": 1}, "did you mean 'affine.rate'"),
+        ({"affine.epochs": 0}, "affine.epochs: expected more than 0"),
+        ({"momentum.schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"affine.phases": [{"until": 0.5}]}, "expected 'until' to rise to 1"),
+        ({"affine.phases": [{"unti": 0.5}]}, "did you mean 'until'"),
+    ],
+)
+def test_wrong_settings_are_named(change: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        recipe_preset("small").change(change)
+
+
+def test_unknown_preset_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean 'small'"):
+        recipe_preset("smal")
+
+
+def test_grid_follows_the_images_axes() -> None:
+    wide = dataclasses.replace(TINY, affine=dataclasses.replace(TINY.affine, grid=(3, 6, 6)))
+    assert fit_grid(wide, (80, 192, 192)).affine.grid == (3, 6, 6)
+    assert fit_grid(wide, (192, 192, 80)).affine.grid == (6, 6, 3)
+    assert fit_grid(wide, (64, 64, 64)).affine.grid == (3, 6, 6)
+
+
+def test_keyed_generators_repeat_and_differ() -> None:
+    draws = [torch.rand(3, generator=keyed_generator(1, "affine", 2, n)) for n in (3, 3, 4)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+def test_inverse_of_a_random_pose() -> None:
+    pose = random_affine(4, Augmentation(turn=0.3, stretch=0.2, shift=0.2), keyed_generator(0))
+    inverse = invert_affine(pose)
+    matrix = inverse.matrix @ pose.matrix
+    offset = (inverse.matrix @ pose.offset[..., None])[..., 0] + inverse.offset
+    error = distance(Affine(matrix, offset), identity_affine(4, torch.zeros(1)))
+    assert error.max() < 1e-3  # the root of the floor under it
+
+
+def test_random_shapes_have_no_affine_part() -> None:
+    spread = Augmentation(shape=0.05)
+    field = random_shapes(2, (24, 20, 22), spread, keyed_generator(0))
+    matrix, offset = affine_part(field)
+    assert matrix.abs().max() < 0.01
+    assert offset.abs().max() < 0.01
+    assert 0.03 < float(field.square().mean().sqrt()) < 0.07
+
+
+def test_pose_of_a_changed_image_is_the_asked_one() -> None:
+    image = torch.rand(1, 1, 8, 9, 10, generator=keyed_generator(0))
+    pose = affine_from_residual(torch.tensor([[0, 0, 0, 0, 0, 0, 0, 0, 0, 0.1, 0, 0.0]]))
+    inner = identity_map(image.shape[2:], image) * 0.5
+    pose = Affine(0.5 * pose.matrix, pose.offset)
+    expected = warp(image, inner + pose.offset[..., None, None, None])
+    torch.testing.assert_close(resample(image, pose), expected)
+
+
+def test_no_augmentation_changes_nothing() -> None:
+    image = torch.rand(2, 1, 8, 8, 8)
+    same, pose = change(image, Augmentation(), keyed_generator(0))
+    assert same is image
+    assert torch.equal(pose.matrix, torch.eye(3).expand(2, 3, 3))
+
+
+def test_distance_is_the_mean_over_the_volume() -> None:
+    generator = keyed_generator(0)
+    spread = Augmentation(turn=0.3, stretch=0.2, shift=0.2)
+    a, b = (random_affine(1, spread, generator) for _ in range(2))
+    shape = (60, 61, 62)
+    brute = (a.map(shape) - b.map(shape)).square().sum(dim=1).mean().sqrt()
+    # Voxels at both ends of a coarse grid count fully: 2 per cent more than the integral.
+    assert float(distance(a, b)) == pytest.approx(float(brute), rel=0.03)
+
+
+def test_dice_by_hand() -> None:
+    fixed = torch.tensor([1, 1, 2, 0])
+    warped = torch.tensor([1, 0, 2, 2])
+    assert dice(fixed, warped, (1, 2)) == pytest.approx((2 / 3 + 2 / 3) / 2)
+    assert dice(fixed, warped, (1, 2, 3)) == pytest.approx(2 / 3)
+    assert math.isnan(dice(fixed, warped, (3,)))
