@@ -2,7 +2,8 @@
 
 The library implements the method of Shen, Han, Xu and Niethammer, "Networks for Joint Affine and
 Non-parametric Image Registration", CVPR 2019 (equation numbers in the code are that paper's). It
-knows nothing of files, benchmarks or devices: tensors go in, tensors come out.
+knows nothing of benchmarks. In the networks and losses tensors go in and tensors come out; files
+are read and written by ``images``, ``data`` and ``checkpoint``; ``cli`` is ``python -m avsm``.
 
 One frame is used throughout. Images are ``(B, 1, D, H, W)`` with intensities in [0, 1]; a point is
 given by normalised coordinates in [-1, 1] along each array axis, -1 and 1 being the centres of the

@@ -44,6 +44,9 @@ class AffineNetConfig:
         Width of the hidden fully connected layer.
     reduction
         The network works on images that are smaller by this factor per axis, by area averaging.
+    keypoints
+        0: the paper's network. More: ``keypoint_net`` with so many of them, in which ``trunk`` runs
+        on each image by itself; ``grid`` and ``hidden`` have no part in it.
     """
 
     features: int = 16
@@ -59,41 +62,33 @@ class AffineNetConfig:
     grid: tuple[int, int, int] = (3, 6, 6)
     hidden: int = 32
     reduction: int = 1
+    keypoints: int = 0
 
 
-class AffineNet(nn.Module):
-    """Predict the affine map of a pair in several steps.
-
-    Deviation: the network predicts a residual from the identity and its last layer starts at zero,
-    so that training starts from the identity; the authors' predicts A and b themselves and starts
-    with images collapsed to a point. Deviation: features are averaged to a fixed grid, so that any
-    image size fits the same weights; for 80x192x192 that grid is what the authors flatten.
+class MultiStepAffineNet(nn.Module):
+    """The steps of the affine network; subclasses say what one step predicts.
 
     Parameters
     ----------
     config
         Sizes.
+    channels
+        Of the features that enter the trunk.
     """
 
-    def __init__(self, config: AffineNetConfig | None = None) -> None:
+    def __init__(self, config: AffineNetConfig, channels: int) -> None:
         super().__init__()
-        self.config = config = config or AffineNetConfig()
+        self.config = config
         self.first = nn.Conv3d(1, config.features, 3, padding=1)
-        channels = 2 * config.features
         layers: list[nn.Module] = []
         for index, stage in enumerate(config.trunk):
             layers += [_pool()] if stage.pool and index else []
             layers += [nn.Conv3d(channels, stage.channels, 3, stage.stride, padding=1), nn.ReLU()]
             channels = stage.channels
-        # The trunk's first pooling is done before the features are joined: the fixed image's are
-        # then pooled once for all steps. A ReLU commutes with it and is cheaper behind it.
+        # The trunk's first pooling follows the first convolution at once. A ReLU commutes with it
+        # and is cheaper behind it.
         self.pool = _pool() if config.trunk[0].pool else nn.Identity()
         self.trunk = nn.Sequential(*layers)
-        depth, height, width = config.grid
-        self.hidden = nn.Linear(channels * depth * height * width, config.hidden)
-        self.last = nn.Linear(config.hidden, 12)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
 
     def forward(
         self, fixed: torch.Tensor, moving: torch.Tensor, steps: int = 1
@@ -118,21 +113,73 @@ class AffineNet(nn.Module):
             raise ValueError(f"steps: expected at least 1, found {steps}")
         moving, scale = _reduce(moving, self.config.reduction)
         fixed, _ = _reduce(fixed, self.config.reduction)
-        fixed_features = self._features(fixed)
+        seen = self._see(fixed, scale)  # once for all steps
         affine = identity_affine(fixed.shape[0], fixed)
         warped, result = moving, []
         for step in range(steps):
             if step:  # A_(0) = I, b_(0) = 0
                 warped = warp(moving, _scaled(affine, scale).map(moving.shape[2:]))
-            update = affine_from_residual(self._residual(self._features(warped), fixed_features))
-            affine = compose_affine(update, affine)  # Eq. 1
+            residual = self._residual(self._see(warped, scale), seen, affine)
+            affine = compose_affine(affine_from_residual(residual), affine)  # Eq. 1
             result.append(affine)
         return tuple(result)
 
     def _features(self, image: torch.Tensor) -> torch.Tensor:
         return F.relu(self.pool(self.first(2 * image - 1)))
 
-    def _residual(self, warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+    def _see(self, image: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """Take from one image what a step compares.
+
+        Parameters
+        ----------
+        image
+            ``(B, 1, d, h, w)``, reduced.
+        scale
+            How much larger coordinates are in the reduced frame, ``(3,)``.
+        """
+        raise NotImplementedError
+
+    def _residual(self, warped: torch.Tensor, fixed: torch.Tensor, affine: Affine) -> torch.Tensor:
+        """Predict the step's residual from the identity, ``(B, 12)``.
+
+        Parameters
+        ----------
+        warped, fixed
+            What ``_see`` took from the images.
+        affine
+            The parameters composed so far.
+        """
+        raise NotImplementedError
+
+
+class AffineNet(MultiStepAffineNet):
+    """Predict the affine map of a pair in several steps: the paper's network.
+
+    Deviation: the network predicts a residual from the identity and its last layer starts at zero,
+    so that training starts from the identity; the authors' predicts A and b themselves and starts
+    with images collapsed to a point. Deviation: features are averaged to a fixed grid, so that any
+    image size fits the same weights; for 80x192x192 that grid is what the authors flatten.
+
+    Parameters
+    ----------
+    config
+        Sizes.
+    """
+
+    def __init__(self, config: AffineNetConfig | None = None) -> None:
+        config = config or AffineNetConfig()
+        super().__init__(config, channels=2 * config.features)
+        depth, height, width = config.grid
+        channels = config.trunk[-1].channels * depth * height * width
+        self.hidden = nn.Linear(channels, config.hidden)
+        self.last = nn.Linear(config.hidden, 12)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def _see(self, image: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        return self._features(image)
+
+    def _residual(self, warped: torch.Tensor, fixed: torch.Tensor, affine: Affine) -> torch.Tensor:
         features = self.trunk(torch.cat([warped, fixed], dim=1))
         if tuple(features.shape[2:]) != self.config.grid:
             features = F.adaptive_avg_pool3d(features, self.config.grid)

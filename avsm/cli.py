@@ -104,7 +104,7 @@ def _add_train(commands: Any) -> None:
     add("manifest", type=Path, metavar="MANIFEST", help="CSV of the scans, see above")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
     add("--preset", default="small", help="small or paper (default: small)")
-    add("--task", default="cross-subject", help="longitudinal or cross-subject (the default)")
+    add("--task", default="cross-subject", help="longitudinal, cross-subject (the default) or both")
     add("--stage", default="both", help="affine, momentum or both (default: both)")
     add("--start", type=Path, metavar="MODEL", help="start from a model's weights")
     add("--minutes", type=float, help="time for each network, in place of the preset's epochs")

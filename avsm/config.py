@@ -77,14 +77,14 @@ class AVSMConfig:
 
 SMALL_AFFINE = AffineNetConfig(
     features=8,
-    trunk=(Stage(16, pool=True), Stage(32, stride=2), Stage(32), Stage(16, stride=2)),
-    hidden=64,
+    trunk=(Stage(16, pool=True), Stage(32, stride=2), Stage(32), Stage(32)),
     reduction=2,
+    keypoints=32,
 )
 PRESETS = {
     "paper": AVSMConfig(),
     "small": AVSMConfig(
-        affine=SMALL_AFFINE, momentum=MomentumNetConfig(width=8, first_level=False)
+        affine=SMALL_AFFINE, momentum=MomentumNetConfig(width=8, first_level=False, white=True)
     ),
 }
 

@@ -13,6 +13,7 @@ from avsm.affine_net import AffineNet
 from avsm.checks import check_choice, check_same_shape, check_volume
 from avsm.config import AVSMConfig
 from avsm.flow import SOLVERS, advance
+from avsm.keypoint_net import KeypointNet
 from avsm.maps import half_shape, resize, warp
 from avsm.momentum import MomentumNet
 from avsm.smoothing import MultiGaussian
@@ -77,7 +78,7 @@ class AVSM(nn.Module):
         super().__init__()
         self.config = config = config or AVSMConfig()
         check_choice("solver", config.solver, tuple(SOLVERS))
-        self.affine_net = AffineNet(config.affine)
+        self.affine_net = (KeypointNet if config.affine.keypoints else AffineNet)(config.affine)
         self.momentum_net = MomentumNet(config.momentum)
         self.smoother = MultiGaussian(config.sigmas, config.weights)
 
@@ -118,9 +119,17 @@ class AVSM(nn.Module):
         taken = []
         low = affines[-1].map(half_shape(fixed.shape[2:]))
         for _ in range(self.config.steps if steps is None else steps):
-            taken.append(self.vsvf(self.momentum_net(warped, fixed), low, moving))
+            taken.append(self.vsvf(self.predict_momentum(warped, fixed), low, moving))
             low, phi, warped = taken[-1].low_map, taken[-1].map, taken[-1].warped
         return Registration(affines, affine_warped, tuple(taken), phi, warped)
+
+    def predict_momentum(self, warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+        """Predict the momentum of a step, ``(B, 3, D', H', W')`` at half the images' resolution.
+
+        Deviation: with ``config.momentum.white`` the network's output is K^(1/2) m.
+        """
+        output = self.momentum_net(warped, fixed)
+        return self.smoother.momentum(output) if self.config.momentum.white else output
 
     def vsvf(self, momentum: torch.Tensor, low_map: torch.Tensor, moving: torch.Tensor) -> Step:
         """Refine a map by a momentum and warp the moving image by it: one vSVF unit (Fig. 3).

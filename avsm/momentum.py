@@ -28,17 +28,19 @@ class MomentumNetConfig:
     first_level
         Begin with a convolution at full resolution. It costs most of the time and memory and has no
         skip connection; without it the network starts with a convolution of stride 2.
-    scale
-        Factor on the output: how large a momentum is that the weights find easy to give.
+    white
+        Read the output as w in m = K^(-1/2) w instead of as the momentum m, see
+        ``smoothing.whiten_inverse``. K damps the fine scales of a momentum, and with them what
+        training says about them: without their help a network is slow to learn details.
     """
 
     width: int = 16
     first_level: bool = True
-    scale: float = 1.0
+    white: bool = False
 
 
 class MomentumNet(nn.Module):
-    """Predict a vector momentum.
+    """Predict a vector momentum, or with ``config.white`` the field that gives it.
 
     Deviation: the last convolution starts at zero, so that training starts from the affine map.
 
@@ -93,7 +95,7 @@ class MomentumNet(nn.Module):
         depth, height, width = half_shape(shape)
         momentum = momentum[:, :, :depth, :height, :width]
         dtype = torch.promote_types(momentum.dtype, torch.float32)
-        return self.config.scale * momentum.to(dtype)
+        return momentum.to(dtype)
 
 
 class _Encoder(nn.Module):

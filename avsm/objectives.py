@@ -195,7 +195,7 @@ def _steps_from(
     low = affine.map(half_shape(fixed.shape[2:]))
     warped = warp(moving, affine.map(fixed.shape[2:]))
     for _ in range(phase.steps):
-        steps.append(model.vsvf(model.momentum_net(warped, fixed), low, moving))
+        steps.append(model.vsvf(model.predict_momentum(warped, fixed), low, moving))
         low, warped = steps[-1].low_map, steps[-1].warped
     return steps
 

@@ -14,7 +14,7 @@ import torch
 
 from avsm.errors import UserError, nearest, raise_all
 
-TASKS = ("longitudinal", "cross-subject")
+TASKS = ("longitudinal", "cross-subject", "both")
 SPLITS = ("train", "validation")
 REQUIRED = ("subject", "image", "split")
 OPTIONAL = ("label", "visit", "side")
@@ -108,6 +108,11 @@ def _check_subjects(scans: Sequence[Scan], path: Path) -> None:
     raise_all(f"{path}: subjects in both splits:", shared)
 
 
+def single_tasks(task: str) -> tuple[str, ...]:
+    """Give the tasks that a task stands for: ``both`` stands for two."""
+    return TASKS[:2] if task == "both" else (task,)
+
+
 def is_pair(task: str, a: Scan, b: Scan) -> bool:
     """Tell whether two scans make a pair of a task."""
     if a is b:
@@ -129,11 +134,11 @@ class PairSampler:
     scans
         The training scans; a pair is given by their positions.
     task
-        ``longitudinal`` or ``cross-subject``.
+        ``longitudinal``, ``cross-subject`` or ``both``, each as likely.
     """
 
     def __init__(self, scans: Sequence[Scan], task: str) -> None:
-        self.task = task
+        self.tasks = single_tasks(task)
         by_subject: dict[str, list[int]] = defaultdict(list)
         for index, scan in enumerate(scans):
             by_subject[scan.subject].append(index)
@@ -142,11 +147,12 @@ class PairSampler:
             couple
             for group in self.groups
             for couple in itertools.combinations(group, 2)
-            if task == "longitudinal" and is_pair(task, scans[couple[0]], scans[couple[1]])
+            if is_pair("longitudinal", scans[couple[0]], scans[couple[1]])
         ]
-        possible = self.couples if task == "longitudinal" else self.groups[1:]
-        if not possible:
-            raise UserError(_no_pairs("training", task, len(scans), len(self.groups)))
+        for name in self.tasks:
+            possible = self.couples if name == "longitudinal" else self.groups[1:]
+            if not possible:
+                raise UserError(_no_pairs("training", name, len(scans), len(self.groups)))
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[list[int], list[int]]:
         """Draw ``count`` pairs: positions of the fixed and of the moving scans."""
@@ -157,7 +163,8 @@ class PairSampler:
         def below(n: int) -> int:
             return int(torch.randint(n, (1,), generator=generator))
 
-        if self.task == "longitudinal":
+        task = self.tasks[below(len(self.tasks))] if len(self.tasks) > 1 else self.tasks[0]
+        if task == "longitudinal":
             couple = self.couples[below(len(self.couples))]
             return couple if below(2) else couple[::-1]
         first = below(len(self.groups))
@@ -171,11 +178,17 @@ def validation_pairs(
 ) -> list[tuple[int, int]]:
     """Choose up to ``most`` directed pairs of labelled scans, the same for the same seed.
 
+    The task ``both`` takes half of them from each.
+
     Raises
     ------
     UserError
         If there is none.
     """
+    tasks = single_tasks(task)
+    if len(tasks) > 1:
+        parts = (validation_pairs(scans, name, most // len(tasks), seed) for name in tasks)
+        return [pair for part in parts for pair in part]
     labelled = [index for index, scan in enumerate(scans) if scan.label]
     couples = [
         couple

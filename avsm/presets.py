@@ -9,12 +9,12 @@ from avsm.errors import choose
 from avsm.pairs import TASKS
 from avsm.recipe import Augmentation, Phase, Recipe, StageRecipe
 
-AFFINE_STEPS = {"longitudinal": 3, "cross-subject": 5}  # of the multi-step training (section 3)
+AFFINE_STEPS = {"longitudinal": 3, "cross-subject": 5, "both": 5}  # multi-step training (section 3)
 TASK_STEPS = 0  # stands for these in a preset
 
 
 def recipe_preset(name: str, task: str = "cross-subject") -> Recipe:
-    """Give the preset ``paper`` or ``small`` for a task, ``longitudinal`` or ``cross-subject``."""
+    """Give the preset ``paper`` or ``small`` for a task, see ``pairs.TASKS``."""
     choose("task", task, TASKS)
     base = PRESETS[choose("preset", name, PRESETS)]
     phases = tuple(
@@ -37,25 +37,24 @@ PAPER_MOMENTUM = StageRecipe(phases=(Phase(steps=2),))
 # take over. Likewise the momentum network begins on small images and near the true affine map.
 SMALL_AFFINE = StageRecipe(
     phases=(
-        Phase(until=0.7, pairs=4, reduction=2, known=True),
-        Phase(until=0.9, steps=TASK_STEPS, pairs=2, reduction=2),
-        Phase(until=1.0, steps=TASK_STEPS),
+        Phase(until=0.6, pairs=8, reduction=2, known=True),
+        Phase(until=1.0, steps=TASK_STEPS, pairs=2, reduction=2),
     ),
-    epochs=40,
-    batches=200,
-    rate=1e-3,
+    epochs=30,
+    batches=100,
+    rate=2e-3,
     schedule="cosine",
     warmup=0.02,
     clip=1.0,
 )
 SMALL_MOMENTUM = StageRecipe(
     phases=(
-        Phase(until=0.4, pairs=4, reduction=2, known=True),
-        Phase(until=0.6, known=True),
+        Phase(until=0.25, pairs=4, reduction=2, known=True),
+        Phase(until=0.5, steps=2, pairs=4, reduction=2, known=True),
         Phase(until=1.0, steps=2),
     ),
-    epochs=40,
-    batches=60,
+    epochs=24,
+    batches=100,
     rate=1e-3,
     schedule="cosine",
     warmup=0.02,
@@ -66,19 +65,12 @@ SMALL_AUGMENTATION = Augmentation(
 )
 
 
-def _small_model() -> AVSMConfig:
-    """Give the networks of ``small``, the momentum scaled to what optimised ones reach."""
-    model = AVSMConfig.preset("small")
-    momentum = dataclasses.replace(model.momentum, scale=4.0)
-    return dataclasses.replace(model, momentum=momentum)
-
-
 PRESETS = {
     "paper": Recipe("paper", TASKS[0], AVSMConfig.preset("paper"), PAPER_AFFINE, PAPER_MOMENTUM),
     "small": Recipe(
         "small",
         TASKS[0],
-        _small_model(),
+        AVSMConfig.preset("small"),
         SMALL_AFFINE,
         SMALL_MOMENTUM,
         SMALL_AUGMENTATION,

@@ -112,7 +112,7 @@ class Recipe:
     preset
         The preset that it began as.
     task
-        ``longitudinal`` or ``cross-subject``.
+        ``longitudinal``, ``cross-subject`` or ``both``.
     model
         The networks.
     affine, momentum

@@ -22,7 +22,7 @@ TINY = AVSMConfig(
     affine=AffineNetConfig(
         features=4, trunk=(Stage(8, pool=True), Stage(8)), grid=(3, 3, 3), hidden=16, reduction=2
     ),
-    momentum=MomentumNetConfig(width=2, first_level=False, scale=2.0),
+    momentum=MomentumNetConfig(width=2, first_level=False, white=True),
     affine_steps=2,
     steps=2,
 )

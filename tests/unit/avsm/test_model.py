@@ -208,3 +208,14 @@ def test_unknown_keys_of_a_configuration_are_named() -> None:
         AVSMConfig.from_dict({"momentum": {"widht": 8}})
     with pytest.raises(ValueError, match=r"unknown solvre"):
         AVSMConfig.from_dict({"solvre": "rk4"})
+
+
+def test_white_output_is_turned_into_the_momentum() -> None:
+    white = dataclasses.replace(TINY.momentum, white=True)
+    model = AVSM(dataclasses.replace(TINY, momentum=white))
+    unsettle(model)
+    fixed, moving = images()
+    output = model.momentum_net(moving, fixed)
+    momentum = model.predict_momentum(moving, fixed)
+    torch.testing.assert_close(momentum, model.smoother.momentum(output))
+    assert momentum.abs().max() > output.abs().max()
