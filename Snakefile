@@ -1,4 +1,4 @@
-# The benchmark: preprocess -> register (one rule per method) -> evaluate -> tables and figures.
+# The benchmark: preprocess -> train -> register (one rule per method) -> evaluate -> tables, figures.
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -12,6 +12,7 @@ report: "workflow/report/workflow.rst"
 
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
 

@@ -34,7 +34,8 @@ PAPER_MOMENTUM = StageRecipe(phases=(Phase(steps=2),))
 # Deviation: on a processor the paper's steps are too few to learn poses from the similarity alone.
 # At first the affine map between the images is known, from their alignment with their mean and
 # random poses: a clear signal, and cheap, as the network sees small images. Then the paper's losses
-# take over. Likewise the momentum network begins on small images and near the true affine map.
+# take over. The momentum network starts from such maps too, disturbed: unlike the affine network's
+# they are inverse to one another, so that Eq. 10 judges the momenta alone.
 SMALL_AFFINE = StageRecipe(
     phases=(
         Phase(until=0.6, pairs=8, reduction=2, known=True),
@@ -48,11 +49,7 @@ SMALL_AFFINE = StageRecipe(
     clip=1.0,
 )
 SMALL_MOMENTUM = StageRecipe(
-    phases=(
-        Phase(until=0.25, pairs=4, reduction=2, known=True),
-        Phase(until=0.5, steps=2, pairs=4, reduction=2, known=True),
-        Phase(until=1.0, steps=2),
-    ),
+    phases=(Phase(until=0.4, known=True), Phase(steps=2, known=True)),
     epochs=24,
     batches=100,
     rate=1e-3,

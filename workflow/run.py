@@ -1,4 +1,4 @@
-"""A run: the checked configuration with its scans, couples and methods, and where its files lie.
+"""A run: the checked configuration with its scans, couples, methods, networks, and its files.
 
 Everything here is cheap, because Snakemake builds it each time it parses the workflow.
 """
@@ -11,6 +11,7 @@ from typing import Any
 
 from workflow.config import TASKS, check_config
 from workflow.contract.methods import Method, check_requirements, load_methods
+from workflow.contract.networks import Network, load_networks
 from workflow.data.cohort import Scan, load_cohort
 from workflow.data.pairs import (
     Couple,
@@ -19,6 +20,9 @@ from workflow.data.pairs import (
     select_couples,
     shards,
 )
+from workflow.data.training import check_training, training_scans
+
+BOTH = "both"  # tasks, of one network
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Run:
     scans: dict[str, Scan]
     couples: list[Couple]
     methods: dict[str, Method]
+    networks: dict[str, Network]
 
     @property
     def folder(self) -> str:
@@ -46,6 +51,32 @@ class Run:
         return sorted({name for couple in self.couples for name in couple[1:]})
 
     @cached_property
+    def trained(self) -> list[str]:
+        """Names of the scans that networks are trained or validated on; none without networks."""
+        return [scan.name for scan in training_scans(self.scans)] if self.networks else []
+
+    @property
+    def validated(self) -> list[str]:
+        """Names of the scans whose Dice chooses a network's weights."""
+        return [name for name in self.trained if self.scans[name].split == "validation"]
+
+    @property
+    def used(self) -> list[str]:
+        """Names of all scans that are read: tested, trained or validated on."""
+        return sorted({*self.tested, *self.trained})
+
+    @property
+    def trainings(self) -> list[tuple[str, str]]:
+        """Every network with the pairs it is trained for: a task, or both."""
+        kinds = list(dict.fromkeys(self.trained_for(task) for task in self.tasks))
+        return [(network, pairs) for network in self.networks for pairs in kinds]
+
+    def trained_for(self, task: str) -> str:
+        """Return the pairs that the networks of a task are trained for: the task, or both."""
+        together = self.config["training"]["pairs"] == "together"
+        return BOTH if together and len(self.tasks) > 1 else task
+
+    @cached_property
     def shards(self) -> dict[str, dict[str, list[Couple]]]:
         """Couples by method and shard."""
         return {
@@ -59,6 +90,19 @@ class Run:
     def scans_of(self, method: str, shard: str) -> list[str]:
         """Return the names of the scans that a shard needs."""
         return sorted({name for pair in self.pairs(method, shard) for name in pair[1:]})
+
+    def training(self, network: str, pairs: str, file: str) -> str:
+        """Return the path of a file of a network's training."""
+        return f"{self.folder}/networks/{network}/{pairs}/{file}"
+
+    def models_of(self, method: str, shard: str) -> list[str]:
+        """Return the trained networks that a method needs for a shard."""
+        pairs = self.trained_for(self.shards[method][shard][0][0])
+        return [self.training(name, pairs, "model.pt") for name in self.methods[method].networks]
+
+    def needed_models(self, network: str, pairs: str) -> list[str]:
+        """Return the trained networks that the training of another one needs."""
+        return [self.training(name, pairs, "model.pt") for name in self.networks[network].needs]
 
     def raw_image(self, scan: str) -> str:
         """Return the scan's own image, or where the simulated one is made."""
@@ -85,8 +129,14 @@ def load_run(config: dict[str, Any]) -> Run:
     """Check everything that can be checked without reading an image; see `BenchmarkError`."""
     check_config(config)
     methods = load_methods(config)
-    check_requirements(methods, config["program_folders"])
+    networks = load_networks(config, methods.values())
+    check_requirements([*methods.values(), *networks.values()], config["program_folders"])
     path = config["pairs"]["list"]
     listed = read_pair_list(path) if path else []
     scans = load_cohort(config, {name for _, *names in listed for name in names})
-    return Run(config, scans, select_couples(scans, config, listed), methods)
+    run = Run(config, scans, select_couples(scans, config, listed), methods, networks)
+    if networks:
+        learned = [name for name, method in methods.items() if method.networks]
+        mirrored = config["preprocessing"]["mirror_left"]
+        check_training(training_scans(scans), run.tasks, mirrored, learned)
+    return run

@@ -16,6 +16,7 @@ from workflow.errors import ContractError, DataError
 from workflow.images import read_image, write_image
 from workflow.referee import boxplot, render, table1
 from workflow.referee.evaluate import evaluate_shard
+from workflow.referee.notes import notes
 from workflow.referee.tidy import read_metrics
 
 PAIRS = [("cross-subject", "a", "b"), ("cross-subject", "b", "a")]
@@ -111,11 +112,11 @@ def test_failures_are_counted_and_never_averaged(scans):
     row = table.iloc[0]
     assert (row["cross-subject dice"], row["cross-subject n"], row["cross-subject N"]) == (50, 1, 2)
     assert (row["device"], row["threads"]) == ("x", "1")
-    notes = table1.notes(metrics, [method], table, [14, 12, 10])
-    assert "Mine: 1 pair(s) failed: RuntimeError: diverged badly" in notes
-    assert "Mine: p 2 (default 1)." in notes
-    assert any(note.endswith("cores. x, 1 thread.") for note in notes)
-    assert "| Mine | 50.00 (0.00) | 0 | 0 | 1/2 |" in render.markdown(table, notes)
+    lines = notes(metrics, [method], table, [14, 12, 10])
+    assert "Mine: 1 pair(s) failed: RuntimeError: diverged badly" in lines
+    assert "Mine: p 2 (default 1)." in lines
+    assert any(note.endswith("cores. x, 1 thread.") for note in lines)
+    assert "| Mine | 50.00 (0.00) | 0 | 0 | 1/2 |" in render.markdown(table, lines)
     tex = render.latex(table, ["50 % of [1] & more"])
     assert r"Mine & 50.00 (0.00) & 0 & 0 & 1/2 &" in tex
     assert r"50 \% of {[}1{]} \& more \\" in tex
@@ -127,8 +128,8 @@ def test_an_undefined_dice_is_no_failure(scans):
     paper = pd.DataFrame({"row": ["x"], "seconds": [1]})
     table = table1.summarise(metrics, [method], ["cross-subject"], [], paper)
     assert table.loc[0, "cross-subject n"] == 2 and np.isnan(table.loc[0, "cross-subject dice"])
-    notes = table1.notes(metrics, [method], table, [14, 12, 10])
-    assert "Mine: 2 pair(s) without Dice: a structure in neither map." in notes
+    lines = notes(metrics, [method], table, [14, 12, 10])
+    assert "Mine: 2 pair(s) without Dice: a structure in neither map." in lines
 
 
 def test_controls_and_infinite_values_are_not_drawn_for_symmetry(scans):

@@ -29,7 +29,15 @@ def message_of(project, **changes):
             {"cohort": {"source": "manifest", "path": "no/such.csv"}},
             ["no/such.csv: no such file; cohort.path must name the manifest CSV"],
         ),
-        ({"pairs": {"longitudinal": 99}}, ["longitudinal: found 4 couples", "asks for 99"]),
+        (
+            {"split": {"test": 1.0, "validation": 0.0}},
+            [
+                "affine-net, ",
+                "too few scans to train networks on (lower split.test",
+                "cross-subject: no training pairs among the 0 training scans of 0 patients",
+            ],
+        ),
+        ({"pairs": {"longitudinal": 99}}, ["longitudinal: found 2 couples", "asks for 99"]),
     ],
 )
 def test_faults_of_the_configuration(fresh_project, changes, parts):
@@ -61,7 +69,9 @@ def test_faults_of_the_files(fresh_project):
     (data / "cohort.csv").write_text("\n".join(rows))
     output = message_of(
         project,
+        methods=["identity", "affine-niftyreg"],
         cohort={"source": "manifest", "path": "data/cohort.csv"},
+        split={"test": 1.0, "validation": 0.0},
         pairs={"longitudinal": 0, "cross-subject": "all"},
     )
     for part in ("Scans with faults", "C_1_right", "D_1_right", "cannot be read as an image"):

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
-from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import yaml
-
-from workflow.config import ROOT
+from workflow.contract.descriptions import (
+    BASELINES,
+    Described,
+    load_function,
+    read_description,
+    shared_labels,
+    unknown_names,
+)
 from workflow.contract.programs import find_program, program_version
 from workflow.errors import ConfigError, ToolError, nearest, raise_all
-from workflow.schema import faults, load_schema
-
-BASELINES = ROOT / "baselines"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Method:
     deterministic: bool
     params: dict[str, Any]
     defaults: dict[str, Any]
+    networks: tuple[str, ...] = ()
 
 
 def available_methods(baselines: Path = BASELINES) -> list[str]:
@@ -58,11 +60,7 @@ def load_methods(config: dict[str, Any], baselines: Path = BASELINES) -> dict[st
         if name not in known
     ]
     for key in ("method_params", "shard_size"):
-        found += [
-            f"{key}: no method '{name}'{nearest(name, known)}; available: {', '.join(known)}"
-            for name in config[key]
-            if name not in known
-        ]
+        found += unknown_names(key, config[key], known)
     methods = {}
     for name in config["methods"]:
         if name in known:
@@ -70,10 +68,7 @@ def load_methods(config: dict[str, Any], baselines: Path = BASELINES) -> dict[st
             found += wrong
             if not wrong:
                 methods[name] = Method(id=name, **description)
-    for label, number in Counter(method.label for method in methods.values()).items():
-        if number > 1:
-            own = [f"baselines/{m.id}/method.yaml" for m in methods.values() if m.label == label]
-            found.append(f"label '{label}' is that of {' and '.join(own)}; expected one of each")
+    found += shared_labels(methods.values(), "baselines/{id}/method.yaml")
     raise_all(ConfigError, "The configured methods have faults:", found)
     return methods
 
@@ -82,57 +77,41 @@ def _describe(
     name: str, baselines: Path, config: dict[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
     """Return a method's description with resolved parameters, and the faults of both."""
-    path = baselines / name / "method.yaml"
-    where = f"baselines/{name}/method.yaml"
-    if not path.is_file():
-        return {}, [f"{where}: no such file; copy baselines/_template/method.yaml"]
-    description = yaml.safe_load(path.read_text(encoding="utf-8"))
-    wrong = faults(description, load_schema("method.schema.yaml"), where)
-    if wrong:
-        return {}, wrong
-    parameters = description.pop("parameters")
-    defaults = {key: entry["default"] for key, entry in parameters.items()}
-    params = defaults | config["method_params"].get(name, {})
-    schema = {"type": "object", "additionalProperties": False, "properties": parameters}
-    wrong = faults(params, schema, f"method_params.{name}")
-    description["shard_size"] = config["shard_size"].get(name, description["shard_size"])
-    return description | {"params": params, "defaults": defaults}, wrong
+    shown = f"baselines/{name}/method.yaml"
+    changes = config["method_params"].get(name, {})
+    description, wrong = read_description(
+        baselines / name / "method.yaml", shown, "method.schema.yaml", changes,
+        f"method_params.{name}",
+    )  # fmt: skip
+    if description:
+        description["shard_size"] = config["shard_size"].get(name, description["shard_size"])
+        description["networks"] = tuple(description.get("networks", ()))
+        if description["networks"] and description["kind"] != "learned":
+            wrong.append(f"{shown}: networks: found kind {description['kind']}, expected learned")
+    return description, wrong
 
 
-def check_requirements(methods: dict[str, Method], folders: list[str]) -> None:
-    """Raise one `ToolError` that lists every module and program the methods lack.
+def check_requirements(described: Iterable[Described], folders: list[str]) -> None:
+    """Raise one `ToolError` that lists every module and program that methods or networks lack.
 
     Takes milliseconds: modules are looked for, not imported; programs are asked their version.
     """
     found = []
-    for method in methods.values():
-        for module in method.requires["modules"]:
+    for one in described:
+        for module in one.requires["modules"]:
             if importlib.util.find_spec(module) is None:
                 found.append(
-                    f"{method.id}: Python module '{module}' is not installed; run make install, "
+                    f"{one.id}: Python module '{module}' is not installed; run make install, "
                     "or update the environment from environment.yml"
                 )
-        for program in method.requires["programs"]:
+        for program in one.requires.get("programs", []):
             try:
                 program_version(find_program(program, folders))
             except ToolError as error:
-                found.append(f"{method.id}: {error}")
+                found.append(f"{one.id}: {error}")
     raise_all(ToolError, "Tools that the configured methods need are missing:", found)
 
 
 def load_register(folder: Path) -> ModuleType:
-    """Import a method folder's `register.py`; other files of the folder are its siblings.
-
-    `from .network import Network` in `register.py` finds `network.py` beside it.
-    """
-    path = folder / "register.py"
-    name = f"register_{folder.name.replace('-', '_')}"
-    spec = importlib.util.spec_from_file_location(
-        name, path, submodule_search_locations=[str(folder)]
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, "register", None)):
-        raise ConfigError(f"{path}: no function 'register'; see docs/contract.md")
-    return module
+    """Import a method folder's `register.py`, see `load_function`."""
+    return load_function(folder, "register")

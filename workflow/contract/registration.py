@@ -41,6 +41,7 @@ class Context:
 
     folder : an empty scratch folder of this pair's own.
     prepared : what the method's `prepare` returned, None without one.
+    models : the trained networks that method.yaml names, in its order.
     """
 
     threads: int
@@ -48,6 +49,7 @@ class Context:
     folder: Path
     program_folders: tuple[str, ...] = ()
     prepared: Any = None
+    models: tuple[Path, ...] = ()
 
     def run(self, program: str, *arguments: str | Path | float) -> str:
         """Run an external program in the scratch folder; see `run_program`."""

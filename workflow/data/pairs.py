@@ -74,6 +74,11 @@ def select_couples(
     return couples
 
 
+def has_couples(scans: Sequence[Scan], task: str, mirrored: bool) -> bool:
+    """Tell whether two of the scans make a couple of a task."""
+    return any(not _misfit(task, a, b, mirrored) for a, b in itertools.combinations(scans, 2))
+
+
 def _choose(possible: list[Couple], number: int, seed: int) -> list[Couple]:
     """Choose couples at random but evenly: no scan a second time before others had their first."""
     random.Random(f"{seed}-{possible[0][0]}").shuffle(possible)

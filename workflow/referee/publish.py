@@ -15,7 +15,10 @@ from pathlib import Path
 from workflow.config import ROOT
 from workflow.errors import DataError
 
-SMALL = ("tables/*", "figures/figure*", "manifest.json", "cohort.json")
+SMALL = (
+    "tables/*", "figures/figure*", "networks/*/*/history.csv", "networks/*/*/training.json",
+    "manifest.json", "cohort.json",
+)  # fmt: skip
 # Slices of a cohort's images may be shown only if they are the phantom's: others have licences.
 PICTURES = "figures/checks/*"
 MARKERS = ("<!-- table -->", "<!-- /table -->")

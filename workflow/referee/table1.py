@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from workflow.referee.tidy import MEAN, pair_values
+from workflow.referee.tidy import pair_values
 
 PAPER = "paper "  # prefix of the columns that hold published numbers
 
@@ -64,51 +64,3 @@ def _circumstances(records: Sequence[dict]) -> dict[str, str]:
     }
     threads = {str(record["threads"]) for record in records}
     return {"device": ", ".join(sorted(devices)), "threads": ", ".join(sorted(threads))}
-
-
-def notes(
-    metrics: pd.DataFrame, methods: Sequence[dict], table: pd.DataFrame, grid: Sequence[int]
-) -> list[str]:
-    """Return the lines under the table: definitions, budgets, device, failures."""
-    lines = [
-        "Dice: mean (population sd) in % over the directed pairs, mean of the structures, at "
-        f"{'x'.join(map(str, grid))} voxels. n/N: pairs that succeeded of those attempted.",
-        "Folds: voxels with a negative full Jacobian determinant of the composed map, mean of the "
-        "pairs [sum of their absolute determinants]. Diag.: voxels with a negative product of the "
-        "diagonal derivatives, which the authors' code counts for learned methods.",
-        "Time: mean seconds of one registration, reading of the images excluded, other "
-        f"registrations running on the other cores. {_device_note(table)}",
-        "Paper: Shen et al., CVPR 2019, Table 1 (80x192x192 voxels of OAI; classical tools on 10 "
-        "cores, networks on a GTX 1080 Ti; other data, so for orientation only).",
-    ]
-    for method in methods:
-        changed = {k: v for k, v in method["params"].items() if v != method["defaults"][k]}
-        for key, value in changed.items():
-            lines.append(f"{method['label']}: {key} {value} (default {method['defaults'][key]}).")
-    return lines + _failure_notes(metrics, methods)
-
-
-def _device_note(table: pd.DataFrame) -> str:
-    """Say on which device and with how many threads the methods were timed."""
-    parts = []
-    groups = list(table.groupby(["device", "threads"], sort=False))
-    for (device, threads), rows in groups:
-        who = "" if len(groups) == 1 else f"{', '.join(rows['method'])}: "
-        parts.append(f"{who}{device}, {threads} thread{'' if threads == '1' else 's'}")
-    return "; ".join(parts) + "."
-
-
-def _failure_notes(metrics: pd.DataFrame, methods: Sequence[dict]) -> list[str]:
-    """Count each method's failures by reason, and its successes without a Dice."""
-    means = metrics[metrics["label"] == MEAN]
-    lines = []
-    for method in methods:
-        own = means[means["method"] == method["id"]]
-        for reason, number in own["reason"][own["reason"] != ""].value_counts().items():
-            lines.append(f"{method['label']}: {number} pair(s) failed: {reason}")
-        undefined = int((own["value"].isna() & (own["reason"] == "")).sum())
-        if undefined:
-            lines.append(
-                f"{method['label']}: {undefined} pair(s) without Dice: a structure in neither map."
-            )
-    return lines

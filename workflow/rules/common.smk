@@ -1,11 +1,15 @@
 # The checked run and helpers for the rules; no rules here.
 # Parsing must stay light: nothing in this file may import torch, ANTs or SimpleITK.
+import platform
 import re
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from workflow.contract.sources import sources
+from workflow.data.training import manifest_rows, read_scan
 from workflow.errors import BenchmarkError
 from workflow.run import load_run
 
@@ -24,6 +28,8 @@ wildcard_constraints:
     scan=r"[A-Za-z0-9._-]+",
     method="|".join(map(re.escape, RUN.methods)),
     task="|".join(RUN.tasks),
+    network="|".join(map(re.escape, RUN.networks)),
+    pairs="|".join(sorted({pairs for _, pairs in RUN.trainings})),
     shard=r"[a-z-]+-\d{4}",
 
 
@@ -52,21 +58,29 @@ def code(*names):
 
 
 def method_code(method):
-    """All Python files of a method, the wrappers it shares, and the harness."""
-    own = sorted(map(str, Path("baselines", method).glob("*.py")))
-    register = Path("baselines", method, "register.py").read_text(encoding="utf-8")
-    shared = [
-        str(path)
-        for path in sorted(Path("baselines/tools").glob("*.py"))
-        if f"baselines.tools.{path.stem} " in register
-    ]
-    return [*own, *shared, *code("contract/registration", "contract/shard", "contract/programs")]
+    """All Python files that a method is made of, and the harness."""
+    harness = code("contract/registration", "contract/shard", "contract/programs")
+    return [*sources(Path("baselines", method).absolute()), *harness]
+
+
+def network_code(wildcards):
+    """All Python files that a network's training is made of."""
+    folder = Path("baselines/networks", wildcards.network).absolute()
+    return [*sources(folder), "workflow/contract/training.py"]
+
+
+def gpus(params):
+    """GPUs that a job takes; none where there is none, so that jobs run side by side there."""
+    found = any(map(shutil.which, ("nvidia-smi", "rocm-smi")))
+    apple = (platform.system(), platform.machine()) == ("Darwin", "arm64")
+    return int(params.get("device", "cpu") != "cpu" and (found or apple))
 
 
 def register_input(method):
-    """Named inputs of a method's rule: preprocessed images only, never labels."""
+    """Named inputs of a method's rule: preprocessed images and trained networks, never labels."""
     return {
         "images": images_of_shard(method),
+        "models": lambda wildcards: RUN.models_of(method, wildcards.shard),
         "code": method_code(method),
     }
 
@@ -100,10 +114,10 @@ def register_log(method):
 
 
 def user_files(wildcards):
-    """Files of the tested scans that the user brought (the phantom has none)."""
+    """Files of the scans in use that the user brought (the phantom has none)."""
     if config["cohort"]["source"] == "phantom":
         return []
-    scans = [RUN.scans[name] for name in RUN.tested]
+    scans = [read_scan(RUN.scans[name]) for name in RUN.used]
     return [path for scan in scans for path in (scan.image, scan.label) if path]
 
 
@@ -151,4 +165,5 @@ def final_outputs():
         for method in RUN.methods
         for task in RUN.tasks
     ]
-    return [*tables, *figures, *checks, f"{FOLDER}/manifest.json"]
+    curves = [RUN.training(*training, "history.png") for training in RUN.trainings]
+    return [*tables, *figures, *checks, *curves, f"{FOLDER}/manifest.json"]

@@ -1,4 +1,5 @@
-# From the cohort to images and label maps on the working grid.
+# From the cohort to images and label maps on the working grid. They come before registrations, as
+# the trainings, which take longest, wait for them.
 
 
 rule phantom_label:
@@ -8,6 +9,7 @@ rule phantom_label:
         f"{FOLDER}/raw/labels/{{scan}}.nii.gz",
     log:
         f"{FOLDER}/logs/phantom/{{scan}}.log",
+    priority: 10
     conda:
         ENVIRONMENT
     params:
@@ -27,6 +29,7 @@ rule simulate_image:
         temp(f"{FOLDER}/raw/images/{{scan}}.nii"),
     log:
         f"{FOLDER}/logs/simulate/{{scan}}.log",
+    priority: 10
     conda:
         ENVIRONMENT
     resources:
@@ -51,7 +54,8 @@ rule check_cohort:
         ENVIRONMENT
     threads: 4
     params:
-        scans=[asdict(RUN.scans[name]) for name in RUN.tested],
+        scans=[asdict(read_scan(RUN.scans[name])) for name in RUN.used],
+        tested=RUN.tested,
         couples=RUN.couples,
         splits={scan.subject: scan.split for scan in RUN.scans.values()},
         labels=config["labels"],
@@ -69,6 +73,7 @@ rule preprocess_image:
         f"{FOLDER}/images/{{scan}}.nii",
     log:
         f"{FOLDER}/logs/preprocess_image/{{scan}}.log",
+    priority: 10
     conda:
         ENVIRONMENT
     resources:
@@ -89,6 +94,7 @@ rule preprocess_label:
         f"{FOLDER}/labels/{{scan}}.nii",
     log:
         f"{FOLDER}/logs/preprocess_label/{{scan}}.log",
+    priority: 10
     conda:
         ENVIRONMENT
     resources:

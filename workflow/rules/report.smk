@@ -1,5 +1,7 @@
-# Tables and figures: pure functions of metrics.csv and the methods' descriptions.
+# Tables and figures: pure functions of metrics.csv, records and the methods' descriptions.
 METHODS = [asdict(method) for method in RUN.methods.values()]
+NETWORKS = [asdict(network) for network in RUN.networks.values()]
+TRAININGS = [RUN.training(*training, "training.json") for training in RUN.trainings]
 
 
 localrules:
@@ -33,8 +35,9 @@ rule make_table1:
         outcomes=[
             RUN.outcomes(method, shard) for method in RUN.methods for shard in RUN.shards[method]
         ],
+        trainings=TRAININGS,
         paper="workflow/referee/paper_table1.csv",
-        code=code("referee/table1", "referee/render", "referee/tidy"),
+        code=code("referee/table1", "referee/notes", "referee/render", "referee/tidy"),
     output:
         csv=report(
             f"{FOLDER}/tables/table1.csv",
@@ -50,6 +53,7 @@ rule make_table1:
         ENVIRONMENT
     params:
         methods=METHODS,
+        networks=NETWORKS,
         tasks=RUN.tasks,
         grid=config["preprocessing"]["size"],
     script:
@@ -85,7 +89,8 @@ rule make_boxplot:
 
 rule make_manifest:
     input:
-        f"{FOLDER}/tables/metrics.csv",
+        metrics=f"{FOLDER}/tables/metrics.csv",
+        trainings=TRAININGS,
     output:
         f"{FOLDER}/manifest.json",
     log:
@@ -95,5 +100,6 @@ rule make_manifest:
     params:
         config=config,
         methods=METHODS,
+        networks=NETWORKS,
     script:
         "../scripts/make_manifest.py"

@@ -1,4 +1,4 @@
-"""Check the files of all tested scans and record who is in which split."""
+"""Check the files of all scans in use and record who is in which split."""
 
 import json
 from collections import Counter
@@ -10,11 +10,14 @@ from workflow.job import start_job
 
 start_job(snakemake.log[0], snakemake.threads)
 params = snakemake.params
+scans = [Scan(**scan) for scan in params.scans]
 if params.read:
-    check_scans([Scan(**scan) for scan in params.scans], params.labels, snakemake.threads)
+    check_scans(scans, params.labels, snakemake.threads)
 summary = {
     "patients": Counter(params.splits.values()),
-    "tested_scans": [scan["subject"] + " " + scan["visit"] for scan in params.scans],
+    "tested_scans": [
+        f"{scan.subject} {scan.visit}" for scan in scans if scan.name in params.tested
+    ],
     "couples": Counter(task for task, *_ in params.couples),
     "splits": params.splits,
 }

@@ -1,6 +1,7 @@
 """Record versions, seed, machine and configuration of the run."""
 
 import json
+from pathlib import Path
 
 from workflow.config import ROOT
 from workflow.contract.programs import find_program, program_version
@@ -21,5 +22,9 @@ content = {
     "seed": snakemake.params.config["seed"],
     "config": snakemake.params.config,
     "methods": snakemake.params.methods,
+    "networks": snakemake.params.networks,
+    "trainings": [
+        json.loads(Path(path).read_text(encoding="utf-8")) for path in snakemake.input.trainings
+    ],
 }
 write_text(snakemake.output[0], json.dumps(content, indent=1) + "\n")

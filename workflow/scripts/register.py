@@ -19,7 +19,13 @@ outcomes = register_shard(
     params.pairs,
     images.__getitem__,
     Path(snakemake.output.fields),
-    Context(threads, params.seed, Path(), tuple(params.program_folders)),
+    Context(
+        threads,
+        params.seed,
+        Path(),
+        tuple(params.program_folders),
+        models=tuple(map(Path, snakemake.input.models)),
+    ),
 )
 circumstances = {
     "method": params.method,

@@ -1,0 +1,13 @@
+"""AVSM's affine network in several steps."""
+
+import SimpleITK as sitk
+
+from baselines.tools.avsm import prepare, register_with_networks
+from workflow.contract.registration import Context, Registration
+
+__all__ = ["prepare", "register"]
+
+
+def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Context) -> Registration:
+    """Register affinely."""
+    return register_with_networks(fixed, moving, context.prepared, params["steps"], steps=0)

@@ -1,0 +1,111 @@
+"""The library `avsm` in the benchmark: training of its networks, registration, optimisation.
+
+Shen et al., "Networks for Joint Affine and Non-parametric Image Registration", CVPR 2019.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import SimpleITK as sitk
+import torch
+
+from avsm.checkpoint import LAST, TrainedModel, load_checkpoint, load_model
+from avsm.device import find_device
+from avsm.errors import UserError
+from avsm.images import canonical, to_grid
+from avsm.presets import recipe_preset
+from avsm.register import physical_displacement, register, warp_image
+from avsm.train import train
+from workflow.contract.registration import Context, Registration
+from workflow.contract.training import Trained, Training
+from workflow.errors import BenchmarkError, ConfigError
+
+
+class Prepared(NamedTuple):
+    """What is made once for a shard: the device, and the trained model of learned methods."""
+
+    device: torch.device
+    model: TrainedModel | None
+
+
+def train_stage(
+    stage: str, manifest: Path, state: Path, params: dict, context: Training
+) -> Trained:
+    """Train the affine or the momentum network, the latter from the affine network's model."""
+    torch.set_num_threads(context.threads)
+    try:
+        recipe = recipe_preset(params["preset"], context.task)
+        recipe = recipe.change({"seed": context.seed} | params["settings"])
+        device = find_device(params["device"])
+    except UserError as error:
+        raise ConfigError(f"network_params.{stage}: {error}") from error
+    start = context.models[0] if context.models else None
+    try:
+        best = train(manifest, state, recipe, [stage], start, context.labels, params["device"])
+    except UserError as error:
+        raise BenchmarkError(str(error)) from error
+    last = load_checkpoint(state / stage / LAST)
+    return Trained(
+        best, state / "history.csv", state / "history.png", last["step"], last["seconds"],
+        device_name(device),
+    )  # fmt: skip
+
+
+def prepare(params: dict, context: Context) -> Prepared:
+    """Set the threads, find the device and load the model, if the method has one."""
+    torch.set_num_threads(context.threads)
+    device = find_device(params["device"])
+    if not context.models:
+        return Prepared(device, None)
+    trained = load_model(context.models[0])
+    trained.model.to(device, memory_format=torch.channels_last_3d)
+    return Prepared(device, trained)
+
+
+def register_with_networks(
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    prepared: Prepared,
+    affine_steps: int,
+    steps: int,
+    refine: int = 0,
+) -> Registration:
+    """Register by the networks, then refine for so many iterations.
+
+    The networks see the preprocessed images as they are: both lie on the grid they were trained on.
+    """
+    displacement, warped = register(
+        fixed, moving, prepared.model, affine_steps, steps, refine,
+        normalised=True, device=str(prepared.device),
+    )  # fmt: skip
+    return Registration(displacement, warped, device_name(prepared.device))
+
+
+def tensors(
+    fixed: sitk.Image, moving: sitk.Image, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return both images as ``(1, 1, D, H, W)``, axes RAS+, on the fixed image's working grid."""
+    shape = canonical(fixed).GetSize()[::-1]
+    arrays = [
+        to_grid(image, shape, name, normalised=True)
+        for image, name in ((fixed, "fixed image"), (moving, "moving image"))
+    ]
+    first, second = (torch.from_numpy(array)[None, None].to(device) for array in arrays)
+    return first, second
+
+
+def from_map(
+    phi: torch.Tensor, fixed: sitk.Image, moving: sitk.Image, device: torch.device
+) -> Registration:
+    """Return the registration of a map ``(1, 3, D, H, W)`` between the images of `tensors`."""
+    displacement = physical_displacement(phi.cpu(), fixed, moving)
+    return Registration(displacement, warp_image(moving, displacement), device_name(device))
+
+
+def device_name(device: torch.device) -> str:
+    """Return an accelerator's name; the processor's is empty."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return "" if device.type == "cpu" else "Apple GPU"

@@ -1,0 +1,289 @@
+"""VoxelMorph, by the package `voxelmorph`: model, losses, model files, registration.
+
+Dalca et al., "Unsupervised learning for fast probabilistic diffeomorphic registration", MICCAI
+2018; Balakrishnan et al., "VoxelMorph: a learning framework for deformable medical image
+registration", IEEE TMI 2019.
+
+Frames
+------
+voxels
+    VoxelMorph's own: velocities and displacements u in voxels of the grid, channels in the order
+    of the array axes (z, y, x). The moving image is read at i + u(i).
+normalised
+    `avsm`'s: (z, y, x) in [-1, 1], corner aligned, of a grid whose axes are RAS+; see `avsm.maps`
+    and, for the way to physical points, `avsm.register`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import neurite
+import numpy as np
+import SimpleITK as sitk
+import torch
+import torch.nn.functional as F
+import voxelmorph
+from torch import nn
+
+from avsm.affine import Affine
+from avsm.checkpoint import FORMAT, TrainedModel, load_checkpoint, load_model
+from avsm.checks import check_same_shape, check_volume
+from avsm.device import autocast, find_device
+from avsm.errors import UserError
+from avsm.images import ORIENTATION, canonical, to_grid
+from avsm.maps import half_shape, identity_map, resize, spacing, warp
+from avsm.objectives import at_resolution
+from avsm.precision import full_precision
+from avsm.register import physical_displacement
+from baselines.tools.avsm import device_name
+from workflow.contract.registration import Context, Registration
+
+KIND = "voxelmorph"  # what a model file says it is
+SLOPE = 0.2  # of the leaky ReLUs, as in the VoxelMorph papers; the package's default is a ReLU
+
+
+class Warping(NamedTuple):
+    """The result for a batch.
+
+    velocity : ``(B, 3, D', H', W')``, at half the resolution, in its voxels.
+    map : ``(B, 3, D, H, W)``, normalised, from fixed to moving; an affine part is composed in.
+    warped : the moving image read at the map, ``(B, 1, D, H, W)``, interpolated once.
+    """
+
+    velocity: torch.Tensor
+    map: torch.Tensor
+    warped: torch.Tensor
+
+
+class VoxelMorph(nn.Module):
+    """Register pairs by a velocity that one pass of a U-Net predicts.
+
+    The velocity is integrated at half the resolution, as in Dalca et al. 2018; the package's own
+    forward pass integrates at the full one, where that takes longer than the U-Net.
+
+    Parameters
+    ----------
+    features : channels of the U-Net's levels, from the finest; the grid is halved behind each.
+    integration_steps : squarings that integrate the velocity.
+    affine : a trained affine network to put in front; it stays as it is.
+    """
+
+    def __init__(
+        self, features: Sequence[int], integration_steps: int, affine: TrainedModel | None = None
+    ) -> None:
+        super().__init__()
+        self.levels = len(features)
+        self.net = voxelmorph.nn.models.VxmPairwise(
+            ndim=3,
+            source_channels=1,
+            target_channels=1,
+            nb_features=list(features),
+            activations=nn.LeakyReLU(SLOPE),
+            integration_steps=integration_steps,
+        )
+        self.affine_net, self.affine_steps = None, 0
+        if affine is not None:
+            self.affine_net = affine.model.affine_net.requires_grad_(False)
+            self.affine_steps = affine.model.config.affine_steps
+
+    def forward(
+        self,
+        fixed: torch.Tensor,
+        moving: torch.Tensor,
+        steps: int | None = None,
+        reduction: int = 1,
+    ) -> Warping:
+        """Register the moving images to the fixed ones.
+
+        Parameters
+        ----------
+        fixed, moving : ``(B, 1, D, H, W)``, intensities in [0, 1].
+        steps : of the affine network; None takes its own number.
+        reduction : by how much smaller per axis the images are than those to register, which the
+            affine network must know.
+        """
+        check_volume("fixed", fixed, channels=1)
+        check_same_shape("moving", moving, "fixed", fixed)
+        affine = self._align(fixed, moving, steps or self.affine_steps, reduction)
+        seen = moving if affine is None else warp(moving, affine.map(fixed.shape[2:]))
+        velocity = self._velocity(fixed, seen)
+        phi = self._integrate(velocity, fixed.shape[2:])
+        if affine is not None:
+            phi = apply_affine(affine, phi)
+        return Warping(velocity, phi, warp(moving, phi))
+
+    @torch.no_grad()
+    def _align(
+        self, fixed: torch.Tensor, moving: torch.Tensor, steps: int, reduction: int
+    ) -> Affine | None:
+        if self.affine_net is None:
+            return None
+        return at_resolution(self.affine_net, reduction)(fixed, moving, steps)[-1]
+
+    def _velocity(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
+        """Predict on a grid that halves evenly, black beyond the images, and cut that off."""
+        shape = fixed.shape[2:]
+        (z, y, x), (d, h, w) = shape, even_shape(shape, self.levels)
+        moving, fixed = (F.pad(i, (0, w - x, 0, h - y, 0, d - z)) for i in (moving, fixed))
+        velocity = self.net(moving, fixed, return_field_type="velocity")
+        return resize_voxels(velocity[:, :, :z, :y, :x], half_shape(shape))
+
+    @full_precision
+    def _integrate(self, velocity: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        """Integrate by scaling and squaring; give the map on a grid, ``(B, 3, D, H, W)``."""
+        displacement = self.net.velocity_field_integrator(velocity)
+        return map_from_voxels(resize_voxels(displacement, shape))
+
+
+def even_shape(shape: Sequence[int], levels: int) -> tuple[int, int, int]:
+    """Give the least grid about a grid whose sides halve `levels` times, to 2 voxels or more.
+
+    The package joins features of a level with those of the next, twice as large: sides must be
+    multiples of 2**levels.
+    """
+    unit = 2**levels
+    depth, height, width = (unit * max(2, -(-int(n) // unit)) for n in shape)
+    return depth, height, width
+
+
+@full_precision
+def resize_voxels(field: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Bring displacements in voxels ``(B, 3, D, H, W)`` to another grid, and to its voxels."""
+    before, now = (torch.tensor(spacing(grid)) for grid in (field.shape[2:], shape))
+    return resize(field, shape) * (before / now).to(field)[:, None, None, None]
+
+
+@full_precision
+def map_from_voxels(displacement: torch.Tensor) -> torch.Tensor:
+    """Turn a displacement in voxels ``(B, 3, D, H, W)`` into a map in normalised coordinates."""
+    shape = displacement.shape[2:]
+    scale = torch.tensor(spacing(shape)).to(displacement)
+    return identity_map(shape, displacement) + scale[:, None, None, None] * displacement
+
+
+@full_precision
+def apply_affine(affine: Affine, phi: torch.Tensor) -> torch.Tensor:
+    """Compose ``A phi(x) + b``: exact, as an affine map needs no interpolation."""
+    moved = affine.matrix @ phi.flatten(2) + affine.offset[..., None]
+    return moved.unflatten(2, phi.shape[2:])
+
+
+class Losses(nn.Module):
+    """The squared local correlation (NCC) and the smoothness of the velocity, both neurite's.
+
+    Parameters
+    ----------
+    window : side of the NCC window, voxels.
+    smoothness : weight of the velocity's mean squared gradient (dimensionless).
+    """
+
+    def __init__(self, window: int, smoothness: float) -> None:
+        super().__init__()
+        self.ncc = neurite.nn.modules.NCC(window, keepdims=False)
+        self.gradient = neurite.nn.modules.SpatialGradient("l2")
+        self.smoothness = smoothness
+
+    @full_precision
+    def forward(self, fixed: torch.Tensor, result: Warping) -> dict[str, torch.Tensor]:
+        """Give ``total``, ``similarity`` (1 - NCC) and ``regularisation``."""
+        similarity = 1 - self.ncc(_double(fixed), _double(result.warped)).float()
+        regularisation = self.smoothness * self.gradient(result.velocity)
+        return {
+            "total": similarity.to(regularisation.device) + regularisation,
+            "similarity": similarity,
+            "regularisation": regularisation,
+        }
+
+
+def _double(image: torch.Tensor) -> torch.Tensor:
+    """Give an image in double precision, on the processor where the device has none.
+
+    NCC takes variances as differences of sums over a window. In single precision they come out
+    below zero where images are flat, coefficients leave [0, 1], and neurite stops the run.
+    """
+    return image.to("cpu" if image.device.type == "mps" else image.device, torch.float64)
+
+
+class Loaded(NamedTuple):
+    """A trained model in evaluation mode and the grid (D, H, W), axes RAS+, it was trained on."""
+
+    model: VoxelMorph
+    shape: tuple[int, int, int]
+
+
+def build(params: Mapping[str, Any], affine: TrainedModel | None) -> VoxelMorph:
+    """Make the model of a network's parameters, with weights of PyTorch's generator."""
+    return VoxelMorph(params["features"], params["integration_steps"], affine)
+
+
+def describe(model: VoxelMorph, shape: Sequence[int], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the content of a model file; an affine network in front has a file of its own."""
+    return {
+        "format": FORMAT,
+        "kind": KIND,
+        "orientation": ORIENTATION,
+        "shape": list(shape),
+        "params": dict(params),
+        "affine": model.affine_net is not None,
+        "weights": model.net.state_dict(),
+    }
+
+
+def load(path: Path, affine: TrainedModel | None = None) -> Loaded:
+    """Read a model file.
+
+    Raises
+    ------
+    UserError
+        If it is no file of VoxelMorph's, or was trained with an affine network in front and is
+        given none, or the other way round.
+    """
+    content = load_checkpoint(path)
+    if content.get("kind") != KIND:
+        raise UserError(f"{path}: expected a model of VoxelMorph; train it anew")
+    if content["affine"] != (affine is not None):
+        was, found = ("with", "none") if content["affine"] else ("without", "one")
+        raise UserError(f"{path}: trained {was} an affine network in front, but found {found}")
+    model = build(content["params"], affine)
+    model.net.load_state_dict(content["weights"])
+    depth, height, width = content["shape"]
+    return Loaded(model.eval(), (depth, height, width))
+
+
+def prepare(params: dict, context: Context) -> Loaded:
+    """Set the threads and load the models: VoxelMorph's, then the affine one if there is one."""
+    torch.set_num_threads(context.threads)
+    first, *others = context.models
+    loaded = load(first, load_model(others[0]) if others else None)
+    loaded.model.to(find_device(params["device"]), memory_format=torch.channels_last_3d)
+    return loaded
+
+
+def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Context) -> Registration:
+    """Register by the network that `prepare` loaded; settings are those of its training."""
+    model, shape = context.prepared
+    device = next(model.net.parameters()).device
+    arrays = [
+        to_grid(image, shape, name, normalised=True)
+        for image, name in ((fixed, "fixed image"), (moving, "moving image"))
+    ]
+    tensors = [torch.from_numpy(array)[None, None].to(device) for array in arrays]
+    with torch.inference_mode(), autocast(device):
+        result = model(*tensors)
+    displacement = physical_displacement(result.map.cpu(), fixed, moving)
+    return Registration(displacement, _own_image(result.warped, fixed), device_name(device))
+
+
+def _own_image(warped: torch.Tensor, fixed: sitk.Image) -> sitk.Image:
+    """Put the network's own warped image ``(1, 1, D, H, W)`` on the fixed image's grid."""
+    image = sitk.GetImageFromArray(warped[0, 0].cpu().numpy())
+    grid = canonical(fixed)
+    ratio = np.asarray(grid.GetSize()) / image.GetSize()
+    image.SetDirection(grid.GetDirection())
+    image.SetSpacing((ratio * grid.GetSpacing()).tolist())
+    # Both grids have the same edges: the first voxel's centre is half its size from them.
+    image.SetOrigin(grid.TransformContinuousIndexToPhysicalPoint(((ratio - 1) / 2).tolist()))
+    return sitk.Resample(image, fixed, sitk.Transform(), sitk.sitkLinear, 0.0)

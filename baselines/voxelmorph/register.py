@@ -1,0 +1,9 @@
+"""VoxelMorph on the images as they are.
+
+Dalca et al., "Unsupervised learning for fast probabilistic diffeomorphic registration", MICCAI
+2018; the package's diffeomorphic model.
+"""
+
+from baselines.tools.voxelmorph import prepare, register
+
+__all__ = ["prepare", "register"]

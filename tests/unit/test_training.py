@@ -1,0 +1,222 @@
+"""Networks in the benchmark: descriptions, scans, what a killed training leaves, footnotes."""
+
+import shutil
+
+import pandas as pd
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.unit.test_config import merge
+from workflow.contract.methods import Method, check_requirements, load_methods
+from workflow.contract.networks import NETWORKS, available_networks, load_networks
+from workflow.contract.sources import sources
+from workflow.contract.training import Trained, check_trained, digests, open_state
+from workflow.data.cohort import Scan
+from workflow.data.training import manifest_rows, read_scan
+from workflow.errors import ConfigError, ContractError, ToolError
+from workflow.referee.notes import notes
+from workflow.run import load_run
+
+
+def method_with(*networks):
+    """Return a method that needs networks."""
+    requires = {"modules": [], "programs": []}
+    return Method("mine", "Mine", "learned", "", None, requires, 4, True, {}, {}, networks)
+
+
+def write_network(folder, name, **changes):
+    """Write a network's folder, a copy of the affine one's with changes."""
+    shutil.copytree(NETWORKS / "affine", folder / name)
+    path = folder / name / "network.yaml"
+    description = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path.write_text(yaml.safe_dump(description | {"label": name} | changes), encoding="utf-8")
+
+
+def test_needed_networks_come_first_each_once(config):
+    found = load_networks(config, [method_with("momentum", "affine"), method_with("affine")])
+    assert list(found) == ["affine", "momentum"]
+    assert found["momentum"].needs == ("affine",)
+    assert load_networks(config, [method_with()]) == {}
+    assert "tools" not in available_networks()
+
+
+def test_faults_of_networks_are_all_named(tmp_path, config):
+    for name, changes in {
+        "one": {"needs": ["twoo"]}, "two": {"kind": "learned"}, "_hidden": {},
+    }.items():  # fmt: skip
+        write_network(tmp_path, name, **changes)
+    config["network_params"] = {"onne": {}, "one": {"preset": "smal"}}
+    with pytest.raises(ConfigError) as caught:
+        load_networks(config, [method_with("one", "two", "three")], tmp_path)
+    message = str(caught.value)
+    for part in (
+        "network_params: no network 'onne' (did you mean 'one'?); available: one, two",
+        "network_params.one: preset: found 'smal', expected one of small, paper (did you mean",
+        "baselines/networks/two/network.yaml: unknown key 'kind'",
+        "baselines/mine/method.yaml: networks: no network 'three'",
+    ):
+        assert part in message
+    config["network_params"] = {}
+    with pytest.raises(ConfigError, match=r"one/network\.yaml: needs: no network 'twoo' \(did"):
+        load_networks(config, [method_with("one")], tmp_path)
+
+
+def test_networks_in_a_circle_and_with_one_label(tmp_path, config):
+    config["network_params"] = {}
+    write_network(tmp_path, "one", needs=["two"])
+    write_network(tmp_path, "two", needs=["one"])
+    with pytest.raises(ConfigError, match="one, two need one another in a circle"):
+        load_networks(config, [method_with("one")], tmp_path)
+    write_network(tmp_path, "three", label="one")
+    with pytest.raises(ConfigError, match=r"label 'one' is that of baselines/networks/one/.* and"):
+        load_networks(config, [method_with("one", "three")], tmp_path)
+
+
+def test_modules_that_networks_lack_are_named(tmp_path, config):
+    config["network_params"] = {}
+    write_network(tmp_path, "one", requires={"modules": ["no_such_module"]})
+    networks = load_networks(config, [method_with("one")], tmp_path)
+    with pytest.raises(ToolError, match="one: Python module 'no_such_module' is not installed"):
+        check_requirements(networks.values(), [])
+
+
+def test_only_learned_methods_have_networks(tmp_path, config):
+    shutil.copytree(ROOT / "baselines/_template", tmp_path / "mine")
+    path = tmp_path / "mine/method.yaml"
+    path.write_text(path.read_text(encoding="utf-8") + "networks: [affine]\n", encoding="utf-8")
+    config |= {"methods": ["mine"], "method_params": {}}
+    with pytest.raises(ConfigError, match="networks: found kind classical, expected learned"):
+        load_methods(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "trainings"),
+    [
+        ({}, [("affine", "both"), ("momentum", "both")]),
+        (
+            {"pairs": {"longitudinal": 0}},
+            [("affine", "cross-subject"), ("momentum", "cross-subject")],
+        ),
+        (
+            {"training": {"pairs": "apart"}, "methods": ["affine-net"]},
+            [("affine", "longitudinal"), ("affine", "cross-subject")],
+        ),
+    ],
+)
+def test_a_run_knows_its_trainings(config, change, trainings):
+    run = load_run(merge(config | {"methods": ["identity", "avsm-2step"]}, change))
+    assert run.trainings == trainings
+    method = list(run.methods)[-1]
+    shard = next(iter(run.shards[method]))
+    model, pairs = run.methods[method].networks[0], trainings[0][1]
+    assert run.models_of(method, shard) == [f"results/phantom/networks/{model}/{pairs}/model.pt"]
+    if model == "momentum":
+        needed = f"results/phantom/networks/affine/{pairs}/model.pt"
+        assert run.needed_models(model, pairs) == [needed]
+
+
+def test_tested_scans_are_never_trained_on(config):
+    run = load_run(config)
+    assert run.trained and run.validated and not set(run.trained) & set(run.tested)
+    assert {run.scans[name].split for name in run.trained} == {"train", "validation"}
+    assert set(run.used) == {*run.trained, *run.tested}
+    classical = load_run(config | {"methods": ["identity"]})
+    assert classical.trained == [] and classical.trainings == []
+
+
+def test_missing_training_scans_name_the_settings(config):
+    config["split"] = {"test": 1.0, "validation": 0.0}
+    config["methods"] = ["identity", "affine-net"]
+    with pytest.raises(ConfigError) as caught:
+        load_run(config)
+    message = str(caught.value)
+    assert message.startswith("affine-net: too few scans to train networks on (lower split.test")
+    for task in ("longitudinal", "cross-subject"):
+        assert f"{task}: no training pairs among the 0 training scans of 0 patients" in message
+        assert f"{task}: no labelled validation pairs among the 0 labelled" in message
+    load_run(config | {"methods": ["identity"]})
+
+
+def test_only_validation_scans_have_labels_in_the_manifest():
+    scans = [Scan(f"P{i}", "1", "right", f"{i}.nii", f"{i}l.nii", split)
+             for i, split in enumerate(("train", "validation"))]  # fmt: skip
+    assert [row["label"] for row in manifest_rows(scans)] == ["", "../labels/P1_1_right.nii"]
+    assert [read_scan(scan).label for scan in scans] == [None, "1l.nii"]
+    simulated = Scan("P2", "1", "right", None, "2l.nii", "train")
+    assert read_scan(simulated).label == "2l.nii"
+
+
+def test_state_survives_only_what_it_was_made_of(tmp_path):
+    image = tmp_path / "image.nii"
+    image.write_text("a")
+    state = tmp_path / "state"
+
+    def opened(**changes):
+        made_of = {"params": {"rate": (1, 2)}, "task": "both", "inputs": digests([str(image)])}
+        return open_state(state, made_of | changes)
+
+    assert not opened()
+    (state / "last.pt").touch()
+    assert opened() and (state / "last.pt").exists()
+    image.write_text("b")
+    assert not opened() and not (state / "last.pt").exists()
+    (state / "last.pt").touch()
+    assert not opened(task="longitudinal") and not (state / "last.pt").exists()
+    (state / "made_of.json").unlink()
+    (state / "last.pt").touch()
+    assert not opened() and not (state / "last.pt").exists()
+
+
+def test_a_cleared_state_is_said_in_the_log(tmp_path, caplog):
+    open_state(tmp_path / "state", {"params": {"rate": 1}, "seed": 1})
+    open_state(tmp_path / "state", {"params": {"rate": 2}, "seed": 1})
+    assert caplog.messages == [f"{tmp_path}/state: cleared, as it was made with other params"]
+
+
+def test_a_training_hands_back_files(tmp_path):
+    (tmp_path / "model.pt").touch()
+    trained = Trained(tmp_path / "model.pt", tmp_path / "h.csv", tmp_path / "h.png", 1, 1.0)
+    with pytest.raises(ContractError, match=r"one: train\(\) wrote no history .*h.csv, no curve"):
+        check_trained(trained, "one")
+    with pytest.raises(ContractError, match="returned NoneType, expected Trained"):
+        check_trained(None, "one")
+
+
+def test_sources_are_followed_through_imports(tmp_path):
+    files = {
+        "baselines/mine/register.py": "from baselines.tools.shared import f\nimport numpy",
+        "baselines/mine/net.py": "from __future__ import annotations",
+        "baselines/tools/shared.py": "    from avsm.maps import warp",
+        "baselines/tools/other.py": "",
+        "avsm/maps.py": "",
+        "avsm/model.py": "from baselines.tools.other import never",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    found = sources(tmp_path / "baselines/mine", tmp_path)
+    assert sorted(found) == sorted(set(files) - {"baselines/tools/other.py"})
+    assert not [name for name in sources(ROOT / "baselines/demons") if name.startswith("avsm/")]
+    assert "avsm/train.py" in sources(NETWORKS / "affine")
+
+
+def test_trainings_are_named_under_the_table():
+    columns = ["method", "task", "fixed", "moving", "label", "metric", "value", "reason"]
+    table = pd.DataFrame({"method": ["Mine"], "device": ["x"], "threads": ["1"]})
+    network = {"label": "My network", "params": {"settings": {"rate": 2, "steps": 3}, "p": 1},
+               "defaults": {"settings": {}, "p": 1}}  # fmt: skip
+    common = {"label": "My network", "processor": "CPU", "threads": 1}
+    trainings = [
+        common | {"pairs": "both", "steps": 4000, "seconds": 570.0, "device": ""},
+        common | {"pairs": "longitudinal", "steps": 3, "seconds": 2.0, "device": "GPU"},
+        common | {"pairs": "cross-subject", "steps": 3, "seconds": 9e3, "device": "", "threads": 4},
+    ]  # fmt: skip
+    lines = notes(pd.DataFrame(columns=columns), [], table, [4, 4, 4], [network], trainings)
+    assert (
+        "Networks: My network, both tasks: 4,000 steps, 9.5 min on CPU, 1 thread; My network, "
+        "longitudinal pairs: 3 steps, 2 s on GPU, 1 thread; My network, cross-subject pairs: "
+        "3 steps, 2.5 h on CPU, 4 threads."
+    ) in lines
+    assert "My network: settings rate 2, steps 3 (default none)." in lines
+    assert not any("p 1" in line for line in lines)

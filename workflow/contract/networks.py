@@ -1,0 +1,103 @@
+"""Networks are folders under `baselines/networks/`: finding them, reading their description."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from workflow.contract.descriptions import (
+    BASELINES,
+    load_function,
+    read_description,
+    shared_labels,
+    unknown_names,
+)
+from workflow.contract.methods import Method
+from workflow.errors import ConfigError, nearest, raise_all
+
+NETWORKS = BASELINES / "networks"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network to train: the content of `network.yaml` with the run's parameters filled in."""
+
+    id: str
+    label: str
+    reference: str
+    needs: tuple[str, ...]
+    requires: dict[str, list[str]]
+    params: dict[str, Any]
+    defaults: dict[str, Any]
+
+
+def available_networks(folder: Path = NETWORKS) -> list[str]:
+    """Return the ids of all networks: folders with a train.py, without a leading underscore."""
+    names = (path.parent.name for path in folder.glob("*/train.py"))
+    return sorted(name for name in names if not name.startswith("_"))
+
+
+def load_networks(
+    config: dict[str, Any], methods: Iterable[Method], folder: Path = NETWORKS
+) -> dict[str, Network]:
+    """Return all networks that methods need, those that others build on before these.
+
+    Raises
+    ------
+    ConfigError
+        Listing every unknown network, fault of a `network.yaml` and wrong parameter.
+    """
+    known = available_networks(folder)
+    found = unknown_names("network_params", config["network_params"], known)
+    read: dict[str, Network] = {}
+    asked = [
+        (name, f"baselines/{method.id}/method.yaml: networks")
+        for method in methods
+        for name in method.networks
+    ]
+    while asked:
+        name, where = asked.pop(0)
+        if name in read:
+            continue
+        if name not in known:
+            available = f"available: {', '.join(known)} (folders under baselines/networks/)"
+            found.append(f"{where}: no network '{name}'{nearest(name, known)}; {available}")
+            continue
+        shown = f"baselines/networks/{name}/network.yaml"
+        changes = config["network_params"].get(name, {})
+        description, wrong = read_description(
+            folder / name / "network.yaml", shown, "network.schema.yaml", changes,
+            f"network_params.{name}",
+        )  # fmt: skip
+        found += wrong
+        needs = tuple(description.get("needs", ()))
+        if not wrong:
+            read[name] = Network(id=name, **description | {"needs": needs})
+            asked += [(needed, f"{shown}: needs") for needed in needs]
+    found += shared_labels(read.values(), "baselines/networks/{id}/network.yaml")
+    raise_all(ConfigError, "The networks that the configured methods need have faults:", found)
+    return _in_order(read)
+
+
+def _in_order(networks: dict[str, Network]) -> dict[str, Network]:
+    """Sort networks such that each comes after those that it needs."""
+    ordered: dict[str, Network] = {}
+    while len(ordered) < len(networks):
+        ready = {
+            name: network
+            for name, network in networks.items()
+            if name not in ordered and set(network.needs) <= set(ordered)
+        }
+        if not ready:
+            circle = ", ".join(name for name in networks if name not in ordered)
+            raise ConfigError(f"baselines/networks: {circle} need one another in a circle")
+        ordered |= ready
+    return ordered
+
+
+def load_train(folder: Path) -> ModuleType:
+    """Import a network folder's `train.py`, see `load_function`."""
+    return load_function(folder, "train")

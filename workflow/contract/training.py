@@ -1,0 +1,98 @@
+"""What a network's training is given and hands back, and the state that a killed one leaves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workflow.errors import ContractError
+from workflow.files import write_text
+
+log = logging.getLogger(__name__)
+MADE_OF = "made_of.json"
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a network may know of the run besides its training manifest and its parameters.
+
+    task : the pairs to train for: `longitudinal`, `cross-subject` or `both`.
+    labels : values of the structures that are scored; for validation only.
+    models : the trained networks that network.yaml needs, in its order.
+    """
+
+    task: str
+    seed: int
+    threads: int
+    labels: tuple[int, ...]
+    models: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training hands back.
+
+    model : the file that methods load.
+    history, curve : a CSV of the training's course, and a picture (PNG) of it.
+    steps : optimiser steps done in total, those before a resumption included.
+    seconds : of training in total, likewise.
+    device : name of the accelerator that did the work; empty: the processor.
+    """
+
+    model: Path
+    history: Path
+    curve: Path
+    steps: int
+    seconds: float
+    device: str = ""
+
+
+def digests(paths: Iterable[str]) -> dict[str, str]:
+    """Return the SHA-256 of each file by its path."""
+    found = {}
+    for path in paths:
+        with Path(path).open("rb") as stream:
+            found[str(path)] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found
+
+
+def open_state(state: Path, made_of: dict[str, Any]) -> bool:
+    """Return whether a killed training can go on from `state`; make the folder empty if not.
+
+    `made_of` holds all that decides the training. What was begun with something else is deleted:
+    a model must not be half of one thing and half of another.
+    """
+    made_of = json.loads(json.dumps(made_of))
+    record = state / MADE_OF
+    if record.is_file():
+        before = json.loads(record.read_text(encoding="utf-8"))
+        keys = [*made_of, *(key for key in before if key not in made_of)]
+        changed = [key for key in keys if before.get(key) != made_of.get(key)]
+        if not changed:
+            log.info("%s: a training that was cut short goes on", state)
+            return True
+        log.warning("%s: cleared, as it was made with other %s", state, ", ".join(changed))
+    # Without a record nothing is known of what lies there.
+    shutil.rmtree(state, ignore_errors=True)
+    write_text(record, json.dumps(made_of, indent=1) + "\n")
+    return False
+
+
+def check_trained(trained: object, where: str) -> Trained:
+    """Return what a training handed back, or raise `ContractError`."""
+    if not isinstance(trained, Trained):
+        raise ContractError(f"{where}: train() returned {type(trained).__name__}, expected Trained")
+    missing = [
+        f"{name} {path}"
+        for name in ("model", "history", "curve")
+        if not Path(path := getattr(trained, name)).is_file()
+    ]
+    if missing:
+        raise ContractError(f"{where}: train() wrote no {', no '.join(missing)}")
+    return trained

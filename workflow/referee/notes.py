@@ -1,0 +1,97 @@
+"""The lines under Table 1: definitions, what differs from defaults, trainings, failures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from workflow.referee.tidy import MEAN
+
+
+def notes(
+    metrics: pd.DataFrame,
+    methods: Sequence[dict],
+    table: pd.DataFrame,
+    grid: Sequence[int],
+    networks: Sequence[dict] = (),
+    trainings: Sequence[dict] = (),
+) -> list[str]:
+    """Return the lines under the table: definitions, device, trainings, budgets, failures.
+
+    `methods` and `networks` are descriptions, `trainings` the networks' `training.json`.
+    """
+    lines = [
+        "Dice: mean (population sd) in % over the directed pairs, mean of the structures, at "
+        f"{'x'.join(map(str, grid))} voxels. n/N: pairs that succeeded of those attempted.",
+        "Folds: voxels with a negative full Jacobian determinant of the composed map, mean of the "
+        "pairs [sum of their absolute determinants]. Diag.: voxels with a negative product of the "
+        "diagonal derivatives, which the authors' code counts for learned methods.",
+        "Time: mean seconds of one registration, reading of the images excluded, other "
+        f"registrations running on the other cores. {_device_note(table)}",
+        "Paper: Shen et al., CVPR 2019, Table 1 (80x192x192 voxels of OAI; classical tools on 10 "
+        "cores, networks on a GTX 1080 Ti; other data, so for orientation only).",
+    ]
+    lines += _training_note(trainings)
+    for one in (*methods, *networks):
+        changed = {k: v for k, v in one["params"].items() if v != one["defaults"][k]}
+        for key, value in changed.items():
+            default = _written(one["defaults"][key])
+            lines.append(f"{one['label']}: {key} {_written(value)} (default {default}).")
+    return lines + _failure_notes(metrics, methods)
+
+
+def _written(value: object) -> str:
+    """Return a parameter's value; several by name as a list."""
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(f"{name} {entry}" for name, entry in value.items()) or "none"
+
+
+def _training_note(trainings: Sequence[dict]) -> list[str]:
+    """Say how long each network was trained, for which pairs, and on what."""
+    if not trainings:
+        return []
+    parts = []
+    for training in trainings:
+        pairs = "both tasks" if training["pairs"] == "both" else f"{training['pairs']} pairs"
+        threads = training["threads"]
+        parts.append(
+            f"{training['label']}, {pairs}: {training['steps']:,} steps, "
+            f"{_duration(training['seconds'])} on {training['device'] or training['processor']}, "
+            f"{threads} thread{'' if threads == 1 else 's'}"
+        )
+    return [f"Networks: {'; '.join(parts)}."]
+
+
+def _duration(seconds: float) -> str:
+    """Return a duration in the unit that suits it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _device_note(table: pd.DataFrame) -> str:
+    """Say on which device and with how many threads the methods were timed."""
+    parts = []
+    groups = list(table.groupby(["device", "threads"], sort=False))
+    for (device, threads), rows in groups:
+        who = "" if len(groups) == 1 else f"{', '.join(rows['method'])}: "
+        parts.append(f"{who}{device}, {threads} thread{'' if threads == '1' else 's'}")
+    return "; ".join(parts) + "."
+
+
+def _failure_notes(metrics: pd.DataFrame, methods: Sequence[dict]) -> list[str]:
+    """Count each method's failures by reason, and its successes without a Dice."""
+    means = metrics[metrics["label"] == MEAN]
+    lines = []
+    for method in methods:
+        own = means[means["method"] == method["id"]]
+        for reason, number in own["reason"][own["reason"] != ""].value_counts().items():
+            lines.append(f"{method['label']}: {number} pair(s) failed: {reason}")
+        undefined = int((own["value"].isna() & (own["reason"] == "")).sum())
+        if undefined:
+            lines.append(
+                f"{method['label']}: {undefined} pair(s) without Dice: a structure in neither map."
+            )
+    return lines

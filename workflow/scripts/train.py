@@ -1,0 +1,42 @@
+"""Train one network; a training that was cut short goes on."""
+
+import json
+import shutil
+from pathlib import Path
+
+from workflow.contract.networks import NETWORKS, load_train
+from workflow.contract.training import Training, check_trained, digests, open_state
+from workflow.files import write_text, written_aside
+from workflow.job import start_job
+from workflow.provenance import processor, versions
+
+params, threads, output = snakemake.params, snakemake.threads, snakemake.output
+start_job(snakemake.log[0], threads, params.seed)
+network, pairs = snakemake.wildcards.network, snakemake.wildcards.pairs
+state = Path(params.state)
+decided_by = {"params": params.params, "seed": params.seed, "task": pairs, "labels": params.labels}
+open_state(state, decided_by | {"inputs": digests(snakemake.input)})
+models = tuple(map(Path, snakemake.input.models))
+context = Training(pairs, params.seed, threads, tuple(params.labels), models)
+train = load_train(NETWORKS / network).train
+trained = check_trained(
+    train(Path(snakemake.input.manifest), state, dict(params.params), context), network
+)
+for name in ("model", "history", "curve"):
+    with written_aside(output[name]) as aside:
+        shutil.copy(getattr(trained, name), aside)
+record = {
+    "network": network,
+    "label": params.label,
+    "pairs": pairs,
+    "steps": trained.steps,
+    "seconds": trained.seconds,
+    "device": trained.device,
+    "threads": threads,
+    "processor": processor(),
+    "params": params.params,
+    "seed": params.seed,
+    "versions": versions(),
+}
+write_text(output.record, json.dumps(record, indent=1) + "\n")
+shutil.rmtree(state)
