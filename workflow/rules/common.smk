@@ -113,6 +113,16 @@ def register_log(method):
     return f"{FOLDER}/logs/register/{method}/{{shard}}.log"
 
 
+def after_check(wildcards):
+    """Wait for the check of the cohort, without being made again whenever that is.
+
+    An `ancient` input would do neither well: Snakemake runs the check alone when it is outdated,
+    and leaves what follows for the next call.
+    """
+    checkpoints.check_cohort.get()
+    return []
+
+
 def user_files(wildcards):
     """Files of the scans in use that the user brought (the phantom has none)."""
     if config["cohort"]["source"] == "phantom":

@@ -24,7 +24,7 @@ rule simulate_image:
     input:
         label=lambda wildcards: RUN.scans[wildcards.scan].label,
         code=code("data/dess", "data/tissues", "data/knee"),
-        checked=ancient(f"{FOLDER}/cohort.json"),
+        checked=after_check,
     output:
         temp(f"{FOLDER}/raw/images/{{scan}}.nii"),
     log:
@@ -42,7 +42,7 @@ rule simulate_image:
         "../scripts/simulate_image.py"
 
 
-rule check_cohort:
+checkpoint check_cohort:
     input:
         user_files,
     output:
@@ -67,7 +67,7 @@ rule check_cohort:
 rule preprocess_image:
     input:
         image=lambda wildcards: RUN.raw_image(wildcards.scan),
-        checked=ancient(f"{FOLDER}/cohort.json"),
+        checked=after_check,
         code=code("data/preprocess"),
     output:
         f"{FOLDER}/images/{{scan}}.nii",
@@ -88,7 +88,7 @@ rule preprocess_image:
 rule preprocess_label:
     input:
         label=lambda wildcards: RUN.scans[wildcards.scan].label,
-        checked=ancient(f"{FOLDER}/cohort.json"),
+        checked=after_check,
         code=code("data/preprocess"),
     output:
         f"{FOLDER}/labels/{{scan}}.nii",
