@@ -7,9 +7,10 @@ The solution is phi(1) = phi0 o exp(-v): voxels look upstream. Two solvers of th
     Stable for any velocity; folds come from interpolation alone, since maps without folds compose
     to one without. The default: nearer to the exact flow, above all at the border, and cheaper.
 ``rk4``
-    The paper's: Runge-Kutta of fourth order in time, central differences in space, linear
-    extrapolation of the map at the border. Stable while the voxels that a step moves a point along
-    the three axes sum to less than 2.8; beyond that it oscillates and grows without bound.
+    The authors' code's (the paper names 10 time steps and no method): Runge-Kutta of fourth order
+    in time, central differences in space, linear extrapolation of the map at the border. Stable
+    while the voxels that a step moves a point along the three axes sum to less than 2.8; beyond
+    that it oscillates and grows without bound.
 
 Velocities are in the map's coordinates: a velocity of 2 crosses the volume in unit time. There are
 no clamps. Deviation: the authors' code clamps the velocity to about seven voxels per axis, which

@@ -78,6 +78,6 @@ def validate(
         moved = moving_label.to(fixed.device).float()[None, None]
         warped = warp(moved, phi, interpolation="nearest")[0, 0]
         scores.append(dice(fixed_label.to(fixed.device), warped, values))
-        folds.append(float((jacobian_determinant(phi) <= 0).float().mean()))
+        folds.append(float((jacobian_determinant(phi) < 0).float().mean()))
     model.train(was_training)
     return Score(float(torch.tensor(scores).nanmean()), 100 * sum(folds) / len(folds))
