@@ -82,6 +82,11 @@ def compose_affine(update: Affine, current: Affine) -> Affine:
     return Affine(matrix, offset)
 
 
+def change_frame(affine: Affine, scale: torch.Tensor) -> Affine:
+    """Express an affine map in coordinates that are ``scale`` times as large: S A S^-1 and S b."""
+    return Affine(scale[:, None] * affine.matrix / scale, scale * affine.offset)
+
+
 @full_precision
 def affine_deviation(affine: Affine) -> torch.Tensor:
     """Give the squared distance from the identity, Eq. 4 without its weight: ``(B,)``."""

@@ -13,7 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from avsm.affine import Affine, affine_from_residual, compose_affine, identity_affine
+from avsm.affine import (
+    Affine,
+    affine_from_residual,
+    change_frame,
+    compose_affine,
+    identity_affine,
+)
 from avsm.checks import check_same_shape, check_volume
 from avsm.maps import warp
 from avsm.precision import full_precision
@@ -118,7 +124,7 @@ class MultiStepAffineNet(nn.Module):
         warped, result = moving, []
         for step in range(steps):
             if step:  # A_(0) = I, b_(0) = 0
-                warped = warp(moving, _scaled(affine, scale).map(moving.shape[2:]))
+                warped = warp(moving, change_frame(affine, scale).map(moving.shape[2:]))
             residual = self._residual(self._see(warped, scale), seen, affine)
             affine = compose_affine(affine_from_residual(residual), affine)  # Eq. 1
             result.append(affine)
@@ -206,8 +212,3 @@ def _reduce(image: torch.Tensor, factor: int) -> tuple[torch.Tensor, torch.Tenso
     scale = [(n - 1) / (n - n / m) for n, m in zip(shape, small, strict=True)]
     reduced = image if factor == 1 else F.adaptive_avg_pool3d(image, small)
     return reduced, torch.tensor(scale, dtype=image.dtype, device=image.device)
-
-
-def _scaled(affine: Affine, scale: torch.Tensor) -> Affine:
-    """Express parameters in coordinates that are ``scale`` times as large: S A S^-1 and S b."""
-    return Affine(scale[:, None] * affine.matrix / scale, scale * affine.offset)

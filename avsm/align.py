@@ -10,8 +10,8 @@ import logging
 
 import torch
 
-from avsm.affine import Affine, affine_from_residual, compose_affine
-from avsm.augment import change_frame, frame_scale, invert_affine
+from avsm.affine import Affine, affine_from_residual, change_frame, compose_affine
+from avsm.augment import frame_scale, invert_affine
 from avsm.data import ImageStore
 from avsm.maps import warp
 from avsm.similarity import dense_windows, mk_lncc_loss

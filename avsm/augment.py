@@ -62,11 +62,6 @@ def frame_scale(shape: Sequence[int], reduction: int) -> torch.Tensor:
     return torch.tensor([(n - 1) / (n - n / m) for n, m in zip(shape, small, strict=True)])
 
 
-def change_frame(affine: Affine, scale: torch.Tensor) -> Affine:
-    """Express an affine map in coordinates that are ``scale`` times as large: S A S^-1 and S b."""
-    return Affine(scale[:, None] * affine.matrix / scale, scale * affine.offset)
-
-
 def random_shapes(
     count: int, shape: Sequence[int], spread: Augmentation, generator: torch.Generator
 ) -> torch.Tensor:

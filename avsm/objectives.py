@@ -8,11 +8,15 @@ from dataclasses import dataclass
 
 import torch
 
-from avsm.affine import Affine, affine_regularisation_weight, compose_affine
+from avsm.affine import (
+    Affine,
+    affine_regularisation_weight,
+    change_frame,
+    compose_affine,
+)
 from avsm.affine_net import AffineNet
 from avsm.augment import (
     change,
-    change_frame,
     frame_scale,
     invert_affine,
     random_affine,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from avsm.affine import Affine, affine_from_residual, compose_affine
-from avsm.affine_net import AffineNet, AffineNetConfig, Stage, _reduce, _scaled
+from avsm.affine import Affine, affine_from_residual, change_frame, compose_affine
+from avsm.affine_net import AffineNet, AffineNetConfig, Stage, _reduce
 from avsm.maps import affine_map, identity_map, warp
 from avsm.momentum import MomentumNet, MomentumNetConfig
 
@@ -79,7 +79,7 @@ def test_affine_parameters_mean_the_same_on_reduced_images() -> None:
     affine = affine_from_residual(0.05 * torch.randn(1, 12, dtype=torch.float64))
     small, scale = _reduce(image, 4)
     one, _ = _reduce(warp(image, affine.map(shape)), 4)
-    other = warp(small, _scaled(affine, scale).map(small.shape[2:]))
+    other = warp(small, change_frame(affine, scale).map(small.shape[2:]))
     inside = (..., slice(1, -1), slice(1, -1), slice(1, -1))
     torch.testing.assert_close(one[inside], other[inside])
 
