@@ -14,9 +14,8 @@ import torch
 
 from avsm.augment import keyed_generator
 from avsm.checkpoint import BEST, LAST, describe_model, save_checkpoint
-from avsm.device import peak_memory_mb
 from avsm.errors import UserError
-from avsm.history import Row, describe_row, write_history
+from avsm.history import Row, describe_row, epoch_row, time_left, write_history
 from avsm.model import AVSM
 from avsm.objectives import Setup, batch_losses
 from avsm.recipe import Phase, StageRecipe
@@ -144,21 +143,19 @@ class StageRun:
         self.best = max(self.best, score.dice)
         now = time.monotonic() - self._clock
         progress = min(self._progress(), 1.0)
-        row: Row = {
-            "stage": self.name,
-            "epoch": self.epoch,
-            "batches": batches,
-            "learning_rate": self.optimiser.param_groups[0]["lr"],
-            **losses,
-            "validation_dice": score.dice,
-            "validation_folds_percent": score.folds_percent,
-            "seconds": now - self.seconds,
-            "memory_mb": peak_memory_mb(self.setup.device),
-        }
+        row = epoch_row(
+            self.name,
+            self.epoch,
+            losses,
+            score,
+            self.optimiser,
+            batches=batches,
+            seconds=now - self.seconds,
+            device=self.setup.device,
+        )
         self.seconds = now
         self.rows.append(row)
-        left = now * (1 - progress) / progress if progress else math.nan
-        log.info(describe_row(row, self.best, left))
+        log.info(describe_row(row, self.best, time_left(now, progress)))
         self._save(improved)
         write_history(self.out, self.before + self.rows)
 

@@ -14,9 +14,9 @@ import torch
 from avsm.augment import change, keyed_generator
 from avsm.checkpoint import BEST, LAST, load_checkpoint, load_model, save_checkpoint
 from avsm.data import ImageStore
-from avsm.device import autocast, find_device, peak_memory_mb
+from avsm.device import autocast, find_device
 from avsm.errors import UserError
-from avsm.history import Row, describe_row, write_history
+from avsm.history import Row, describe_row, epoch_row, time_left, write_history
 from avsm.losses import both_directions
 from avsm.pairs import PairSampler, read_manifest
 from avsm.presets import recipe_preset
@@ -160,21 +160,19 @@ class Run:
         improved = score.dice > self.best
         self.best = max(self.best, score.dice)
         now = time.monotonic() - self._clock
-        row: Row = {
-            "stage": "voxelmorph",
-            "epoch": self.epoch,
-            "batches": batches,
-            "learning_rate": self.optimiser.param_groups[0]["lr"],
-            **losses,
-            "validation_dice": score.dice,
-            "validation_folds_percent": score.folds_percent,
-            "seconds": now - self.seconds,
-            "memory_mb": peak_memory_mb(self.setup.device),
-        }
+        row = epoch_row(
+            "voxelmorph",
+            self.epoch,
+            losses,
+            score,
+            self.optimiser,
+            batches=batches,
+            seconds=now - self.seconds,
+            device=self.setup.device,
+        )
         self.seconds = now
         self.rows.append(row)
-        done = self._progress
-        log.info(describe_row(row, self.best, now * (1 - done) / done if done else math.nan))
+        log.info(describe_row(row, self.best, time_left(now, self._progress)))
         self._save(improved)
         write_history(self.state, self.rows)
 
