@@ -52,7 +52,7 @@ SMALL_MOMENTUM = StageRecipe(
     phases=(Phase(until=0.4, known=True), Phase(steps=2, known=True)),
     epochs=24,
     batches=100,
-    rate=1e-3,
+    rate=3e-3,
     schedule="cosine",
     warmup=0.02,
     clip=1.0,
