@@ -11,7 +11,6 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/scheduling.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
@@ -26,6 +25,10 @@ for rule_file in METHOD_RULES:
 
 localrules:
     all,
+
+
+onstart:
+    lift_default_job_limit()
 
 
 onsuccess:

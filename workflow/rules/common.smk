@@ -154,6 +154,17 @@ def check_input(wildcards):
     }
 
 
+def lift_default_job_limit():
+    """Take off Snakemake's default limit of 100 new jobs a second, which jobs here never meet.
+
+    To keep it, Snakemake 9 wakes up once a second for every job that has ended: after a hundred
+    jobs that is a fifth of a core. A limit that the user sets stays.
+    """
+    limit = workflow.scheduler.job_rate_limiter
+    if limit is not None and (limit.max_jobs, limit.timespan) == (100, 1):
+        workflow.scheduler.job_rate_limiter = None
+
+
 def print_results():
     """Show the table in the terminal, and say where everything is."""
     table = Path(FOLDER, "tables", "table1.md")
