@@ -84,6 +84,7 @@ def compose_affine(update: Affine, current: Affine) -> Affine:
 
 def change_frame(affine: Affine, scale: torch.Tensor) -> Affine:
     """Express an affine map in coordinates that are ``scale`` times as large: S A S^-1 and S b."""
+    scale = scale.to(affine.matrix)
     return Affine(scale[:, None] * affine.matrix / scale, scale * affine.offset)
 
 

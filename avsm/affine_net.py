@@ -23,6 +23,7 @@ from avsm.affine import (
 from avsm.checks import check_same_shape, check_volume
 from avsm.maps import warp
 from avsm.precision import full_precision
+from avsm.reduction import average_to, frame_scale, reduce
 
 
 class Stage(NamedTuple):
@@ -117,8 +118,9 @@ class MultiStepAffineNet(nn.Module):
         check_same_shape("moving", moving, "fixed", fixed)
         if steps < 1:
             raise ValueError(f"steps: expected at least 1, found {steps}")
-        moving, scale = _reduce(moving, self.config.reduction)
-        fixed, _ = _reduce(fixed, self.config.reduction)
+        scale = frame_scale(fixed.shape[2:], self.config.reduction)
+        fixed, moving = (reduce(image, self.config.reduction) for image in (fixed, moving))
+        scale = scale.to(fixed)
         seen = self._see(fixed, scale)  # once for all steps
         affine = identity_affine(fixed.shape[0], fixed)
         warped, result = moving, []
@@ -188,7 +190,7 @@ class AffineNet(MultiStepAffineNet):
     def _residual(self, warped: torch.Tensor, fixed: torch.Tensor, affine: Affine) -> torch.Tensor:
         features = self.trunk(torch.cat([warped, fixed], dim=1))
         if tuple(features.shape[2:]) != self.config.grid:
-            features = F.adaptive_avg_pool3d(features, self.config.grid)
+            features = average_to(features, self.config.grid)
         return self._head(features.flatten(1))
 
     @full_precision  # half precision would round the parameters to some tenths of a voxel
@@ -198,17 +200,3 @@ class AffineNet(MultiStepAffineNet):
 
 def _pool() -> nn.MaxPool3d:
     return nn.MaxPool3d(2, ceil_mode=True)
-
-
-@full_precision
-def _reduce(image: torch.Tensor, factor: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Average an image over blocks; also say by how much coordinates grow in the smaller frame.
-
-    The outermost block centres lie within the image: what is 1 in their corner-aligned frame is
-    (n - n/m) / (n - 1) in the image's, for n voxels averaged to m.
-    """
-    shape = image.shape[2:]
-    small = tuple(max(2, round(n / factor)) for n in shape)
-    scale = [(n - 1) / (n - n / m) for n, m in zip(shape, small, strict=True)]
-    reduced = image if factor == 1 else F.adaptive_avg_pool3d(image, small)
-    return reduced, torch.tensor(scale, dtype=image.dtype, device=image.device)

@@ -11,9 +11,10 @@ import logging
 import torch
 
 from avsm.affine import Affine, affine_from_residual, change_frame, compose_affine
-from avsm.augment import frame_scale, invert_affine
+from avsm.augment import invert_affine
 from avsm.data import ImageStore
 from avsm.maps import warp
+from avsm.reduction import frame_scale
 from avsm.similarity import dense_windows, mk_lncc_loss
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import torch
 
 from avsm.affine import Affine, affine_from_residual, identity_affine
-from avsm.data import reduced_shape
 from avsm.maps import affine_map, affine_part, half_shape, identity_map, resize, warp_displacement
 from avsm.recipe import Augmentation
 from avsm.smoothing import smooth
@@ -50,16 +49,6 @@ def invert_affine(affine: Affine) -> Affine:
     """Give the inverse map: A^-1 and -A^-1 b."""
     inverse = torch.linalg.inv(affine.matrix)
     return Affine(inverse, -(inverse @ affine.offset[..., None])[..., 0])
-
-
-def frame_scale(shape: Sequence[int], reduction: int) -> torch.Tensor:
-    """Say how much larger coordinates are in images that are averaged over blocks: ``(3,)``.
-
-    The outermost blocks' centres lie within the image: what is 1 for them, corner aligned, is
-    (n - n / m) / (n - 1) in the image, for n voxels averaged to m.
-    """
-    small = reduced_shape(shape, reduction)
-    return torch.tensor([(n - 1) / (n - n / m) for n, m in zip(shape, small, strict=True)])
 
 
 def random_shapes(

@@ -117,6 +117,8 @@ def load_model(path: str | Path) -> TrainedModel:
     """
     path = find_checkpoint(path)
     content = load_checkpoint(path)
+    if "model" not in content:
+        raise UserError(f"{path}: expected a model of AVSM, found {content.get('kind', 'another')}")
     if content["orientation"] != ORIENTATION:
         raise UserError(
             f"{path}: expected axes {ORIENTATION}, found {content['orientation']}; train anew"

@@ -60,7 +60,7 @@ grid. SimpleITK, ANTs and 3D Slicer apply it as is, to labels too:
 examples
   avsm register a.nii.gz b.nii.gz --model model --out warped.nii.gz --transform field.nii.gz
   avsm register a.nii.gz b.nii.gz --model model --steps 0 --out affine.nii.gz   affine alone
-  avsm register a.nii.gz b.nii.gz --model model --refine 50 --out best.nii.gz   and optimise
+  avsm register a.nii.gz b.nii.gz --model model --refine 40 --out best.nii.gz   and optimise
 """
 
 
@@ -146,6 +146,7 @@ def _add_register(commands: Any) -> None:
         metavar="N",
         help="then optimise on this pair for N iterations (default: 0)",
     )
+    add("--refine-affine", action="store_true", help="optimise the affine parameters too")
     add("--normalised", action="store_true", help="intensities are in [0, 1]: keep them")
     add("--mirror", action="store_true", help="the other side of the body than in training")
     _add_common(parser)
@@ -195,6 +196,7 @@ def run_register(arguments: argparse.Namespace) -> None:
         arguments.affine_steps,
         arguments.steps,
         arguments.refine,
+        arguments.refine_affine,
         arguments.normalised,
         arguments.mirror,
         arguments.device,
@@ -224,7 +226,7 @@ def _numbers(text: str | None) -> list[int] | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 for success, 2 for an error of the user's."""
+    """Run the command line; 0 for success, 2 for an error of the user's, 1 for another."""
     parsed = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if parsed.threads:
@@ -236,7 +238,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:  # the library's errors about what it was given
         log.error("avsm %s: error: %s", parsed.command, error, exc_info=parsed.debug)
         return 2
+    except (OSError, RuntimeError, ArithmeticError) as error:  # the machine's, or the numbers'
+        log.error("avsm %s: failed: %s", parsed.command, error, exc_info=parsed.debug)
+        return 1
     except KeyboardInterrupt:
-        log.error("stopped; the same command goes on with a training run")
+        again = "; the same command goes on" if parsed.command == "train" else ""
+        log.error("stopped%s", again)
         return 130
     return 0

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
-import torch.nn.functional as F
 
 from avsm.errors import UserError, raise_all
 from avsm.images import canonical, check_unit_range, read_image
 from avsm.pairs import Scan
+from avsm.reduction import reduce, reduced_shape
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +34,8 @@ class ImageStore:
     def __init__(self, scans: Sequence[Scan], folder: Path, memory_gb: float = 8) -> None:
         first = _read(scans[0])
         self.shape: tuple[int, int, int] = first.shape
-        size = (len(scans), *self.shape)
-        if 2 * np.prod(size, dtype=np.int64) <= memory_gb * 2**30:
-            self._images = np.empty(size, np.float16)
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / "images.f16"
-            log.info("images take more than %g GB: they go to %s", memory_gb, path)
-            self._images = np.memmap(path, np.float16, "w+", shape=size)
+        self._folder, self._free = folder, memory_gb * 2**30
+        self._images = self._space("images.f16", (len(scans), *self.shape))
         faults = []
         for index, scan in enumerate(scans):
             image = _read(scan) if index else first
@@ -68,20 +62,24 @@ class ImageStore:
 
     def _at(self, reduction: int) -> np.ndarray:
         if reduction not in self._reduced:
-            images = [reduce(torch.from_numpy(i[None, None]), reduction) for i in self._images]
-            self._reduced[reduction] = torch.cat(images)[:, 0].half().numpy()
+            shape = (len(self), *reduced_shape(self.shape, reduction))
+            smaller = self._space(f"images_{reduction}.f16", shape)
+            for index, image in enumerate(self._images):
+                whole = torch.from_numpy(np.asarray(image)[None, None]).float()
+                smaller[index] = reduce(whole, reduction)[0, 0].numpy()
+            self._reduced[reduction] = smaller
         return self._reduced[reduction]
 
-
-def reduced_shape(shape: Sequence[int], reduction: int) -> tuple[int, int, int]:
-    """Give the shape (D, H, W) of images averaged over blocks, as in the affine network."""
-    depth, height, width = (max(2, round(int(n) / reduction)) for n in shape)
-    return depth, height, width
-
-
-def reduce(images: torch.Tensor, reduction: int) -> torch.Tensor:
-    """Average images ``(B, 1, D, H, W)`` over blocks, as the affine network does."""
-    return F.adaptive_avg_pool3d(images.float(), reduced_shape(images.shape[2:], reduction))
+    def _space(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """Make room for images: in memory while there is some left, else in a file."""
+        size = 2 * int(np.prod(shape, dtype=np.int64))
+        if size <= self._free:
+            self._free -= size
+            return np.empty(shape, np.float16)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / name
+        log.info("images take more than the memory that is allowed: they go to %s", path)
+        return np.memmap(path, np.float16, "w+", shape=shape)
 
 
 def _read(scan: Scan) -> np.ndarray:

@@ -49,7 +49,7 @@ def autocast(device: torch.device, precision: str = "auto") -> AbstractContextMa
 
 def _fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return False
     # Without such instructions bfloat16 is emulated, which is slower than float32.

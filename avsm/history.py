@@ -43,6 +43,8 @@ def describe_row(row: Mapping[str, Any], best: float, seconds_left: float) -> st
 
 
 def _duration(seconds: float) -> str:
+    if math.isnan(seconds):
+        return "unknown time"
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
@@ -107,8 +109,9 @@ def _plot(path: Path, rows: Sequence[Row]) -> None:
         if number and row["stage"] != rows[number - 1]["stage"]:
             for axes in (loss_axes, dice_axes):
                 axes.axvline(number, color="grey", linestyle=":")
-    loss_axes.set(xlabel="epoch, both stages", ylabel="loss", yscale="log")
-    dice_axes.set(xlabel="epoch, both stages", ylabel="validation Dice", ylim=(0, 1))
+    epoch = " + ".join(dict.fromkeys(f"{row['stage']} epochs" for row in rows))
+    loss_axes.set(xlabel=epoch, ylabel="loss", yscale="log")
+    dice_axes.set(xlabel=epoch, ylabel="validation Dice", ylim=(0, 1))
     if loss_axes.lines:
         loss_axes.legend(fontsize="small")
     aside = path.with_name(f".partial-{os.getpid()}-{path.name}")

@@ -17,7 +17,6 @@ from avsm.affine import (
 from avsm.affine_net import AffineNet
 from avsm.augment import (
     change,
-    frame_scale,
     invert_affine,
     random_affine,
     random_black,
@@ -35,6 +34,7 @@ from avsm.model import AVSM, Step
 from avsm.pairs import PairSampler
 from avsm.precision import full_precision
 from avsm.recipe import Phase, Recipe
+from avsm.reduction import frame_scale
 from avsm.similarity import dense_windows, mk_lncc_loss, paper_windows
 
 KNOWN_SCALE = 1.2  # the largest known map, as a part of the maps between images

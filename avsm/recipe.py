@@ -16,6 +16,7 @@ from avsm.pairs import TASKS
 Settings = TypeVar("Settings")
 SCHEDULES = ("halve", "cosine")
 WINDOWS = ("paper", "dense")
+MAY_BE_NONE = ("max_minutes", "clip")
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ class Recipe:
         Raises
         ------
         UserError
-            If a name is unknown; the message has the nearest.
+            If a name is unknown; the message has the nearest. If a value is of the wrong kind.
         """
         plain = self.to_dict()
         for name, value in values.items():
@@ -183,6 +184,7 @@ class Recipe:
                     f"recipe: no setting '{name}'{nearest(name, known)}; known are "
                     f"{', '.join(known)}"
                 )
+            _check_kind(name, inner[path[-1]], value)
             inner[path[-1]] = value
         return Recipe.from_dict(plain)
 
@@ -218,6 +220,23 @@ def _build(kind: type[Settings], where: str, values: Mapping[str, Any]) -> Setti
         if key not in known:
             raise UserError(f"{where}: no setting '{key}'{nearest(key, known)}")
     return kind(**values)
+
+
+def _check_kind(name: str, before: Any, value: Any) -> None:
+    """Raise UserError unless a value is of the kind that it replaces."""
+    if name.split(".")[-1] in MAY_BE_NONE:
+        kinds, expected = (int, float, type(None)), "a number or null"
+    else:
+        kinds, expected = {
+            bool: (bool, "true or false"),
+            int: (int, "a whole number"),
+            float: ((int, float), "a number"),
+            str: (str, "a word"),
+            list: (list, "a list"),
+            dict: (dict, "names with values"),
+        }[type(before)]
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+        raise UserError(f"{name}: expected {expected}, found {value!r}")
 
 
 def _check_stage(name: str, stage: StageRecipe) -> None:

@@ -68,6 +68,7 @@ def register(
     affine_steps: int | None = None,
     steps: int | None = None,
     refine: int = 0,
+    refine_affine: bool = False,
     normalised: bool = False,
     mirror: bool = False,
     device: str = "auto",
@@ -87,6 +88,8 @@ def register(
         vSVF steps; 0 for the affine map alone, None takes the model's.
     refine
         Iterations of instance optimisation on this pair.
+    refine_affine
+        Whether they change the affine parameters too, not only the momenta.
     normalised
         Whether intensities are in [0, 1] already; otherwise each image's .1 and 99.9 percentiles
         become 0 and 1.
@@ -116,7 +119,7 @@ def register(
     if mirror:
         arrays = [np.ascontiguousarray(np.flip(array, X_AXIS)) for array in arrays]
     tensors = [torch.from_numpy(array)[None, None].to(place) for array in arrays]
-    phi = find_map(model, *tensors, affine_steps, steps, refine, precision)
+    phi = find_map(model, *tensors, affine_steps, steps, refine, refine_affine, precision)
     if mirror:
         phi = mirror_map(phi)
     displacement = physical_displacement(phi.cpu(), fixed, moving)
@@ -130,6 +133,7 @@ def find_map(
     affine_steps: int | None = None,
     steps: int | None = None,
     refine: int = 0,
+    refine_affine: bool = False,
     precision: str = "auto",
 ) -> torch.Tensor:
     """Register images ``(B, 1, D, H, W)`` on the model's grid: the map ``(B, 3, D, H, W)``."""
@@ -145,11 +149,11 @@ def find_map(
     networks = model.model.to(fixed.device, memory_format=torch.channels_last_3d)
     with autocast(fixed.device, precision):
         if refine:
+            from avsm.refine import RefineSettings
             from avsm.refine import refine as refine_pair
 
-            result = refine_pair(
-                networks, fixed, moving, refine, affine_steps=affine_steps, steps=steps
-            )
+            settings = RefineSettings("adam", affine=True) if refine_affine else None
+            result = refine_pair(networks, fixed, moving, refine, settings, affine_steps, steps)
             return result.registration.map.detach()
         with torch.inference_mode():
             return networks(fixed, moving, affine_steps, steps).map

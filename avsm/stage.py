@@ -6,29 +6,51 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
+from torch import nn
 
 from avsm.augment import keyed_generator
-from avsm.checkpoint import BEST, LAST, describe_model, save_checkpoint
+from avsm.checkpoint import BEST, LAST, save_checkpoint
 from avsm.errors import UserError
 from avsm.history import Row, describe_row, epoch_row, time_left, write_history
-from avsm.model import AVSM
-from avsm.objectives import Setup, batch_losses
-from avsm.recipe import Phase, StageRecipe
+from avsm.recipe import Phase, Recipe, StageRecipe
 from avsm.validate import Score
 
 log = logging.getLogger(__name__)
 
 
-class Scorer(Protocol):
-    """Scores a model on validation pairs."""
+@dataclass(frozen=True)
+class Learner:
+    """What a stage trains, and how it is judged.
 
-    def score(self, model: AVSM, steps: int | None) -> Score:
-        """Give the score after ``steps`` vSVF steps."""
+    Attributes
+    ----------
+    name
+        In the history and in messages.
+    net
+        The network; its parameters are optimised.
+    losses
+        Draws a batch from a generator, for a phase and an epoch from 0, and gives the loss
+        ``total`` and its terms by name.
+    score
+        Gives the score on the validation pairs.
+    describe
+        Gives all that is needed to use the network, with its ``weights``, as plain data.
+    kept
+        What only a resumed run needs besides.
+    """
+
+    name: str
+    net: nn.Module
+    losses: Callable[[Phase, int, torch.Generator], dict[str, torch.Tensor]]
+    score: Callable[[], Score]
+    describe: Callable[[], dict[str, Any]]
+    kept: Mapping[str, Any] = field(default_factory=dict)
 
 
 def phase_at(stage: StageRecipe, progress: float) -> Phase:
@@ -47,48 +69,57 @@ def rate_at(stage: StageRecipe, progress: float, epoch: int) -> float:
 class StageRun:
     """Train one network.
 
+    After each epoch the folder has ``last.pt`` to resume from and ``best.pt`` with the weights of
+    the best validation Dice. On a processor a resumed run reaches exactly the losses of an
+    unbroken one, unless minutes limit it.
+
     Parameters
     ----------
-    name
-        ``affine`` or ``momentum``.
-    setup
-        Model, images, recipe.
-    validation
-        Scores the model after each epoch.
-    out
-        The run's folder.
-    rows
+    learner
+        What is trained.
+    stage
+        Epochs, phases and learning rate.
+    recipe
+        The settings that the stage is part of.
+    folder
+        Where the checkpoints go.
+    report
+        Where ``history.csv`` and ``history.png`` go.
+    device
+        Of the network.
+    before
         The history of the stage before.
-    description
-        ``shape`` and ``trained`` of the checkpoints, see ``checkpoint.describe_model``.
     """
 
     def __init__(
         self,
-        name: str,
-        setup: Setup,
-        validation: Scorer,
-        out: Path,
-        rows: list[Row],
-        description: dict[str, Any],
+        learner: Learner,
+        stage: StageRecipe,
+        recipe: Recipe,
+        folder: Path,
+        report: Path,
+        device: torch.device,
+        before: Sequence[Row] = (),
     ) -> None:
-        self.name, self.setup, self.validation, self.out = name, setup, validation, out
-        self.recipe = setup.recipe
-        self.stage: StageRecipe = getattr(setup.recipe, name)
-        self.before, self.rows = rows, []
-        self.description = description
-        self.net = setup.model.affine_net if name == "affine" else setup.model.momentum_net
-        self.optimiser = torch.optim.Adam(self.net.parameters(), lr=self.stage.rate)
+        self.learner, self.stage, self.recipe = learner, stage, recipe
+        self.folder, self.report, self.device = folder, report, device
+        self.before, self.rows = list(before), []
+        self.optimiser = torch.optim.Adam(learner.net.parameters(), lr=stage.rate)
         self.epoch, self.step, self.seconds, self.best = 0, 0, 0.0, -1.0
 
-    def run(self, previous: dict[str, Any] | None = None) -> list[Row]:
-        """Train to the end of the stage; return the history of this stage and of those before."""
-        for parameter in self.setup.model.parameters():
-            parameter.requires_grad_(False)
-        for parameter in self.net.parameters():
-            parameter.requires_grad_(True)
+    def run(self, previous: Mapping[str, Any] | None = None, spent: float = 0) -> list[Row]:
+        """Train to the end of the stage; return the history of this stage and of that before.
+
+        Parameters
+        ----------
+        previous
+            The content of ``last.pt`` to go on from, whose weights the network has already.
+        spent
+            Seconds that went into its preparation, which count as training.
+        """
         if previous is not None:
             self._restore(previous)
+        self.seconds += spent
         self._clock = time.monotonic() - self.seconds
         if previous is None:
             self._close_epoch({}, 0)
@@ -106,7 +137,8 @@ class StageRun:
         self.epoch += 1
         sums: dict[str, float] = {}
         done = 0
-        for batch in _with_bar(range(self.stage.batches), f"{self.name} epoch {self.epoch}"):
+        title = f"{self.learner.name} epoch {self.epoch}"
+        for batch in _with_bar(range(self.stage.batches), title):
             progress = self._progress()
             if progress >= 1:
                 break
@@ -117,20 +149,21 @@ class StageRun:
             self._close_epoch({name: total / done for name, total in sums.items()}, done)
 
     def _one_batch(self, batch: int, progress: float) -> dict[str, float]:
-        phase, epoch = phase_at(self.stage, progress), self.epoch - 1
+        name, epoch = self.learner.name, self.epoch - 1
         for group in self.optimiser.param_groups:
             group["lr"] = rate_at(self.stage, progress, epoch)
-        generator = keyed_generator(self.recipe.seed, self.name, epoch, batch)
+        generator = keyed_generator(self.recipe.seed, name, epoch, batch)
         self.optimiser.zero_grad(set_to_none=True)
-        losses = batch_losses(self.setup, self.name, phase, epoch, generator)
+        losses = self.learner.losses(phase_at(self.stage, progress), epoch, generator)
         losses["total"].backward()
         values = {name: float(loss.detach()) for name, loss in losses.items()}
         limit = math.inf if self.stage.clip is None else self.stage.clip
-        norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), limit)
+        norm = torch.nn.utils.clip_grad_norm_(self.learner.net.parameters(), limit)
         if not (math.isfinite(values["total"]) and bool(norm.isfinite())):
             raise UserError(
-                f"{self.name} epoch {self.epoch}, batch {batch}: expected a finite loss and "
-                f"gradient, found {values}, {float(norm):g}; lower {self.name}.rate"
+                f"{name} epoch {self.epoch}, batch {batch}: expected a finite loss and gradient, "
+                f"found {values}, {float(norm):g}; start anew, with a rate of less than "
+                f"{self.stage.rate:g}"
             )
         self.optimiser.step()
         self.step += 1
@@ -138,31 +171,30 @@ class StageRun:
 
     def _close_epoch(self, losses: dict[str, float], batches: int) -> None:
         """Validate, report and save."""
-        score = self.validation.score(self.setup.model, 0 if self.name == "affine" else None)
+        score = self.learner.score()
         improved = score.dice > self.best
         self.best = max(self.best, score.dice)
         now = time.monotonic() - self._clock
         progress = min(self._progress(), 1.0)
         row = epoch_row(
-            self.name,
+            self.learner.name,
             self.epoch,
             losses,
             score,
             self.optimiser,
             batches=batches,
             seconds=now - self.seconds,
-            device=self.setup.device,
+            device=self.device,
         )
         self.seconds = now
         self.rows.append(row)
         log.info(describe_row(row, self.best, time_left(now, progress)))
         self._save(improved)
-        write_history(self.out, self.before + self.rows)
+        write_history(self.report, self.before + self.rows)
 
     def _save(self, improved: bool) -> None:
-        folder = self.out / self.name
-        content = describe_model(self.setup.model, **self.description) | {
-            "stage": self.name,
+        content = self.learner.describe() | {
+            "stage": self.learner.name,
             "epoch": self.epoch,
             "step": self.step,
             "seed": self.recipe.seed,  # with epoch and batch, the state of all generators
@@ -170,22 +202,19 @@ class StageRun:
             "rows": self.rows,
         }
         if improved:
-            save_checkpoint(folder / BEST, content)
-        poses = self.setup.poses
+            save_checkpoint(self.folder / BEST, content)
         state = {
             "optimiser": self.optimiser.state_dict(),
             "seconds": self.seconds,
             "best": self.best,
-            "poses": None if poses is None else list(poses),
         }
-        save_checkpoint(folder / LAST, content | state)
+        save_checkpoint(self.folder / LAST, content | state | dict(self.learner.kept))
 
-    def _restore(self, previous: dict[str, Any]) -> None:
-        self.setup.model.load_state_dict(previous["weights"])
+    def _restore(self, previous: Mapping[str, Any]) -> None:
         self.optimiser.load_state_dict(previous["optimiser"])
         for name in ("epoch", "step", "seconds", "best", "rows"):
             setattr(self, name, previous[name])
-        log.info("%s: go on after epoch %d", self.name, self.epoch)
+        log.info("%s: go on after epoch %d", self.learner.name, self.epoch)
 
 
 def _with_bar(batches: Iterable[int], title: str) -> Iterator[int] | Iterable[int]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,75 +18,26 @@ from avsm.checkpoint import (
     BEST,
     LAST,
     STAGES,
+    describe_model,
     find_checkpoint,
     load_checkpoint,
     load_weights,
 )
 from avsm.config import AVSMConfig
-from avsm.data import ImageStore, label_values, read_labels
+from avsm.data import ImageStore
 from avsm.device import find_device
-from avsm.errors import UserError, choose
+from avsm.errors import choose
 from avsm.history import Row
 from avsm.initialise import he_weights
 from avsm.model import AVSM
-from avsm.objectives import Setup
-from avsm.pairs import PairSampler, Scan, read_manifest, validation_pairs
-from avsm.recipe import Recipe, flat
-from avsm.stage import StageRun
-from avsm.validate import Score, validate
+from avsm.objectives import Setup, batch_losses
+from avsm.pairs import PairSampler, read_manifest
+from avsm.recipe import Recipe
+from avsm.resume import check_same, digest, find_previous, load_previous
+from avsm.stage import Learner, StageRun
+from avsm.validate import Validation
 
 log = logging.getLogger(__name__)
-MAY_CHANGE = ("epochs", "max_minutes")  # settings that a resumed run may change
-
-
-class Validation:
-    """The validation pairs, ready to score a model.
-
-    Parameters
-    ----------
-    scans
-        Validation scans; those with label maps make the pairs.
-    recipe
-        Task, number of pairs and seed.
-    shape
-        (D, H, W) of the training images.
-    values
-        The structures to score; None takes all.
-    device
-        Of the model.
-    """
-
-    def __init__(
-        self,
-        scans: Sequence[Scan],
-        recipe: Recipe,
-        shape: tuple[int, int, int],
-        values: Sequence[int] | None,
-        device: torch.device,
-    ) -> None:
-        pairs = validation_pairs(scans, recipe.task, recipe.validation_pairs, recipe.seed)
-        used = sorted({index for pair in pairs for index in pair})
-        scans = [scans[index] for index in used]
-        store = ImageStore(scans, Path(), memory_gb=float("inf"))
-        if store.shape != shape:
-            raise UserError(
-                f"{scans[0].image}: expected the training images' grid (z, y, x) {shape}, "
-                f"found {store.shape}"
-            )
-        labels = read_labels(scans, shape)
-        self.values = label_values(labels, values)
-        self.precision = recipe.precision
-        self.pairs = [(used.index(fixed), used.index(moving)) for fixed, moving in pairs]
-        self.labels = [(labels[fixed], labels[moving]) for fixed, moving in self.pairs]
-        self.store, self.device = store, device
-
-    def score(self, model: AVSM, steps: int | None) -> Score:
-        """Score a model; with 0 steps its affine network alone."""
-        images = [
-            tuple(self.store.batch([index], 1, self.device) for index in pair)
-            for pair in self.pairs
-        ]
-        return validate(model, images, self.labels, self.values, steps, self.precision)
 
 
 def train(
@@ -142,9 +96,13 @@ def train(
     training = [scan for scan in scans if scan.split == "train"]
     validation = [scan for scan in scans if scan.split == "validation"]
     sampler = PairSampler(training, recipe.task)
-    previous = {name: _previous(out / name / LAST, recipe, resume) for name in chosen}
+    previous = {name: find_previous(out / name / LAST, recipe, resume) for name in chosen}
     store = ImageStore(training, out, memory_gb)
     scored = Validation(validation, recipe, store.shape, labels, place)
+    data = {"scans": digest(scans), "structures": list(scored.values)}
+    for name, content in previous.items():
+        if content is not None:
+            check_same(out / name / LAST, "other data", content.get("data", {}), data)
     log.info(
         "%d training and %d validation scans of %s voxels (z, y, x); %d validation pairs, "
         "structures %s; device %s, %d threads",
@@ -161,16 +119,47 @@ def train(
         log.warning("the affine network is untrained: give a model to start from")
     poses = None
     for name in chosen:
+        began = time.monotonic()
         trained = tuple(stage for stage in STAGES if stage in {*trained, name})
+        if previous[name] is not None:
+            load_previous(model, name, previous[name], out / name / LAST)
         if poses is None:
             poses = _align(store, recipe, name, place, previous[name])
         setup = Setup(recipe, model, store, sampler, place, poses)
-        description = {"shape": store.shape, "trained": trained}
-        run = StageRun(name, setup, scored, out, rows, description)
-        rows = run.run(previous[name])
+        learner = _learner(setup, name, scored, trained, data)
+        run = StageRun(learner, getattr(recipe, name), recipe, out / name, out, place, rows)
+        rows = run.run(previous[name], spent=time.monotonic() - began)
         best = load_checkpoint(out / name / BEST)
         load_weights(model, best, out / name / BEST)
+    if chosen == ["affine"] and (out / "momentum" / BEST).is_file():
+        log.warning(
+            "%s holds the affine network that it was trained with, not this one: train the "
+            "momentum network anew, with --stage momentum --no-resume",
+            out / "momentum" / BEST,
+        )
     return out / chosen[-1] / BEST
+
+
+def _learner(
+    setup: Setup,
+    name: str,
+    validation: Validation,
+    trained: tuple[str, ...],
+    data: dict[str, Any],
+) -> Learner:
+    """Make one of the networks what is trained; the other stays as it is."""
+    model = setup.model
+    net = model.affine_net if name == "affine" else model.momentum_net
+    model.requires_grad_(False)
+    net.requires_grad_(True)
+    return Learner(
+        name,
+        net,
+        losses=partial(batch_losses, setup, name),
+        score=lambda: validation.score(model, 0 if name == "affine" else None),
+        describe=lambda: describe_model(model, setup.store.shape, trained),
+        kept={"data": data, "poses": None if setup.poses is None else list(setup.poses)},
+    )
 
 
 def fit_grid(config: AVSMConfig, shape: Sequence[int]) -> AVSMConfig:
@@ -197,29 +186,12 @@ def _new_model(recipe: Recipe, shape: Sequence[int]) -> AVSM:
 
 def _warm_start(model: AVSM, path: Path) -> tuple[str, ...]:
     content = load_checkpoint(path)
+    before, now = content["model"], model.config.to_dict()
+    for network in content["trained"]:
+        check_same(path, f"another {network} network", before[network], now[network])
     load_weights(model, content, path)
     log.info("start from the weights of %s", path)
     return tuple(content["trained"])
-
-
-def _previous(path: Path, recipe: Recipe, resume: bool) -> dict | None:
-    """Give the checkpoint to go on with, if there is one of the same recipe."""
-    if not resume or not path.is_file():
-        return None
-    content = load_checkpoint(path)
-    before, now = flat(content["recipe"]), flat(recipe.to_dict())
-    changed = [
-        f"{name}: {before.get(name)} before, {now.get(name)} now"
-        for name in sorted({*before, *now})
-        if before.get(name) != now.get(name) and name.split(".")[-1] not in MAY_CHANGE
-    ]
-    if changed:
-        listed = "\n".join(f"  - {line}" for line in changed)
-        raise UserError(
-            f"{path}: a run with another recipe:\n{listed}\n"
-            "Resume with that recipe, choose another folder, or start anew (--no-resume)."
-        )
-    return content
 
 
 def _align(

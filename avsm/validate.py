@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from avsm.data import ImageStore, label_values, read_labels
 from avsm.device import autocast
+from avsm.errors import UserError
 from avsm.maps import jacobian_determinant, warp
 from avsm.model import AVSM
+from avsm.pairs import Scan, validation_pairs
+from avsm.recipe import Recipe
 
 
 class Score(NamedTuple):
@@ -81,3 +86,53 @@ def validate(
         folds.append(float((jacobian_determinant(phi) < 0).float().mean()))
     model.train(was_training)
     return Score(float(torch.tensor(scores).nanmean()), 100 * sum(folds) / len(folds))
+
+
+class Validation:
+    """The validation pairs, ready to score a model.
+
+    Parameters
+    ----------
+    scans
+        Validation scans; those with label maps make the pairs.
+    recipe
+        Task, number of pairs and seed.
+    shape
+        (D, H, W) of the training images.
+    values
+        The structures to score; None takes all.
+    device
+        Of the model.
+    """
+
+    def __init__(
+        self,
+        scans: Sequence[Scan],
+        recipe: Recipe,
+        shape: tuple[int, int, int],
+        values: Sequence[int] | None,
+        device: torch.device,
+    ) -> None:
+        pairs = validation_pairs(scans, recipe.task, recipe.validation_pairs, recipe.seed)
+        used = sorted({index for pair in pairs for index in pair})
+        scans = [scans[index] for index in used]
+        store = ImageStore(scans, Path(), memory_gb=float("inf"))
+        if store.shape != shape:
+            raise UserError(
+                f"{scans[0].image}: expected the training images' grid (z, y, x) {shape}, "
+                f"found {store.shape}"
+            )
+        labels = read_labels(scans, shape)
+        self.values = label_values(labels, values)
+        self.precision = recipe.precision
+        self.pairs = [(used.index(fixed), used.index(moving)) for fixed, moving in pairs]
+        self.labels = [(labels[fixed], labels[moving]) for fixed, moving in self.pairs]
+        self.store, self.device = store, device
+
+    def score(self, model: AVSM, steps: int | None) -> Score:
+        """Score a model; with 0 steps its affine network alone."""
+        images = [
+            tuple(self.store.batch([index], 1, self.device) for index in pair)
+            for pair in self.pairs
+        ]
+        return validate(model, images, self.labels, self.values, steps, self.precision)

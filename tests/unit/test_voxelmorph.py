@@ -14,7 +14,7 @@ from avsm.checkpoint import TrainedModel, describe_model, load_checkpoint, save_
 from avsm.errors import UserError
 from avsm.maps import half_shape, identity_map
 from avsm.model import AVSM
-from avsm.train import Validation
+from avsm.validate import Validation
 from baselines.tools import voxelmorph
 from baselines.tools.voxelmorph import Loaded, Losses, VoxelMorph, even_shape, resize_voxels
 from tests.conftest import ROOT, blobs, oblique_grid

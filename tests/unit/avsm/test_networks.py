@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from avsm.affine import Affine, affine_from_residual, change_frame, compose_affine
-from avsm.affine_net import AffineNet, AffineNetConfig, Stage, _reduce
+from avsm.affine_net import AffineNet, AffineNetConfig, Stage
 from avsm.maps import affine_map, identity_map, warp
 from avsm.momentum import MomentumNet, MomentumNetConfig
+from avsm.reduction import frame_scale, reduce
 
 TINY_AFFINE = AffineNetConfig(
     features=4, trunk=(Stage(8, pool=True), Stage(4, stride=2)), grid=(2, 3, 3), hidden=8
@@ -71,17 +72,22 @@ def test_affine_network_takes_any_size_and_gradients_reach_all_weights() -> None
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
 
 
-def test_affine_parameters_mean_the_same_on_reduced_images() -> None:
+# Where blocks cut voxels, each part counts as the whole voxel's centre: ramps come out bent.
+@pytest.mark.parametrize(
+    ("shape", "atol"), [((24, 32, 40), 1e-7), ((23, 33, 41), 4e-4)], ids=["even", "odd"]
+)
+def test_affine_parameters_mean_the_same_on_reduced_images(
+    shape: tuple[int, int, int], atol: float
+) -> None:
     """Warping and then averaging equals averaging and then warping in the reduced frame."""
-    shape = (24, 32, 40)
     z, y, x = identity_map(shape, torch.zeros(1, dtype=torch.float64))[0]
     image = (2 + z + 0.5 * y - 0.7 * x)[None, None]  # linear: both ways are exact
     affine = affine_from_residual(0.05 * torch.randn(1, 12, dtype=torch.float64))
-    small, scale = _reduce(image, 4)
-    one, _ = _reduce(warp(image, affine.map(shape)), 4)
+    small, one = reduce(image, 4), reduce(warp(image, affine.map(shape)), 4)
+    scale = frame_scale(shape, 4)
     other = warp(small, change_frame(affine, scale).map(small.shape[2:]))
     inside = (..., slice(1, -1), slice(1, -1), slice(1, -1))
-    torch.testing.assert_close(one[inside], other[inside])
+    torch.testing.assert_close(one[inside], other[inside], atol=atol, rtol=1e-7)
 
 
 def test_affine_parameters_are_exact_under_autocast() -> None:

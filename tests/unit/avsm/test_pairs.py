@@ -10,9 +10,10 @@ import SimpleITK as sitk
 import torch
 
 from avsm.augment import keyed_generator
-from avsm.data import ImageStore, label_values, read_labels, reduce
+from avsm.data import ImageStore, label_values, read_labels
 from avsm.errors import UserError
 from avsm.pairs import PairSampler, Scan, read_manifest, validation_pairs
+from avsm.reduction import reduce
 from tests.unit.avsm.knees import SHAPE, write_cohort
 
 

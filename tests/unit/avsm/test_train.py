@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from avsm.affine import Affine, affine_from_residual, identity_affine
+from avsm.affine import (
+    Affine,
+    affine_from_residual,
+    affine_regularisation_weight,
+    identity_affine,
+)
 from avsm.augment import (
     change,
     invert_affine,
@@ -20,14 +25,17 @@ from avsm.augment import (
     resample,
 )
 from avsm.checkpoint import load_checkpoint, load_model
+from avsm.data import ImageStore
 from avsm.errors import UserError
 from avsm.maps import affine_part, identity_map, warp
-from avsm.objectives import distance
+from avsm.model import AVSM
+from avsm.objectives import Setup, batch_losses, distance
+from avsm.pairs import PairSampler, read_manifest
 from avsm.presets import recipe_preset
 from avsm.recipe import Augmentation, Phase, Recipe, StageRecipe
 from avsm.stage import phase_at, rate_at
-from avsm.train import Validation, fit_grid, train
-from avsm.validate import dice
+from avsm.train import fit_grid, train
+from avsm.validate import Validation, dice
 from tests.unit.avsm.knees import SHAPE, TINY, tiny_recipe, write_cohort
 
 
@@ -135,6 +143,32 @@ def test_learning_lowers_the_loss_and_raises_dice(cohort: Path, tmp_path: Path) 
     assert float(momentum[-1]["total"]) < float(momentum[1]["total"])
 
 
+def test_momentum_network_alone_raises_dice(cohort: Path, tmp_path: Path) -> None:
+    """Behind an untrained affine network, which is the identity, all is left to do."""
+    phases = (Phase(steps=2, pairs=2),)
+    stage = StageRecipe(phases=phases, epochs=2, batches=30, rate=1e-3, clip=1.0)
+    recipe = dataclasses.replace(tiny_recipe(), augmentation=Augmentation(), momentum=stage)
+    train(cohort, tmp_path, recipe, ["momentum"], device="cpu")
+    before, *_, after = (float(row["validation_dice"]) for row in history(tmp_path))
+    assert after > before + 0.1
+
+
+def test_affine_regularisation_decays_by_epochs(cohort: Path, tmp_path: Path) -> None:
+    """The same batch in two epochs: its regularisation falls as Eq. 13 does."""
+    recipe = tiny_recipe().change({"lambda_ar": 10.0})
+    scans = [scan for scan in read_manifest(cohort) if scan.split == "train"]
+    model = AVSM(TINY)
+    torch.nn.init.normal_(model.affine_net.last.bias, std=0.1)
+    sampler = PairSampler(scans, recipe.task)
+    setup = Setup(recipe, model, ImageStore(scans, tmp_path), sampler, torch.device("cpu"))
+    first, later = (
+        batch_losses(setup, "affine", Phase(), epoch, keyed_generator(0)) for epoch in (0, 8)
+    )
+    assert first["regularisation"] > 0 and torch.equal(first["similarity"], later["similarity"])
+    decay = affine_regularisation_weight(8) / affine_regularisation_weight(0)
+    assert (later["regularisation"] / first["regularisation"]).item() == pytest.approx(decay)
+
+
 def test_recipe_survives_plain_values() -> None:
     for name in ("paper", "small"):
         recipe = recipe_preset(name, "longitudinal")
@@ -172,11 +206,24 @@ def test_phases_and_rates_follow_progress() -> None:
         ({"momentum.schedule": "cosin"}, "did you mean 'cosine'"),
         ({"affine.phases": [{"until": 0.5}]}, "expected 'until' to rise to 1"),
         ({"affine.phases": [{"unti": 0.5}]}, "did you mean 'until'"),
+        ({"affine.phases": 1}, "affine.phases: expected a list, found 1"),
+        ({"affine.rate": "fast"}, "affine.rate: expected a number, found 'fast'"),
+        ({"affine.epochs": 2.5}, "affine.epochs: expected a whole number, found 2.5"),
+        ({"squared": "no"}, "squared: expected true or false, found 'no'"),
+        ({"seed": True}, "seed: expected a whole number, found True"),
+        ({"momentum.clip": "none"}, "momentum.clip: expected a number or null, found 'none'"),
     ],
 )
 def test_wrong_settings_are_named(change: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         recipe_preset("small").change(change)
+
+
+def test_kinds_of_settings_leave_what_they_may_be() -> None:
+    recipe = recipe_preset("small").change(
+        {"affine.rate": 1, "momentum.clip": None, "affine.max_minutes": 3}
+    )
+    assert (recipe.affine.rate, recipe.momentum.clip, recipe.affine.max_minutes) == (1, None, 3)
 
 
 def test_unknown_preset_names_the_nearest() -> None:

@@ -1,0 +1,90 @@
+"""What a run refuses to go on from: other data, another affine network, other layers."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from avsm.checkpoint import load_checkpoint
+from avsm.errors import UserError
+from avsm.train import train
+from tests.unit.avsm.knees import tiny_recipe, write_cohort
+
+FEW = tiny_recipe(epochs=1, batches=2)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.fixture(scope="module")
+def finished(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    train(cohort, folder, FEW, device="cpu")
+    return folder
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A finished run, free to change."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def affine_weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    weights = load_checkpoint(checkpoint)["weights"]
+    return {name: weight for name, weight in weights.items() if name.startswith("affine_net")}
+
+
+def test_other_scans_are_refused(cohort: Path, run: Path) -> None:
+    with cohort.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    fewer = cohort.with_name("fewer.csv")
+    with fewer.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows[1:])
+    with pytest.raises(UserError, match=r"affine/last\.pt: made with other data:\n  - scans: "):
+        train(fewer, run, FEW, device="cpu")
+    moved = shutil.copytree(cohort.parent, run / "moved") / cohort.name
+    train(moved, run, FEW, device="cpu")  # the same scans in another folder
+
+
+def test_momentum_network_does_not_go_on_behind_another_affine_network(
+    cohort: Path, run: Path
+) -> None:
+    longer = FEW.change({"affine.epochs": 3, "affine.rate": FEW.affine.rate})
+    before = affine_weights(run / "momentum" / "last.pt")
+    train(cohort, run, longer, ["affine"], device="cpu")
+    last = run / "affine" / "best.pt"
+    torch.save(load_checkpoint(run / "affine" / "last.pt"), last)  # whichever epoch was best
+    with pytest.raises(UserError, match="Train the momentum network anew"):
+        train(cohort, run, longer, device="cpu")
+    kept = affine_weights(run / "momentum" / "last.pt")
+    assert all(torch.equal(kept[name], weight) for name, weight in before.items())
+    train(cohort, run, longer, ["momentum"], resume=False, device="cpu")
+    now, wanted = (affine_weights(path) for path in (run / "momentum" / "best.pt", last))
+    assert all(torch.equal(now[name], weight) for name, weight in wanted.items())
+
+
+def test_affine_training_says_that_the_momentum_network_is_of_another(
+    cohort: Path, run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(cohort, run, FEW, ["affine"], resume=False, device="cpu")
+    assert "train the momentum network anew" in caplog.text
+
+
+def test_no_resume_starts_anew(cohort: Path, run: Path) -> None:
+    other = FEW.change({"momentum.rate": 1e-4})
+    train(cohort, run, other, ["momentum"], resume=False, device="cpu")
+    assert load_checkpoint(run / "momentum" / "last.pt")["recipe"]["momentum"]["rate"] == 1e-4
+
+
+def test_warm_start_needs_the_same_layers(cohort: Path, run: Path, tmp_path: Path) -> None:
+    other = FEW.change({"model.affine.reduction": 1})  # the weights would fit
+    with pytest.raises(UserError, match=r"another affine network:\n  - reduction: 2 before, 1 now"):
+        train(cohort, tmp_path / "new", other, ["momentum"], start=run, device="cpu")
