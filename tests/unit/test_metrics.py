@@ -52,10 +52,28 @@ def test_folds_of_a_known_fold():
     mapping[0] = profile
     slopes = np.gradient(profile)
     assert (slopes < 0).sum() == 2
-    counted = metrics.folds(mapping, volume_ratio=2.0)
+    counted = metrics.regularity(mapping, volume_ratio=2.0)
     assert counted["folds"] == 2 * 8 * 10
     assert counted["folds_abs"] == pytest.approx(2.0 * -slopes[slopes < 0].sum() * 80)
     assert counted["folds_diagonal"] == 2 * 8 * 10
+
+
+def test_sdlogj_and_nonpositive_percent_of_a_known_profile():
+    """One half shrinks to 0.5 along x, the other grows to 1.5; two columns of voxels fold."""
+    size = (12, 10, 8)
+    mapping = identity(size)
+    mapping[0] = np.array([0, 0.5, 1, 1.5, 2, 2.5, 4, 5.5, 7, 8.5, 10, 11.5], np.float32)
+    det = np.gradient(mapping[0, 0, 0])
+    found = metrics.regularity(mapping)
+    assert found["nonpositive_percent"] == 0
+    assert found["sdlogj"] == pytest.approx(np.log(det[2:-2] + 3).std(), abs=1e-5)
+    mapping[0, :, :, 4:6] -= 10  # both ends of the dip now run backwards
+    det = np.gradient(mapping[0, 0, 0])
+    found = metrics.regularity(mapping)
+    assert found["nonpositive_percent"] == pytest.approx(100 * (det <= 0).sum() / 12)
+    clipped = np.clip(det[2:-2] + 3, 1e-9, None)
+    assert found["sdlogj"] == pytest.approx(np.log(clipped).std(), rel=1e-5)
+    assert np.isnan(metrics.regularity(identity((4, 10, 8)))["sdlogj"])
 
 
 def test_full_determinant_and_diagonal_product_disagree_on_a_rotation():
@@ -64,11 +82,11 @@ def test_full_determinant_and_diagonal_product_disagree_on_a_rotation():
     matrix = np.eye(3, dtype=np.float32)
     matrix[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     rotated = (matrix @ identity().reshape(3, -1)).reshape(identity().shape)
-    assert metrics.folds(rotated)["folds"] == 0
+    assert metrics.regularity(rotated)["folds"] == 0
     # Swapping x and y reflects: every voxel folds, while the diagonal product is 0 everywhere.
     swapped = identity()[[1, 0, 2]]
-    assert metrics.folds(swapped)["folds"] == 8 * 10 * 12
-    assert metrics.folds(swapped)["folds_diagonal"] == 0
+    assert metrics.regularity(swapped)["folds"] == 8 * 10 * 12
+    assert metrics.regularity(swapped)["folds_diagonal"] == 0
 
 
 def smooth_displacement(grid, seed=5):
@@ -120,8 +138,10 @@ def test_symmetry_of_known_shifts():
     grid = identity((24, 26, 28))
     forward = grid + np.reshape([2, 1, 0], (3, 1, 1, 1)).astype(np.float32)
     backward = grid + np.reshape([-2, 0, 0.5], (3, 1, 1, 1)).astype(np.float32)
+    found = metrics.inverse_consistency(forward, backward, (1.4, 0.7, 0.9), margin=3)
     expected = np.log((1 / 25) ** 2 + (0.5 / 27) ** 2)
-    assert metrics.symmetry(forward, backward, margin=3) == pytest.approx(expected, abs=1e-4)
+    assert found["symmetry"] == pytest.approx(expected, abs=1e-4)
+    assert found["inverse_error"] == pytest.approx(np.hypot(0.7, 0.45), abs=1e-4)
 
 
 def test_symmetry_by_brute_force_interpolation():
@@ -142,11 +162,17 @@ def test_symmetry_by_brute_force_interpolation():
             weight = np.prod([p if c else 1 - p for p, c in zip(part, corner, strict=True)])
             i, j, k = low + corner
             value += weight * moved[:, k, j, i]
-        errors.append(((point + value - (x, y, z)) / 11) ** 2)
-    expected = np.log(np.mean(np.sum(errors, axis=1)))
-    assert metrics.symmetry(forward, backward, margin=3) == pytest.approx(expected, abs=1e-4)
+        errors.append(point + value - (x, y, z))
+    errors = np.array(errors)
+    found = metrics.inverse_consistency(forward, backward, (1.4, 0.7, 0.9), margin=3)
+    expected = np.log(np.mean(np.sum(errors**2, axis=1)) / 11**2)
+    assert found["symmetry"] == pytest.approx(expected, abs=1e-4)
+    expected = np.linalg.norm(errors * (1.4, 0.7, 0.9), axis=1).mean()
+    assert found["inverse_error"] == pytest.approx(expected, abs=1e-4)
 
 
-def test_symmetry_of_the_identity_and_of_no_interior():
-    assert metrics.symmetry(identity(), identity(), margin=1) == -np.inf
-    assert np.isnan(metrics.symmetry(identity(), identity(), margin=4))
+def test_inverse_consistency_of_the_identity_and_of_no_interior():
+    found = metrics.inverse_consistency(identity(), identity(), (1, 1, 1), margin=1)
+    assert found == {"symmetry": -np.inf, "inverse_error": 0}
+    nothing = metrics.inverse_consistency(identity(), identity(), (1, 1, 1), margin=4)
+    assert np.isnan(list(nothing.values())).all()

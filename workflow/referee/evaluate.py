@@ -13,9 +13,21 @@ from workflow.contract.shard import field_path
 from workflow.geometry import index_map, index_to_physical
 from workflow.images import read_image
 from workflow.referee import metrics
+from workflow.referee.diffeomorphism import folded_volume_percent
+from workflow.referee.surfaces import surface_measures
 from workflow.referee.tidy import COLUMNS, MEAN, WHOLE
 
-WHOLE_METRICS = ("folds", "folds_abs", "folds_diagonal", "symmetry", "seconds")
+STRUCTURE_METRICS = ("dice", "hd95", "assd")
+REGULARITY = (
+    "folds",
+    "folds_abs",
+    "folds_diagonal",
+    "nonpositive_percent",
+    "sdlogj",
+    "ndv_percent",
+)
+CONSISTENCY = ("symmetry", "inverse_error")
+WHOLE_METRICS = (*REGULARITY, *CONSISTENCY, "seconds")
 
 Score = tuple[str, str, float]  # label, metric, value
 
@@ -71,23 +83,40 @@ def _scores(
     """Score one successful registration; `maps` holds the reverse one too unless it failed."""
     fixed, moving = (labels[scan] for scan in pair)
     mapping, backward = maps[pair], maps.get(pair[::-1])
+    scores = _structure_scores(fixed, moving, mapping, structures)
+    volumes = [abs(np.linalg.det(index_to_physical(grid)[0])) for grid in (fixed, moving)]
+    whole = metrics.regularity(mapping, volumes[1] / volumes[0])
+    whole["ndv_percent"] = folded_volume_percent(mapping)
+    if backward is None:
+        whole |= dict.fromkeys(CONSISTENCY, np.nan)
+    else:
+        whole |= metrics.inverse_consistency(mapping, backward, fixed.GetSpacing(), margin)
+    return scores + [(WHOLE, metric, value) for metric, value in whole.items()]
+
+
+def _structure_scores(
+    fixed: sitk.Image, moving: sitk.Image, mapping: np.ndarray, structures: Sequence[dict]
+) -> list[Score]:
+    """Compare the fixed label map with the warped moving one, structure by structure."""
     truth = sitk.GetArrayViewFromImage(fixed)
     warped = metrics.warp_labels(sitk.GetArrayViewFromImage(moving), mapping)
-    overlaps = [metrics.dice(truth == s["value"], warped == s["value"]) for s in structures]
-    scores: list[Score] = [
-        (s["name"], "dice", overlap) for s, overlap in zip(structures, overlaps, strict=True)
+    found = {}
+    for structure in structures:
+        a, b = truth == structure["value"], warped == structure["value"]
+        distances = surface_measures(a, b, fixed.GetSpacing()[::-1])
+        found[structure["name"]] = {"dice": metrics.dice(a, b)} | distances
+    found[MEAN] = {
+        metric: float(np.mean([values[metric] for values in found.values()]))
+        for metric in STRUCTURE_METRICS
+    }
+    return [
+        (name, metric, value) for name, values in found.items() for metric, value in values.items()
     ]
-    scores.append((MEAN, "dice", float(np.mean(overlaps))))
-    volumes = [abs(np.linalg.det(index_to_physical(grid)[0])) for grid in (fixed, moving)]
-    counts = metrics.folds(mapping, volumes[1] / volumes[0])
-    scores += [(WHOLE, metric, value) for metric, value in counts.items()]
-    value = np.nan if backward is None else metrics.symmetry(mapping, backward, margin)
-    return [*scores, (WHOLE, "symmetry", value)]
 
 
 def _failed_scores(structures: Sequence[dict]) -> list[Score]:
     """Return the rows of a failed registration: all there, all empty."""
     names = [*(structure["name"] for structure in structures), MEAN]
-    return [(name, "dice", np.nan) for name in names] + [
+    return [(name, metric, np.nan) for name in names for metric in STRUCTURE_METRICS] + [
         (WHOLE, metric, np.nan) for metric in WHOLE_METRICS
     ]

@@ -83,7 +83,7 @@ def _device_note(table: pd.DataFrame) -> str:
 
 def _failure_notes(metrics: pd.DataFrame, methods: Sequence[dict]) -> list[str]:
     """Count each method's failures by reason, and its successes without a Dice."""
-    means = metrics[metrics["label"] == MEAN]
+    means = metrics[(metrics["label"] == MEAN) & (metrics["metric"] == "dice")]
     lines = []
     for method in methods:
         own = means[means["method"] == method["id"]]

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from workflow.config import TASKS
+from workflow.referee.render import MISSING, number
 from workflow.referee.tidy import pair_values
 
 PAPER = "paper "  # prefix of the columns that hold published numbers
@@ -64,3 +66,44 @@ def _circumstances(records: Sequence[dict]) -> dict[str, str]:
     }
     threads = {str(record["threads"]) for record in records}
     return {"device": ", ".join(sorted(devices)), "threads": ", ".join(sorted(threads))}
+
+
+def formatted(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table as text, one column for each column of the printed table."""
+    tasks = [task for task in TASKS if f"{task} dice" in table]
+    rows = []
+    for _, row in table.iterrows():
+        cells = {"Method": row["method"]}
+        for task in tasks:
+            title = task.capitalize()
+            cells[f"{title} Dice"] = _dice(row, task, "")
+            cells[f"{title} folds"] = _folds(row, task, "")
+            cells[f"{title} diag."] = _diagonal(row, task)
+            cells[f"{title} n/N"] = f"{row[f'{task} n']}/{row[f'{task} N']}"
+        cells["Time (s)"] = number(row["seconds"], 2)
+        for task in tasks:
+            cells[f"Paper: {task} Dice"] = _dice(row, task, PAPER)
+            cells[f"Paper: {task} folds"] = _folds(row, task, PAPER)
+        cells["Paper: time (s)"] = number(row.get(f"{PAPER}seconds"), 2)
+        rows.append(cells)
+    return pd.DataFrame(rows)
+
+
+def _dice(row: pd.Series, task: str, prefix: str) -> str:
+    """Return `mean (sd)`."""
+    mean, sd = row.get(f"{prefix}{task} dice"), row.get(f"{prefix}{task} sd")
+    return MISSING if pd.isna(mean) else f"{number(mean, 2)} ({number(sd, 2)})"
+
+
+def _folds(row: pd.Series, task: str, prefix: str) -> str:
+    """Return `count [absolute determinants]`; the bracket is left out where there are no folds."""
+    count, total = row.get(f"{prefix}{task} folds"), row.get(f"{prefix}{task} folds_abs")
+    if pd.isna(count):
+        return MISSING
+    return "0" if count == 0 else f"{number(count, 1)} [{number(total, 2)}]"
+
+
+def _diagonal(row: pd.Series, task: str) -> str:
+    """Return the authors' count of folds."""
+    count = row[f"{task} folds_diagonal"]
+    return "0" if count == 0 else number(count, 1)

@@ -6,7 +6,7 @@ import pandas as pd
 
 COLUMNS = ["method", "task", "fixed", "moving", "label", "metric", "value", "reason"]
 PAIR = ["method", "task", "fixed", "moving"]
-MEAN = "mean"  # label of the mean Dice over the structures
+MEAN = "mean"  # label of the mean over the structures
 WHOLE = "all"  # label of what measures the whole map
 
 
@@ -20,7 +20,7 @@ def read_metrics(path: str) -> pd.DataFrame:
 def pair_values(metrics: pd.DataFrame) -> pd.DataFrame:
     """Return one row a directed pair, one column a measure, and the reason of failed ones.
 
-    Dice is the mean over the structures, in %.
+    Measures of structures are the mean over them; Dice is in %.
     """
     chosen = metrics[metrics["label"].isin([MEAN, WHOLE])]
     wide = chosen.pivot(index=[*PAIR, "reason"], columns="metric", values="value").reset_index()

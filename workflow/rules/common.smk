@@ -175,10 +175,14 @@ def print_results():
 
 def final_outputs():
     """Return what `snakemake` makes when it is asked for nothing in particular."""
-    tables = [f"{FOLDER}/tables/table1.{suffix}" for suffix in ("csv", "md", "tex")]
+    tables = [
+        f"{FOLDER}/tables/{table}.{suffix}"
+        for table in ("table1", "table3")
+        for suffix in ("csv", "md", "tex")
+    ]
     figures = [
         f"{FOLDER}/figures/{figure}.{suffix}"
-        for figure in ("figure5", "figure7")
+        for figure in ("figure5", "figure7", "ranking")
         for suffix in ("png", "pdf")
     ]
     checks = [

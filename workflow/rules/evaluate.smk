@@ -6,7 +6,9 @@ rule evaluate:
         fields=RUN.fields("{method}", "{shard}"),
         outcomes=RUN.outcomes("{method}", "{shard}"),
         labels=labels_of_shard,
-        code=code("referee/metrics", "referee/evaluate"),
+        code=code(
+            "referee/metrics", "referee/surfaces", "referee/diffeomorphism", "referee/evaluate"
+        ),
     output:
         f"{FOLDER}/evaluation/{{method}}/{{shard}}.csv",
     log:

@@ -3,11 +3,22 @@ METHODS = [asdict(method) for method in RUN.methods.values()]
 NETWORKS = [asdict(network) for network in RUN.networks.values()]
 TRAININGS = [RUN.training(*training, "training.json") for training in RUN.trainings]
 
+STATISTICS = code("referee/table3", "referee/statistics", "referee/render", "referee/tidy")
+# What is compared, of whom, and the seed by which patients are redrawn.
+COMPARED = {
+    "methods": METHODS,
+    "tasks": RUN.tasks,
+    "patients": {name: RUN.scans[name].subject for name in RUN.tested},
+    "seed": config["seed"],
+}
+
 
 localrules:
     collect_metrics,
     make_table1,
+    make_table3,
     make_boxplot,
+    make_ranking,
     make_manifest,
 
 
@@ -58,6 +69,59 @@ rule make_table1:
         grid=config["preprocessing"]["size"],
     script:
         "../scripts/make_table1.py"
+
+
+rule make_table3:
+    input:
+        metrics=f"{FOLDER}/tables/metrics.csv",
+        code=STATISTICS,
+    output:
+        csv=report(
+            f"{FOLDER}/tables/table3.csv",
+            caption="../report/table3.rst",
+            category="Tables",
+            labels={"table": "Table 3"},
+        ),
+        significance=report(
+            f"{FOLDER}/tables/significance.csv",
+            caption="../report/significance.rst",
+            category="Tables",
+            labels={"table": "All comparisons"},
+        ),
+        md=f"{FOLDER}/tables/table3.md",
+        tex=f"{FOLDER}/tables/table3.tex",
+    log:
+        f"{FOLDER}/logs/make_table3.log",
+    conda:
+        ENVIRONMENT
+    params:
+        **COMPARED,
+    script:
+        "../scripts/make_table3.py"
+
+
+rule make_ranking:
+    input:
+        metrics=f"{FOLDER}/tables/metrics.csv",
+        code=[*STATISTICS, "workflow/referee/ranking.py"],
+        style="matplotlibrc",
+    output:
+        png=report(
+            f"{FOLDER}/figures/ranking.png",
+            caption="../report/ranking.rst",
+            category="Figures",
+            labels={"figure": "Ranking"},
+        ),
+        pdf=f"{FOLDER}/figures/ranking.pdf",
+        csv=f"{FOLDER}/figures/ranking.csv",
+    log:
+        f"{FOLDER}/logs/make_ranking.log",
+    conda:
+        ENVIRONMENT
+    params:
+        **COMPARED,
+    script:
+        "../scripts/make_ranking.py"
 
 
 rule make_boxplot:

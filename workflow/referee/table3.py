@@ -1,0 +1,173 @@
+"""Table 3: what mean Dice does not say, for each method and task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from workflow.referee.render import MISSING, number
+from workflow.referee.statistics import Ranks, Resampling, compare, interval, rank, resample
+from workflow.referee.tidy import pair_values
+
+HARDEST = 0.3  # of the pairs, by Dice before registration
+PRINTED = {  # mean of a measure: its title and digits in the printed table
+    "hd95": ("HD95 (mm)", 2),
+    "assd": ("ASSD (mm)", 2),
+    "inverse_error": ("There and back (mm)", 2),
+    "sdlogj": ("SDlogJ", 3),
+    "nonpositive_percent": ("det <= 0 (%)", 4),
+    "ndv_percent": ("Folded volume (%)", 4),
+}
+
+
+class Comparison(NamedTuple):
+    """All methods on the pairs of one task.
+
+    pairs : a row a directed pair and method, see `pair_values`, with `before`, its Dice in % before
+        registration (NaN without such a row), and `dice_or_before`, which replaces the Dice of
+        failed registrations: whoever gets none is left with that.
+    dice : `dice_or_before`, one row a pair, one column a method that is no control.
+    fixed, moving : patient of each row of `dice`.
+    resampling : of its rows.
+    """
+
+    pairs: pd.DataFrame
+    dice: pd.DataFrame
+    fixed: np.ndarray
+    moving: np.ndarray
+    resampling: Resampling
+
+    def compare(self) -> pd.DataFrame:
+        """Compare all methods with each other, see `statistics.compare`."""
+        return compare(self.dice, self.resampling)
+
+    def rank(self) -> Ranks:
+        """Rank all methods, see `statistics.rank`."""
+        return rank(self.dice, self.fixed, self.moving, self.resampling)
+
+
+def gather(
+    metrics: pd.DataFrame,
+    methods: Sequence[dict],
+    task: str,
+    patients: Mapping[str, str],
+    seed: int,
+) -> Comparison:
+    """Bring the scores of one task together.
+
+    Pairs in which some method has no Dice and nothing to replace it are left out of `dice`.
+
+    Parameters
+    ----------
+    patients : of each scan.
+    """
+    pairs = pair_values(metrics)
+    pairs = pairs[pairs["task"] == task].copy()
+    controls = [method["id"] for method in methods if method["kind"] == "control"]
+    before = pairs[pairs["method"].isin(controls)].groupby(["fixed", "moving"])["dice"].first()
+    keys = pd.MultiIndex.from_frame(pairs[["fixed", "moving"]])
+    pairs["before"] = before.reindex(keys).to_numpy()
+    pairs["dice_or_before"] = pairs["dice"].fillna(pairs["before"])
+    wide = pairs.pivot(index=["fixed", "moving"], columns="method", values="dice_or_before")
+    wide = wide[[m["id"] for m in methods if m["id"] not in controls and m["id"] in wide]].dropna()
+    fixed, moving = (
+        wide.index.get_level_values(name).map(patients).to_numpy() for name in ("fixed", "moving")
+    )
+    return Comparison(pairs, wide, fixed, moving, resample(fixed, moving, seed))
+
+
+def summarise(
+    comparison: Comparison, methods: Sequence[dict], patients: Mapping[str, str], seed: int
+) -> pd.DataFrame:
+    """Return the numbers of Table 3, a row a method in the given order.
+
+    dice, low, high : mean over the pairs that succeeded, in %, and its 95 % interval by patients.
+    hardest : mean Dice of the 30 % of the pairs that were worst before registration, failed ones
+        counted as before; NaN without a control.
+    worse : part of the pairs, in %, that failed or are worse than before registration.
+    rank, rank low, rank high : see `statistics.Ranks`; none for controls.
+    The means of the measures of `PRINTED` are over the pairs that succeeded.
+    """
+    ranks = comparison.rank().table if comparison.dice.size else pd.DataFrame()
+    rows = []
+    for method in methods:
+        own = comparison.pairs[comparison.pairs["method"] == method["id"]]
+        succeeded = own[own["dice"].notna()]
+        row: dict[str, object] = {"method": method["label"], "dice": succeeded["dice"].mean()}
+        if len(succeeded):
+            scans = (succeeded[name].map(patients).to_numpy() for name in ("fixed", "moving"))
+            limits = interval(succeeded["dice"].to_numpy(), resample(*scans, seed))
+            row |= dict(zip(("low", "high"), limits, strict=True))
+        row["hardest"] = _hardest(own)
+        failed = own["dice"].isna() | (own["dice"] < own["before"])
+        row["worse"] = 100 * failed.mean()
+        row |= {metric: succeeded[metric].mean() for metric in PRINTED}
+        if method["id"] in ranks.index:
+            found = ranks.loc[method["id"]]
+            row |= {"rank": found["rank"], "rank low": found["low"], "rank high": found["high"]}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def formatted(table: pd.DataFrame) -> pd.DataFrame:
+    """Return one task's table as text, one column for each column of the printed table."""
+    rows = []
+    for _, row in table.iterrows():
+        cells = {"Method": row["method"]}
+        cells["Dice [95 %]"] = _with_limits(row["dice"], row.get("low"), row.get("high"), 2)
+        cells["Hardest 30 %"] = number(row["hardest"], 2)
+        cells["Worse than before (%)"] = number(row["worse"], 1)
+        cells |= {title: number(row[name], digits) for name, (title, digits) in PRINTED.items()}
+        rank = (row.get("rank"), row.get("rank low"), row.get("rank high"))
+        cells["Rank [95 %]"] = _with_limits(*rank, 1)
+        rows.append(cells)
+    return pd.DataFrame(rows)
+
+
+def _with_limits(value: float, low: float | None, high: float | None, digits: int) -> str:
+    """Return `value [low, high]`."""
+    if pd.isna(value):
+        return MISSING
+    limits = "" if pd.isna(low) else f" [{number(low, digits)}, {number(high, digits)}]"
+    return number(value, digits) + limits
+
+
+def notes(comparisons: Mapping[str, Comparison]) -> list[str]:
+    """Return the lines under the table: definitions, patients and tests of each task."""
+    lines = [
+        "Dice: mean of the structures in %, with its 95 % interval; intervals and tests draw "
+        "patients, not pairs. Hardest: mean of the 30 % of the pairs that were worst before "
+        "registration.",
+        "Worse than before: pairs that failed or have less Dice than before registration.",
+        "HD95, ASSD: mean of the structures. There and back: by how much both directions together "
+        "miss the start. SDlogJ, determinants and folded volume: of the composed map.",
+        "Rank: mean over patients; in brackets where the rank of the mean Dice lies in 95 % of the "
+        "draws. Failed registrations count as none.",
+    ]
+    for task, comparison in comparisons.items():
+        if not comparison.dice.size:
+            continue
+        lines.append(f"{task.capitalize()}: {_tests(comparison)}.")
+    return lines
+
+
+def _tests(comparison: Comparison) -> str:
+    """Say what the tests of a task found."""
+    found = comparison.rank()
+    who = f"{found.patients} patient(s) in {len(comparison.dice)} directed pairs"
+    if np.isnan(found.p):
+        return f"{who}, too few for tests"
+    return (
+        f"{who}; methods differ with p = {found.p:.2g} (Friedman); two ranks differ significantly "
+        f"from {found.critical:.1f} on (Nemenyi); the order of a draw agrees with that of all with "
+        f"Kendall's tau = {found.stability:.2f}"
+    )
+
+
+def _hardest(own: pd.DataFrame) -> float:
+    """Return the mean Dice of the pairs that were worst before registration."""
+    known = own.dropna(subset=["before"]).sort_values("before", kind="stable")
+    return known["dice_or_before"].head(int(np.ceil(HARDEST * len(known)))).mean()
