@@ -65,7 +65,9 @@ def project(tmp_path_factory):
 def test_every_output_is_there(project):
     for name in (
         "tables/metrics.csv", "tables/table1.csv", "tables/table1.md", "tables/table1.tex",
+        "tables/table3.csv", "tables/table3.md", "tables/table3.tex", "tables/significance.csv",
         "figures/figure5.png", "figures/figure5.pdf", "figures/figure7.png", "figures/figure7.pdf",
+        "figures/ranking.png", "figures/ranking.pdf", "figures/ranking.csv",
         "figures/checks/syn_longitudinal.png", "figures/checks/failing_cross-subject.png",
         "networks/momentum/both/model.pt", "networks/momentum/both/history.csv",
         "networks/affine/both/history.png", "manifest.json", "cohort.json",

@@ -1,0 +1,92 @@
+"""Table 3 from scores that are known: hardest pairs, failures, intervals, ranks, text."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from workflow.referee import ranking, render, table3
+from workflow.referee.tidy import COLUMNS, MEAN, WHOLE
+
+METHODS = [
+    {"id": "before", "label": "Before", "kind": "control"},
+    {"id": "good", "label": "Good", "kind": "classical"},
+    {"id": "bad", "label": "Bad", "kind": "learned"},
+]
+PATIENTS = {f"{patient}_{visit}": patient for patient in "abcd" for visit in (1, 2)}
+# Dice of the pair of each patient; the last registration of "bad" failed.
+DICE = {
+    "before": [0.1, 0.2, 0.3, 0.4],
+    "good": [0.5, 0.6, 0.7, 0.8],
+    "bad": [0.05, 0.3, 0.4, None],
+}
+
+
+@pytest.fixture
+def metrics():
+    rows = []
+    for method, values in DICE.items():
+        for patient, value in zip("abcd", values, strict=True):
+            reason = "RuntimeError: diverged" if value is None else ""
+            head = (method, "longitudinal", f"{patient}_1", f"{patient}_2")
+            scores = [(MEAN, "dice", value), (MEAN, "hd95", value and 10 * value)]
+            scores += [(MEAN, "assd", value), (WHOLE, "folds", value)]
+            scores += [(WHOLE, name, value) for name in list(table3.PRINTED)[2:]]
+            rows += [(*head, *score, reason) for score in scores]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+@pytest.fixture
+def comparison(metrics):
+    return table3.gather(metrics, METHODS, "longitudinal", PATIENTS, 1)
+
+
+def test_failed_registrations_leave_a_patient_as_before(comparison):
+    assert comparison.dice.columns.tolist() == ["good", "bad"]
+    assert comparison.dice["bad"].tolist() == pytest.approx([5, 30, 40, 40])
+    assert comparison.fixed.tolist() == comparison.moving.tolist() == list("abcd")
+
+
+def test_numbers_of_the_table(comparison):
+    table = table3.summarise(comparison, METHODS, PATIENTS, 1).set_index("method")
+    assert table["dice"].to_dict() == pytest.approx({"Before": 25, "Good": 65, "Bad": 25})
+    # The two pairs that were worst before (30 % of four, rounded up).
+    assert table["hardest"].to_dict() == pytest.approx({"Before": 15, "Good": 55, "Bad": 17.5})
+    assert table["worse"].to_dict() == pytest.approx({"Before": 0, "Good": 0, "Bad": 50})
+    assert table.loc["Bad", "hd95"] == pytest.approx(2.5)
+    assert table.loc["Good", ["rank", "rank low", "rank high"]].tolist() == [1, 1, 1]
+    assert np.isnan(table.loc["Before", "rank"])
+    assert table.loc["Good", "low"] < 65 < table.loc["Good", "high"]
+
+
+def test_table_as_text(comparison):
+    table = table3.summarise(comparison, METHODS, PATIENTS, 1)
+    text = render.markdown(table3.formatted(table), table3.notes({"longitudinal": comparison}))
+    assert "| Before | 25.00 [" in text and "| -- |\n| Good |" in text
+    assert "| 1.0 [1.0, 1.0] |" in text
+    assert "Longitudinal: 4 patient(s) in 4 directed pairs, too few for tests." in text
+
+
+def test_comparison_of_both(comparison):
+    found = comparison.compare()
+    assert found[["a", "b"]].to_numpy().tolist() == [["good", "bad"]]
+    assert found["difference"].item() == pytest.approx((45 + 30 + 30 + 40) / 4)
+    assert found["p"].item() < 0.05
+
+
+def test_without_a_control_failed_pairs_are_left_out(metrics):
+    methods, own = METHODS[1:], metrics[metrics["method"] != "before"]
+    found = table3.gather(own, methods, "longitudinal", PATIENTS, 1)
+    assert found.dice.index.get_level_values("fixed").tolist() == ["a_1", "b_1", "c_1"]
+    table = table3.summarise(found, methods, PATIENTS, 1)
+    assert table["hardest"].isna().all()
+    assert table["worse"].tolist() == [0, 25]
+
+
+def test_ranking_has_the_best_first_and_draws_nothing_without_methods(comparison, tmp_path):
+    labels = {method["id"]: method["label"] for method in METHODS}
+    table = ranking.ranking_table({"longitudinal": comparison.rank()}, labels)
+    assert table["label"].tolist() == ["Good", "Bad"]
+    for number, drawn in enumerate((table, ranking.ranking_table({}, labels))):
+        path = tmp_path / f"{number}.png"
+        ranking.draw_ranking(drawn, "matplotlibrc", [str(path)])
+        assert path.stat().st_size > 1000
