@@ -36,6 +36,8 @@ class Method:
     params: dict[str, Any]
     defaults: dict[str, Any]
     networks: tuple[str, ...] = ()
+    settings: str = ""
+    tuning: str = ""
 
 
 def available_methods(baselines: Path = BASELINES) -> list[str]:

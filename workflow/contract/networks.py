@@ -32,6 +32,8 @@ class Network:
     requires: dict[str, list[str]]
     params: dict[str, Any]
     defaults: dict[str, Any]
+    settings: str = ""
+    tuning: str = ""
 
 
 def available_networks(folder: Path = NETWORKS) -> list[str]:

@@ -34,11 +34,19 @@ def notes(
     ]
     lines += _training_note(trainings)
     for one in (*methods, *networks):
-        changed = {k: v for k, v in one["params"].items() if v != one["defaults"][k]}
-        for key, value in changed.items():
-            default = _written(one["defaults"][key])
-            lines.append(f"{one['label']}: {key} {_written(value)} (default {default}).")
+        if changed := changed_parameters(one):
+            lines.append(f"{one['label']}: {changed}.")
     return lines + _failure_notes(metrics, methods)
+
+
+def changed_parameters(described: dict) -> str:
+    """Name the parameters of a method or network that are not its defaults; empty: none."""
+    changed = [
+        f"{key} {_written(value)} (default {_written(described['defaults'][key])})"
+        for key, value in described["params"].items()
+        if value != described["defaults"][key]
+    ]
+    return ", ".join(changed)
 
 
 def _written(value: object) -> str:
@@ -52,16 +60,18 @@ def _training_note(trainings: Sequence[dict]) -> list[str]:
     """Say how long each network was trained, for which pairs, and on what."""
     if not trainings:
         return []
-    parts = []
-    for training in trainings:
-        pairs = "both tasks" if training["pairs"] == "both" else f"{training['pairs']} pairs"
-        threads = training["threads"]
-        parts.append(
-            f"{training['label']}, {pairs}: {training['steps']:,} steps, "
-            f"{_duration(training['seconds'])} on {training['device'] or training['processor']}, "
-            f"{threads} thread{'' if threads == 1 else 's'}"
-        )
-    return [f"Networks: {'; '.join(parts)}."]
+    return [f"Networks: {'; '.join(map(training_text, trainings))}."]
+
+
+def training_text(training: dict) -> str:
+    """Say of one training for which pairs, how long and on what it was."""
+    pairs = "both tasks" if training["pairs"] == "both" else f"{training['pairs']} pairs"
+    threads = training["threads"]
+    return (
+        f"{training['label']}, {pairs}: {training['steps']:,} steps, "
+        f"{_duration(training['seconds'])} on {training['device'] or training['processor']}, "
+        f"{threads} thread{'' if threads == 1 else 's'}"
+    )
 
 
 def _duration(seconds: float) -> str:

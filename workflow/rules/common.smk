@@ -191,4 +191,5 @@ def final_outputs():
         for task in RUN.tasks
     ]
     curves = [RUN.training(*training, "history.png") for training in RUN.trainings]
+    tables.append(f"{FOLDER}/tables/fairness.md")
     return [*tables, *figures, *checks, *curves, f"{FOLDER}/manifest.json"]

@@ -3,6 +3,7 @@ METHODS = [asdict(method) for method in RUN.methods.values()]
 NETWORKS = [asdict(network) for network in RUN.networks.values()]
 TRAININGS = [RUN.training(*training, "training.json") for training in RUN.trainings]
 
+OUTCOMES = [RUN.outcomes(method, shard) for method in RUN.methods for shard in RUN.shards[method]]
 STATISTICS = code("referee/table3", "referee/statistics", "referee/render", "referee/tidy")
 # What is compared, of whom, and the seed by which patients are redrawn.
 COMPARED = {
@@ -19,6 +20,7 @@ localrules:
     make_table3,
     make_boxplot,
     make_ranking,
+    make_fairness_card,
     make_manifest,
 
 
@@ -43,9 +45,7 @@ rule collect_metrics:
 rule make_table1:
     input:
         metrics=f"{FOLDER}/tables/metrics.csv",
-        outcomes=[
-            RUN.outcomes(method, shard) for method in RUN.methods for shard in RUN.shards[method]
-        ],
+        outcomes=OUTCOMES,
         trainings=TRAININGS,
         paper="workflow/referee/paper_table1.csv",
         code=code("referee/table1", "referee/notes", "referee/render", "referee/tidy"),
@@ -149,6 +149,32 @@ rule make_boxplot:
         tasks=RUN.tasks,
     script:
         "../scripts/make_boxplot.py"
+
+
+rule make_fairness_card:
+    input:
+        outcomes=OUTCOMES,
+        trainings=TRAININGS,
+        code=code("referee/fairness", "referee/notes", "referee/render"),
+    output:
+        csv=report(
+            f"{FOLDER}/tables/fairness.csv",
+            caption="../report/fairness.rst",
+            category="Fairness",
+            labels={"table": "What each method was given"},
+        ),
+        md=f"{FOLDER}/tables/fairness.md",
+    log:
+        f"{FOLDER}/logs/make_fairness_card.log",
+    conda:
+        ENVIRONMENT
+    params:
+        methods=METHODS,
+        networks=NETWORKS,
+        splits={scan.subject: scan.split for scan in RUN.scans.values()},
+        tested=COMPARED["patients"],
+    script:
+        "../scripts/make_fairness_card.py"
 
 
 rule make_manifest:

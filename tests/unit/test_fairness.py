@@ -1,0 +1,47 @@
+"""The fairness card: every method and network has a row; nobody is in two splits unnoticed."""
+
+from workflow.referee.fairness import BY_VALIDATION, fairness_card, split_notes
+
+COMMON = {"params": {"n": 2}, "defaults": {"n": 1}}
+METHODS = [
+    {"id": "tool", "label": "Tool", "networks": [], "settings": "the paper's", "tuning": "none",
+     "requires": {"modules": ["numpy"], "programs": ["reg_aladin"]}, **COMMON},
+    {"id": "net", "label": "Net", "networks": ["weights"], "settings": "", "tuning": "",
+     "requires": {"modules": [], "programs": []}, "params": {}, "defaults": {}},
+]  # fmt: skip
+NETWORKS = [
+    {"id": "weights", "label": "Weights", "needs": [], "settings": "own", "tuning": "3 trials",
+     "requires": {"modules": ["numpy"]}, **COMMON},
+]  # fmt: skip
+TRAININGS = [
+    {"network": "weights", "label": "Weights", "pairs": pairs, "steps": 1000, "seconds": 30,
+     "device": "", "processor": "a chip", "threads": 2, "versions": {"numpy": "2.3"}}
+    for pairs in ("longitudinal", "cross-subject")
+]  # fmt: skip
+RECORDS = [
+    {"method": method, "processor": "a chip", "threads": 1,
+     "versions": {"numpy": "2.3", "reg_aladin": "1.5"}, "registrations": [{"device": device}]}
+    for method, device in (("tool", ""), ("net", "a GPU"))
+]  # fmt: skip
+
+
+def test_card():
+    card = fairness_card(METHODS, NETWORKS, TRAININGS, RECORDS).set_index("Method or network")
+    assert card.index.tolist() == ["Tool", "Net", "Weights"]
+    assert card.loc["Tool", "Versions"] == "numpy 2.3, reg_aladin 1.5"
+    assert card.loc["Tool", "Changed here"] == "n 2 (default 1)"
+    assert card.loc["Net", "Settings from"] == "not stated"
+    assert card.loc["Net", "Network it needs"] == "Weights"
+    assert card["Time on"].tolist() == ["a chip; threads: 1", "a GPU; threads: 1", "--"]
+    assert card["Labels it sees"].tolist() == ["none", "none", BY_VALIDATION]
+    training = card.loc["Weights", "Training"]
+    assert "longitudinal pairs: 1,000 steps, 30 s on a chip, 2 threads" in training
+    assert training.count("1,000 steps") == 2
+
+
+def test_a_tested_patient_of_another_split_is_named():
+    splits = {"a": "test", "b": "train", "c": "validation", "d": "test"}
+    good = split_notes(splits, {"a_1": "a", "a_2": "a", "d_1": "d"})
+    assert good[0] == "Patients: 2 test, 1 train, 1 validation. Each is in one split."
+    assert good[1].startswith("Test pairs: 3 scans of 2 patients") and good[1].endswith("none.")
+    assert split_notes(splits, {"a_1": "a", "b_1": "b"})[1].endswith("than test: b.")

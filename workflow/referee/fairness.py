@@ -1,0 +1,88 @@
+"""The fairness card: what each method was given, and that no patient is in two splits."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from workflow.referee.notes import changed_parameters, training_text
+
+NOT_STATED = "not stated"
+BY_VALIDATION = "validation patients' choose the weights"
+
+
+def fairness_card(
+    methods: Sequence[dict],
+    networks: Sequence[dict],
+    trainings: Sequence[dict],
+    records: Sequence[dict],
+) -> pd.DataFrame:
+    """Return what each method, and each network that methods use, was given, as text.
+
+    Parameters
+    ----------
+    methods, networks : descriptions with the run's parameters.
+    trainings : the networks' `training.json`.
+    records : the shards' `outcomes.json`.
+    """
+    labels = {network["id"]: network["label"] for network in networks}
+    rows = []
+    for method in methods:
+        own = [record for record in records if record["method"] == method["id"]]
+        devices = {e["device"] or r["processor"] for r in own for e in r["registrations"]}
+        threads = {str(record["threads"]) for record in own}
+        row = _row(method, own, [labels[name] for name in method["networks"]])
+        row["Labels it sees"] = "none"
+        row["Time on"] = f"{', '.join(sorted(devices))}; threads: {', '.join(sorted(threads))}"
+        rows.append(row)
+    for network in networks:
+        own = [training for training in trainings if training["network"] == network["id"]]
+        row = _row(network, own, [labels[name] for name in network["needs"]])
+        row["Labels it sees"] = BY_VALIDATION
+        row["Training"] = "; ".join(training_text(training) for training in own)
+        rows.append(row)
+    return pd.DataFrame(rows).fillna("--")
+
+
+def _row(described: dict, records: Sequence[dict], needs: Sequence[str]) -> dict[str, str]:
+    """Return what methods and networks have in common."""
+    return {
+        "Method or network": described["label"],
+        "Network it needs": ", ".join(needs) or "--",
+        "Settings from": described["settings"] or NOT_STATED,
+        "Tried to find them": described["tuning"] or NOT_STATED,
+        "Changed here": changed_parameters(described) or "nothing",
+        "Versions": _versions(described, records),
+    }
+
+
+def _versions(described: dict, records: Sequence[dict]) -> str:
+    """Return the recorded versions of the packages and programs that a method needs."""
+    recorded = {name: v for record in records for name, v in record["versions"].items()}
+    packages = importlib.metadata.packages_distributions()
+    requires = described["requires"]
+    names = [packages.get(module, [module])[0].lower() for module in requires["modules"]]
+    names += requires.get("programs", [])
+    known = [f"{name} {recorded[name]}" for name in names if name in recorded]
+    return ", ".join(known) or "--"
+
+
+def split_notes(splits: Mapping[str, str], tested: Mapping[str, str]) -> list[str]:
+    """State the patients of each split, and which of the tested ones is in another than test.
+
+    Parameters
+    ----------
+    splits : the split of each patient.
+    tested : the patient of each scan of the test pairs.
+    """
+    counts = ", ".join(f"{n} {split}" for split, n in sorted(Counter(splits.values()).items()))
+    patients = set(tested.values())
+    elsewhere = sorted(name for name in patients if splits[name] != "test")
+    return [
+        f"Patients: {counts}. Each is in one split.",
+        f"Test pairs: {len(tested)} scans of {len(patients)} patients; of these are in another "
+        f"split than test: {', '.join(elsewhere) or 'none'}.",
+    ]

@@ -1,0 +1,19 @@
+"""Make the fairness card as CSV and Markdown."""
+
+import json
+from pathlib import Path
+
+from workflow.files import write_text
+from workflow.job import start_log
+from workflow.referee import render
+from workflow.referee.fairness import fairness_card, split_notes
+
+start_log(snakemake.log[0])
+params, output = snakemake.params, snakemake.output
+records, trainings = (
+    [json.loads(Path(path).read_text(encoding="utf-8")) for path in paths]
+    for paths in (snakemake.input.outcomes, snakemake.input.trainings)
+)
+card = fairness_card(params.methods, params.networks, trainings, records)
+write_text(output.csv, card.to_csv(index=False))
+write_text(output.md, render.markdown(card, split_notes(params.splits, params.tested)))
