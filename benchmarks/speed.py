@@ -1,26 +1,38 @@
-"""Time AVSM on the processor: registration and training steps, with memory and matmul rate.
+"""Time AVSM on the processor: registration and training steps of each preset, and their memory.
 
-Random images; registration takes 7 affine and 3 vSVF steps, a step of stage 1 three affine steps
-and one of stage 2 two vSVF steps behind seven fixed affine ones, both directions of one pair.
+    python -m benchmarks.speed                                  # 40x96x96
+    python -m benchmarks.speed --shape 80 192 192
 
-Run ``python -m benchmarks.speed`` from the root of the repository. Peak memory is the process's, so
-give one preset and one shape at a time where it matters.
+Images are random. Registration takes 7 affine and 3 vSVF steps. A training step is one batch of a
+phase of the preset's recipe: its images changed at random, both directions, forward, backward and
+Adam. Each row is measured in a process of its own, whose peak memory is all that it took.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
+import json
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
+import SimpleITK as sitk
 import torch
 
-from avsm.config import PRESETS, AVSMConfig
-from avsm.losses import affine_losses, both_directions, step_losses, sum_losses
+from avsm.data import ImageStore
+from avsm.device import autocast, peak_memory_mb
 from avsm.model import AVSM
-from avsm.similarity import mk_lncc_loss
+from avsm.objectives import Setup, batch_losses
+from avsm.pairs import PairSampler, Scan
+from avsm.presets import PRESETS, recipe_preset
+from avsm.recipe import Recipe
 from benchmarks.solvers import seconds
+
+CPU = torch.device("cpu")
+STAGES = {"affine": "stage 1", "momentum": "stage 2"}
 
 
 def matmul_gflops(size: int = 2048) -> float:
@@ -29,60 +41,104 @@ def matmul_gflops(size: int = 2048) -> float:
     return 2 * size**3 / seconds(lambda: a @ a, 3) / 1e9
 
 
-def peak_memory_gb() -> float:
-    """Give the peak resident memory of this process."""
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes or KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+def rows_of(recipe: Recipe) -> dict[str, tuple[str, int] | None]:
+    """Give what is timed by name: a stage and one of its phases, or None for registration."""
+    rows: dict[str, tuple[str, int] | None] = {"registration": None}
+    for stage, title in STAGES.items():
+        for index, phase in enumerate(getattr(recipe, stage).phases):
+            size = "" if phase.reduction == 1 else f", images 1/{phase.reduction}"
+            start = ", known maps" if phase.known else ""
+            name = f"{title}: {phase.pairs} pair(s), {phase.steps} step(s){size}{start}"
+            rows[name] = (stage, index)
+    return rows
 
 
-def tasks(model: AVSM, shape: tuple[int, int, int], half: bool) -> dict[str, Callable[[], None]]:
-    """Give what is timed, by name."""
+def random_setup(recipe: Recipe, shape: tuple[int, int, int], folder: Path) -> Setup:
+    """Make networks, and four random images to train on."""
+    rng = np.random.default_rng(0)
+    scans = []
+    for number in range(4):
+        image = sitk.GetImageFromArray(rng.random(shape, dtype=np.float32))
+        image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))  # RAS+
+        path = folder / f"{number}.nii"
+        sitk.WriteImage(image, str(path))
+        scans.append(Scan(str(number), path, None, "train"))
+    model = AVSM(recipe.model).to(memory_format=torch.channels_last_3d)
+    torch.nn.init.normal_(model.momentum_net.last[-1].weight, std=0.01)
+    return Setup(recipe, model, ImageStore(scans, folder), PairSampler(scans, recipe.task), CPU)
+
+
+def training_step(setup: Setup, stage: str, index: int) -> Callable[[], None]:
+    """Make a step of a phase of a stage."""
+    net = setup.model.affine_net if stage == "affine" else setup.model.momentum_net
+    setup.model.requires_grad_(False)
+    net.requires_grad_(True)
+    optimiser = torch.optim.Adam(net.parameters(), lr=1e-6)
+    phase = getattr(setup.recipe, stage).phases[index]
+    generator = torch.Generator().manual_seed(0)
+
+    def step() -> None:
+        optimiser.zero_grad(set_to_none=True)
+        batch_losses(setup, stage, phase, 0, generator)["total"].backward()
+        optimiser.step()
+
+    return step
+
+
+def registration(setup: Setup, shape: tuple[int, int, int]) -> Callable[[], None]:
+    """Make a registration of two images."""
     fixed, moving = torch.rand(2, 1, 1, *shape)
-    both = both_directions(fixed, moving)
 
     def register() -> None:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
-            model(fixed, moving, affine_steps=7, steps=3)
+        with torch.inference_mode(), autocast(CPU, setup.recipe.precision):
+            setup.model(fixed, moving, affine_steps=7, steps=3)
 
-    def stage1() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            result = model(*both, affine_steps=3, steps=0, train_affine=True)
-        similarity = mk_lncc_loss(result.warped, both[0])
-        affine_losses(similarity, result.affines[-1], lambda_ar=1).total.backward()
+    return register
 
-    def stage2() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            result = model(*both, affine_steps=7, steps=2)
-        steps = [
-            step_losses(mk_lncc_loss(s.warped, both[0]), s.low_map, s.momentum, s.velocity)
-            for s in result.steps
-        ]
-        sum_losses(steps).total.backward()
 
-    return {"registration": register, "stage-1 step": stage1, "stage-2 step": stage2}
+def measure(preset: str, name: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """Measure one row in this process."""
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    recipe = recipe_preset(preset).change({"precision": arguments.precision})
+    shape = tuple(arguments.shape)
+    with tempfile.TemporaryDirectory() as folder:
+        setup = random_setup(recipe, shape, Path(folder))
+        row = rows_of(recipe)[name]
+        task = registration(setup, shape) if row is None else training_step(setup, *row)
+        return {"seconds": seconds(task, arguments.repeats), "mb": peak_memory_mb(CPU)}
 
 
 def main() -> None:
     """Print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--presets", nargs="+", default=["small", "paper"], choices=sorted(PRESETS))
     parser.add_argument("--shape", type=int, nargs=3, default=(40, 96, 96), metavar="N")
-    parser.add_argument("--float32", action="store_true", help="no bfloat16 autocast")
+    parser.add_argument("--precision", default="auto", help="auto, float32 or bfloat16")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.row:
+        print(json.dumps(measure(*arguments.row, arguments)))
+        return
     torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    precision = "float32" if arguments.float32 else "bfloat16"
     size = "x".join(map(str, arguments.shape))
-    print(f"{size}, {precision}, {arguments.threads} threads, {matmul_gflops():.0f} GFLOPS")
-    print("| preset | task | seconds | peak GB |\n|---|---|--:|--:|")
+    print(f"{size}, {arguments.threads} threads, {matmul_gflops():.0f} GFLOPS in float32\n")
+    print("| preset | what | seconds | peak GB |\n|---|---|--:|--:|", flush=True)
     for preset in arguments.presets:
-        model = AVSM(AVSMConfig.preset(preset)).to(memory_format=torch.channels_last_3d)
-        torch.nn.init.normal_(model.momentum_net.last[-1].weight, std=0.01)
-        for name, task in tasks(model, arguments.shape, not arguments.float32).items():
-            duration = seconds(task, arguments.repeats)
-            print(f"| {preset} | {name} | {duration:.2f} | {peak_memory_gb():.1f} |")
+        for name in rows_of(recipe_preset(preset)):
+            command = [sys.executable, "-m", "benchmarks.speed", *sys.argv[1:]]
+            done = subprocess.run(
+                [*command, "--row", preset, name], check=True, capture_output=True, text=True
+            )
+            found = json.loads(done.stdout)
+            print(
+                f"| {preset} | {name} | {found['seconds']:.2f} | {found['mb'] / 1024:.1f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
