@@ -27,7 +27,7 @@ from workflow.contract.shard import field_path
 from workflow.geometry import vector_image
 from workflow.images import write_image
 from workflow.provenance import processor
-from workflow.referee.evaluate import evaluate_shard
+from workflow.referee.evaluate import Rules, evaluate_shard
 
 SIZE = (80, 192, 192)
 REPEATS = 3
@@ -63,7 +63,8 @@ def seconds_to_score_a_pair(folder: Path) -> float:
     times = []
     for _ in range(REPEATS):
         start = time.perf_counter()
-        evaluate_shard(record, folder, lambda scan: str(folder / f"{scan}.nii"), structures, 10)
+        rules = Rules(structures, margin=10)
+        evaluate_shard(record, folder, lambda scan: str(folder / f"{scan}.nii"), rules)
         times.append((time.perf_counter() - start) / 2)
     return min(times)
 

@@ -15,7 +15,7 @@ from workflow.contract.worker import Worker, WorkerDiedError
 from workflow.errors import ContractError, DataError
 from workflow.images import read_image, write_image
 from workflow.referee import boxplot, render, table1
-from workflow.referee.evaluate import evaluate_shard
+from workflow.referee.evaluate import Rules, evaluate_shard
 from workflow.referee.notes import notes
 from workflow.referee.tidy import read_metrics
 
@@ -71,7 +71,7 @@ def score(scans, outcomes):
     """Return the metrics as the workflow reads them back."""
     labels = lambda scan: str(scans / f"{scan}_label.nii")  # noqa: E731
     record = record_of(scans, outcomes)
-    table = evaluate_shard(record, scans / "fields", labels, STRUCTURES, 2)
+    table = evaluate_shard(record, scans / "fields", labels, Rules(STRUCTURES, 2))
     table.to_csv(scans / "metrics.csv", index=False)
     return read_metrics(scans / "metrics.csv")
 

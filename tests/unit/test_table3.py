@@ -30,7 +30,8 @@ def metrics():
             head = (method, "longitudinal", f"{patient}_1", f"{patient}_2")
             scores = [(MEAN, "dice", value), (MEAN, "hd95", value and 10 * value)]
             scores += [(MEAN, "assd", value), (WHOLE, "folds", value)]
-            scores += [(WHOLE, name, value) for name in list(table3.PRINTED)[2:]]
+            others = [name for name in table3.PRINTED if name not in ("hd95", "assd")]
+            scores += [(WHOLE, name, value) for name in others]
             rows += [(*head, *score, reason) for score in scores]
     return pd.DataFrame(rows, columns=COLUMNS)
 

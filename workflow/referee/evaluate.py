@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -13,6 +15,7 @@ from workflow.contract.shard import field_path
 from workflow.geometry import index_map, index_to_physical
 from workflow.images import read_image
 from workflow.referee import metrics
+from workflow.referee.correspondence import ToTemplate, target_error
 from workflow.referee.diffeomorphism import folded_volume_percent
 from workflow.referee.surfaces import surface_measures
 from workflow.referee.tidy import COLUMNS, MEAN, WHOLE
@@ -32,12 +35,36 @@ WHOLE_METRICS = (*REGULARITY, *CONSISTENCY, "seconds")
 Score = tuple[str, str, float]  # label, metric, value
 
 
+class Truth(Protocol):
+    """Knows where voxels of scans truly belong, as `workflow.data.phantom_truth` does."""
+
+    def to_template(self, name: str, grid: sitk.Image) -> ToTemplate:
+        """Return the map from a scan's voxel indices to anatomical points."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """By what all methods are judged.
+
+    structures : ``{name, value}`` of each scored label.
+    margin : of the measures of symmetry, in voxels.
+    truth : the true correspondence, where it is known.
+    """
+
+    structures: Sequence[dict]
+    margin: int
+    truth: Truth | None = None
+
+    def whole_metrics(self) -> tuple[str, ...]:
+        """Return the measures of whole maps."""
+        return (*WHOLE_METRICS, *(("tre",) if self.truth else ()))
+
+
 def evaluate_shard(
     record: dict,
     fields: Path,
     label_path: Callable[[str], str],
-    structures: Sequence[dict],
-    margin: int,
+    rules: Rules,
 ) -> pd.DataFrame:
     """Return the scores of all directed pairs of a shard, tidy.
 
@@ -48,8 +75,7 @@ def evaluate_shard(
     record : the shard's `outcomes.json`, both directions of each couple.
     fields : folder of the displacement fields, see `field_path`.
     label_path : gives the path of a scan's label map on the working grid.
-    structures : ``{name, value}`` of each scored label.
-    margin : of the symmetry measure, in voxels.
+    rules : by what to judge.
     """
     outcomes = {(entry["fixed"], entry["moving"]): entry for entry in record["registrations"]}
     couples = dict.fromkeys(frozenset(pair) for pair in outcomes)
@@ -64,10 +90,10 @@ def evaluate_shard(
         }
         for (fixed, moving), entry in directed.items():
             if entry["status"] == "ok":
-                scores = _scores((fixed, moving), labels, maps, structures, margin)
+                scores = _scores((fixed, moving), labels, maps, rules)
                 scores.append((WHOLE, "seconds", entry["seconds"]))
             else:
-                scores = _failed_scores(structures)
+                scores = _failed_scores(rules)
             head = (record["method"], entry["task"], fixed, moving)
             rows += [(*head, *score, entry["reason"]) for score in scores]
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -77,20 +103,23 @@ def _scores(
     pair: tuple[str, str],
     labels: dict[str, sitk.Image],
     maps: dict[tuple[str, str], np.ndarray],
-    structures: Sequence[dict],
-    margin: int,
+    rules: Rules,
 ) -> list[Score]:
     """Score one successful registration; `maps` holds the reverse one too unless it failed."""
     fixed, moving = (labels[scan] for scan in pair)
     mapping, backward = maps[pair], maps.get(pair[::-1])
-    scores = _structure_scores(fixed, moving, mapping, structures)
+    scores = _structure_scores(fixed, moving, mapping, rules.structures)
     volumes = [abs(np.linalg.det(index_to_physical(grid)[0])) for grid in (fixed, moving)]
     whole = metrics.regularity(mapping, volumes[1] / volumes[0])
     whole["ndv_percent"] = folded_volume_percent(mapping)
     if backward is None:
         whole |= dict.fromkeys(CONSISTENCY, np.nan)
     else:
-        whole |= metrics.inverse_consistency(mapping, backward, fixed.GetSpacing(), margin)
+        whole |= metrics.inverse_consistency(mapping, backward, fixed.GetSpacing(), rules.margin)
+    if rules.truth is not None:
+        mask = np.isin(sitk.GetArrayViewFromImage(fixed), [s["value"] for s in rules.structures])
+        maps_to_template = (rules.truth.to_template(scan, labels[scan]) for scan in pair)
+        whole["tre"] = target_error(mask, mapping, *maps_to_template, index_to_physical(moving)[0])
     return scores + [(WHOLE, metric, value) for metric, value in whole.items()]
 
 
@@ -114,9 +143,9 @@ def _structure_scores(
     ]
 
 
-def _failed_scores(structures: Sequence[dict]) -> list[Score]:
+def _failed_scores(rules: Rules) -> list[Score]:
     """Return the rows of a failed registration: all there, all empty."""
-    names = [*(structure["name"] for structure in structures), MEAN]
+    names = [*(structure["name"] for structure in rules.structures), MEAN]
     return [(name, metric, np.nan) for name in names for metric in STRUCTURE_METRICS] + [
-        (WHOLE, metric, np.nan) for metric in WHOLE_METRICS
+        (WHOLE, metric, np.nan) for metric in rules.whole_metrics()
     ]

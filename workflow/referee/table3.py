@@ -14,6 +14,7 @@ from workflow.referee.tidy import pair_values
 
 HARDEST = 0.3  # of the pairs, by Dice before registration
 PRINTED = {  # mean of a measure: its title and digits in the printed table
+    "tre": ("Target error (mm)", 2),
     "hd95": ("HD95 (mm)", 2),
     "assd": ("ASSD (mm)", 2),
     "inverse_error": ("There and back (mm)", 2),
@@ -104,7 +105,7 @@ def summarise(
         row["hardest"] = _hardest(own)
         failed = own["dice"].isna() | (own["dice"] < own["before"])
         row["worse"] = 100 * failed.mean()
-        row |= {metric: succeeded[metric].mean() for metric in PRINTED}
+        row |= {metric: succeeded[metric].mean() for metric in PRINTED if metric in succeeded}
         if method["id"] in ranks.index:
             found = ranks.loc[method["id"]]
             row |= {"rank": found["rank"], "rank low": found["low"], "rank high": found["high"]}
@@ -120,7 +121,11 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
         cells["Dice [95 %]"] = _with_limits(row["dice"], row.get("low"), row.get("high"), 2)
         cells["Hardest 30 %"] = number(row["hardest"], 2)
         cells["Worse than before (%)"] = number(row["worse"], 1)
-        cells |= {title: number(row[name], digits) for name, (title, digits) in PRINTED.items()}
+        cells |= {
+            title: number(row[name], digits)
+            for name, (title, digits) in PRINTED.items()
+            if name in row
+        }
         rank = (row.get("rank"), row.get("rank low"), row.get("rank high"))
         cells["Rank [95 %]"] = _with_limits(*rank, 1)
         rows.append(cells)
@@ -142,7 +147,8 @@ def notes(comparisons: Mapping[str, Comparison]) -> list[str]:
         "patients, not pairs. Hardest: mean of the 30 % of the pairs that were worst before "
         "registration.",
         "Worse than before: pairs that failed or have less Dice than before registration.",
-        "HD95, ASSD: mean of the structures. There and back: by how much both directions together "
+        "Target error: of points of the structures whose true place is known. HD95, ASSD: mean of "
+        "the structures. There and back: by how much both directions together "
         "miss the start. SDlogJ, determinants and folded volume: of the composed map.",
         "Rank: mean over patients; in brackets where the rank of the mean Dice lies in 95 % of the "
         "draws. Failed registrations count as none.",

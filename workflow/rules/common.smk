@@ -136,6 +136,18 @@ def labels_of_shard(wildcards):
     return [RUN.label(scan) for scan in RUN.scans_of(wildcards.method, wildcards.shard)]
 
 
+def phantom_of_shard(wildcards):
+    """What the phantom knows of a shard's scans; None for other cohorts."""
+    if config["cohort"]["source"] != "phantom":
+        return None
+    scans = RUN.scans_of(wildcards.method, wildcards.shard)
+    return {
+        "scans": {name: asdict(RUN.scans[name]) for name in scans},
+        "seed": config["seed"],
+        "mirror_left": config["preprocessing"]["mirror_left"],
+    }
+
+
 def first_shard(method, task):
     """Name of the first shard of a task."""
     return next(shard for shard in RUN.shards[method] if shard.startswith(task))

@@ -7,7 +7,11 @@ rule evaluate:
         outcomes=RUN.outcomes("{method}", "{shard}"),
         labels=labels_of_shard,
         code=code(
-            "referee/metrics", "referee/surfaces", "referee/diffeomorphism", "referee/evaluate"
+            "referee/metrics",
+            "referee/surfaces",
+            "referee/diffeomorphism",
+            "referee/correspondence",
+            "referee/evaluate",
         ),
     output:
         f"{FOLDER}/evaluation/{{method}}/{{shard}}.csv",
@@ -20,6 +24,7 @@ rule evaluate:
     params:
         structures=config["labels"]["structures"],
         margin=config["evaluation"]["symmetry_margin"],
+        phantom=phantom_of_shard,
     script:
         "../scripts/evaluate.py"
 

@@ -3,18 +3,19 @@
 import json
 from pathlib import Path
 
+from workflow.data.cohort import Scan
+from workflow.data.phantom_truth import PhantomTruth
 from workflow.files import write_text
 from workflow.job import start_job
-from workflow.referee.evaluate import evaluate_shard
+from workflow.referee.evaluate import Rules, evaluate_shard
 
 start_job(snakemake.log[0], snakemake.threads)
 labels = {Path(path).name.removesuffix(".nii"): path for path in snakemake.input.labels}
 record = json.loads(Path(snakemake.input.outcomes).read_text(encoding="utf-8"))
-table = evaluate_shard(
-    record,
-    Path(snakemake.input.fields),
-    labels.__getitem__,
-    snakemake.params.structures,
-    snakemake.params.margin,
-)
+params, truth = snakemake.params, None
+if params.phantom:
+    scans = {name: Scan(**scan) for name, scan in params.phantom["scans"].items()}
+    truth = PhantomTruth(scans, params.phantom["seed"], params.phantom["mirror_left"])
+rules = Rules(params.structures, params.margin, truth)
+table = evaluate_shard(record, Path(snakemake.input.fields), labels.__getitem__, rules)
 write_text(snakemake.output[0], table.to_csv(index=False))
