@@ -1,22 +1,21 @@
-method = method_of_this_folder()
+for method in methods_of_this_folder():
 
-
-rule:
-    name:
-        f"register_{method}"
-    input:
-        **register_input(method),
-    output:
-        **register_output(method),
-    log:
-        register_log(method),
-    conda:
-        ENVIRONMENT
-    threads: 1
-    resources:
-        mem_mb=2000,
-        gpu=0,
-    params:
-        **register_params(method),
-    script:
-        REGISTER_SCRIPT
+    rule:
+        name:
+            f"register_{method}"
+        input:
+            **register_input(method),
+        output:
+            **register_output(method),
+        log:
+            register_log(method),
+        conda:
+            ENVIRONMENT
+        threads: 1
+        resources:
+            mem_mb=2000,
+            gpu=0,
+        params:
+            **register_params(method),
+        script:
+            REGISTER_SCRIPT

@@ -22,7 +22,7 @@ from workflow.run import load_run
 def method_with(*networks):
     """Return a method that needs networks."""
     requires = {"modules": [], "programs": []}
-    return Method("mine", "Mine", "learned", "", None, requires, 4, True, {}, {}, networks)
+    return Method("mine", "mine", "Mine", "learned", "", None, requires, 4, True, {}, {}, networks)
 
 
 def write_network(folder, name, **changes):

@@ -53,8 +53,15 @@ def project(tmp_path_factory):
     (baselines / "failing" / "method.yaml").write_text(text.replace("My method", "Failing"))
     tiny = yaml.safe_load((ROOT / "config/tiny.yaml").read_text(encoding="utf-8"))
     methods = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))["methods"]
-    project.methods = [name for name in methods if name not in LEFT_OUT] + ["mine", "failing"]
-    project.configure("mine", **tiny | {"methods": project.methods})
+    project.methods = [name for name in methods if name not in LEFT_OUT]
+    project.methods += ["mine", "failing", "before-in-mm"]
+    variant = {"of": "identity", "label": "Before, in mm", "params": {"unit_spacing": False}}
+    project.configure(
+        "mine",
+        **tiny
+        | {"methods": project.methods}
+        | {"variants": {"methods": {"before-in-mm": variant}, "networks": {}}},
+    )
     done = project.run("--configfile", "mine.yaml")
     assert done.returncode == 0, done.output
     project.output = done.output
@@ -86,6 +93,13 @@ def test_a_copied_template_is_in_the_table_and_the_figures(project):
     assert mine["longitudinal n"] == mine["longitudinal N"] == 2
     values = pd.read_csv(project.results / "figures/figure5.csv")
     assert (values["label"] == "My method").sum() == 4
+
+
+def test_a_variant_is_a_row_of_its_own(project):
+    table = pd.read_csv(project.results / "tables/table1.csv").set_index("method")
+    before, in_mm = table.loc["Before registration"], table.loc["Before, in mm"]
+    assert in_mm["longitudinal n"] == 2
+    assert in_mm["longitudinal dice"] != before["longitudinal dice"]
 
 
 def test_failures_are_counted_and_explained(project):

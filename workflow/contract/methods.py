@@ -18,14 +18,20 @@ from workflow.contract.descriptions import (
     unknown_names,
 )
 from workflow.contract.programs import find_program, program_version
+from workflow.contract.variants import changed, folder_of, relabelled, variant_faults
 from workflow.errors import ConfigError, ToolError, nearest, raise_all
 
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the tables: the content of `method.yaml` with the run's parameters filled in."""
+    """A row of the tables: the content of `method.yaml` with the run's parameters filled in.
+
+    `folder` is the folder under `baselines/`, `id` the name in the configuration: another one only
+    for a variant.
+    """
 
     id: str
+    folder: str
     label: str
     kind: str
     reference: str
@@ -47,29 +53,32 @@ def available_methods(baselines: Path = BASELINES) -> list[str]:
 
 
 def load_methods(config: dict[str, Any], baselines: Path = BASELINES) -> dict[str, Method]:
-    """Return the configured methods by id, in the order of the configuration.
+    """Return the configured methods by id, variants among them, in the configuration's order.
 
     Raises
     ------
     ConfigError
         Listing every unknown method, fault of a `method.yaml` and wrong parameter.
     """
-    known = available_methods(baselines)
-    found = [
+    folders, variants = available_methods(baselines), config["variants"]["methods"]
+    known = [*folders, *(name for name in variants if variants[name]["of"] in folders)]
+    found = variant_faults("variants.methods", variants, folders)
+    found += [
         f"methods[{i}]: no method '{name}'{nearest(name, known)}; available: {', '.join(known)} "
-        "(folders with a rule.smk under baselines/)"
+        "(folders with a rule.smk under baselines/, and variants.methods)"
         for i, name in enumerate(config["methods"])
         if name not in known
     ]
     for key in ("method_params", "shard_size"):
-        found += unknown_names(key, config[key], known)
+        found += unknown_names(key, config[key], folders if key == "method_params" else known)
     methods = {}
     for name in config["methods"]:
         if name in known:
             description, wrong = _describe(name, baselines, config)
             found += wrong
             if not wrong:
-                methods[name] = Method(id=name, **description)
+                folder = folder_of(name, variants)
+                methods[name] = Method(id=name, folder=folder, **description)
     found += shared_labels(methods.values(), "baselines/{id}/method.yaml")
     raise_all(ConfigError, "The configured methods have faults:", found)
     return methods
@@ -79,15 +88,19 @@ def _describe(
     name: str, baselines: Path, config: dict[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
     """Return a method's description with resolved parameters, and the faults of both."""
-    shown = f"baselines/{name}/method.yaml"
-    changes = config["method_params"].get(name, {})
+    variants = config["variants"]["methods"]
+    folder = folder_of(name, variants)
+    shown = f"baselines/{folder}/method.yaml"
+    where = f"variants.methods.{name}.params" if name in variants else f"method_params.{name}"
+    changes = changed(name, variants, config["method_params"])
     description, wrong = read_description(
-        baselines / name / "method.yaml", shown, "method.schema.yaml", changes,
-        f"method_params.{name}",
-    )  # fmt: skip
+        baselines / folder / "method.yaml", shown, "method.schema.yaml", changes, where
+    )
+    description = relabelled(name, variants, description)
     if description:
         description["shard_size"] = config["shard_size"].get(name, description["shard_size"])
-        description["networks"] = tuple(description.get("networks", ()))
+        networks = variants.get(name, {}).get("networks", description.get("networks", ()))
+        description["networks"] = tuple(networks)
         if description["networks"] and description["kind"] != "learned":
             wrong.append(f"{shown}: networks: found kind {description['kind']}, expected learned")
     return description, wrong

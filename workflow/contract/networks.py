@@ -16,6 +16,13 @@ from workflow.contract.descriptions import (
     unknown_names,
 )
 from workflow.contract.methods import Method
+from workflow.contract.variants import (
+    Variants,
+    changed,
+    folder_of,
+    relabelled,
+    variant_faults,
+)
 from workflow.errors import ConfigError, nearest, raise_all
 
 NETWORKS = BASELINES / "networks"
@@ -23,9 +30,13 @@ NETWORKS = BASELINES / "networks"
 
 @dataclass(frozen=True)
 class Network:
-    """A network to train: the content of `network.yaml` with the run's parameters filled in."""
+    """A network to train: the content of `network.yaml` with the run's parameters filled in.
+
+    `folder` is the folder under `baselines/networks/`; a variant's `id` is another name.
+    """
 
     id: str
+    folder: str
     label: str
     reference: str
     needs: tuple[str, ...]
@@ -52,8 +63,10 @@ def load_networks(
     ConfigError
         Listing every unknown network, fault of a `network.yaml` and wrong parameter.
     """
-    known = available_networks(folder)
-    found = unknown_names("network_params", config["network_params"], known)
+    folders, variants = available_networks(folder), config["variants"]["networks"]
+    known = [*folders, *(name for name in variants if variants[name]["of"] in folders)]
+    found = variant_faults("variants.networks", variants, folders)
+    found += unknown_names("network_params", config["network_params"], folders)
     read: dict[str, Network] = {}
     asked = [
         (name, f"baselines/{method.id}/method.yaml: networks")
@@ -65,23 +78,41 @@ def load_networks(
         if name in read:
             continue
         if name not in known:
-            available = f"available: {', '.join(known)} (folders under baselines/networks/)"
+            available = (
+                f"available: {', '.join(known)} (folders under baselines/networks/, and "
+                "variants.networks)"
+            )
             found.append(f"{where}: no network '{name}'{nearest(name, known)}; {available}")
             continue
-        shown = f"baselines/networks/{name}/network.yaml"
-        changes = config["network_params"].get(name, {})
-        description, wrong = read_description(
-            folder / name / "network.yaml", shown, "network.schema.yaml", changes,
-            f"network_params.{name}",
-        )  # fmt: skip
+        description, wrong = _describe(name, folder, config)
         found += wrong
-        needs = tuple(description.get("needs", ()))
         if not wrong:
-            read[name] = Network(id=name, **description | {"needs": needs})
-            asked += [(needed, f"{shown}: needs") for needed in needs]
+            read[name] = Network(id=name, folder=folder_of(name, variants), **description)
+            asked += [(needed, f"{_where(name, variants)}: needs") for needed in read[name].needs]
     found += shared_labels(read.values(), "baselines/networks/{id}/network.yaml")
     raise_all(ConfigError, "The networks that the configured methods need have faults:", found)
     return _in_order(read)
+
+
+def _where(name: str, variants: Variants) -> str:
+    """Return where a network is described, for messages."""
+    if name in variants:
+        return f"variants.networks.{name}"
+    return f"baselines/networks/{name}/network.yaml"
+
+
+def _describe(name: str, folder: Path, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return a network's description with resolved parameters, and the faults of both."""
+    variants = config["variants"]["networks"]
+    own = folder_of(name, variants)
+    where = f"variants.networks.{name}.params" if name in variants else f"network_params.{name}"
+    changes = changed(name, variants, config["network_params"])
+    description, wrong = read_description(
+        folder / own / "network.yaml", f"baselines/networks/{own}/network.yaml",
+        "network.schema.yaml", changes, where,
+    )  # fmt: skip
+    needs = variants.get(name, {}).get("needs", description.get("needs", ()))
+    return relabelled(name, variants, description) | {"needs": tuple(needs)}, wrong
 
 
 def _in_order(networks: dict[str, Network]) -> dict[str, Network]:

@@ -21,7 +21,7 @@ except BenchmarkError as error:
 FOLDER = RUN.folder
 REGISTER_SCRIPT = "../../workflow/scripts/register.py"
 ENVIRONMENT = "../../environment.yml"
-METHOD_RULES = [f"baselines/{method}/rule.smk" for method in RUN.methods]
+METHOD_RULES = sorted({f"baselines/{method.folder}/rule.smk" for method in RUN.methods.values()})
 
 
 wildcard_constraints:
@@ -33,9 +33,10 @@ wildcard_constraints:
     shard=r"[a-z-]+-\d{4}",
 
 
-def method_of_this_folder():
-    """Return the name of the folder whose rule.smk is being read."""
-    return Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).name
+def methods_of_this_folder():
+    """Return the methods of the folder whose rule.smk is being read: its own and variants."""
+    folder = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).name
+    return [method.id for method in RUN.methods.values() if method.folder == folder]
 
 
 def images_of_shard(method):
@@ -60,12 +61,12 @@ def code(*names):
 def method_code(method):
     """All Python files that a method is made of, and the harness."""
     harness = code("contract/registration", "contract/shard", "contract/programs")
-    return [*sources(Path("baselines", method).absolute()), *harness]
+    return [*sources(Path("baselines", RUN.methods[method].folder).absolute()), *harness]
 
 
 def network_code(wildcards):
     """All Python files that a network's training is made of."""
-    folder = Path("baselines/networks", wildcards.network).absolute()
+    folder = Path("baselines/networks", RUN.networks[wildcards.network].folder).absolute()
     return [*sources(folder), "workflow/contract/training.py"]
 
 
@@ -98,6 +99,7 @@ def register_params(method):
     """Named parameters of a method's rule."""
     return {
         "method": method,
+        "folder": RUN.methods[method].folder,
         "params": RUN.methods[method].params,
         "seed": config["seed"],
         "pairs": pairs_of_shard(method),

@@ -47,6 +47,7 @@ rule train:
     params:
         # No output: Snakemake would delete what a killed training left.
         state=lambda wildcards: RUN.training(wildcards.network, wildcards.pairs, "state"),
+        folder=lambda wildcards: RUN.networks[wildcards.network].folder,
         label=lambda wildcards: RUN.networks[wildcards.network].label,
         params=lambda wildcards: RUN.networks[wildcards.network].params,
         labels=[structure["value"] for structure in config["labels"]["structures"]],

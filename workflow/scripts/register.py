@@ -14,7 +14,7 @@ start_job(snakemake.log[0], threads, params.seed)
 images = {Path(path).name.removesuffix(".nii"): path for path in snakemake.input.images}
 programs = {name: find_program(name, params.program_folders) for name in params.programs}
 outcomes = register_shard(
-    BASELINES / params.method,
+    BASELINES / params.folder,
     params.params,
     params.pairs,
     images.__getitem__,

@@ -18,7 +18,7 @@ decided_by = {"params": params.params, "seed": params.seed, "task": pairs, "labe
 open_state(state, decided_by | {"inputs": digests(snakemake.input)})
 models = tuple(map(Path, snakemake.input.models))
 context = Training(pairs, params.seed, threads, tuple(params.labels), models)
-train = load_train(NETWORKS / network).train
+train = load_train(NETWORKS / params.folder).train
 trained = check_trained(
     train(Path(snakemake.input.manifest), state, dict(params.params), context), network
 )
