@@ -66,18 +66,24 @@ def test_publish_copies_small_results_only(tmp_path):
     run = tmp_path / "results" / "mine"
     training = "networks/affine/both/training.json"
     for name in (
-        "tables/table1.md", "figures/figure5.png", "images/a.nii", "figures/checks/a.png",
-        training, "networks/affine/both/model.pt",
+        "tables/table1.md", "figures/figure5.png", "figures/ranking.png", "figures/checks/a.png",
+        training, "networks/affine/both/model.pt", "images/a.nii",
     ):  # fmt: skip
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text("x")
     (run / "manifest.json").write_text(json.dumps({"config": {"cohort": {"source": "phantom"}}}))
     copies = publish.publish("mine", tmp_path)
-    assert len(copies) == 5
+    assert len(copies) == 6
     (run / "manifest.json").write_text(json.dumps({"config": {"cohort": {"source": "manifest"}}}))
     copies = publish.publish("mine", tmp_path)
     names = {str(path.relative_to(tmp_path / "results/reference/mine")) for path in copies}
-    assert names == {"tables/table1.md", "figures/figure5.png", training, "manifest.json"}
+    assert names == {
+        "tables/table1.md",
+        "figures/figure5.png",
+        "figures/ranking.png",
+        training,
+        "manifest.json",
+    }
     with pytest.raises(ValueError, match="finish the run first"):
         publish.publish("other", tmp_path)
 

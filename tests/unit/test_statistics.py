@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from workflow.referee.ranking import cliques
+from workflow.referee.ranking import last_alike
 from workflow.referee.statistics import compare, interval, rank, resample
 
 
@@ -19,11 +19,35 @@ def normal(count, seed, mean=0.0):
     return np.random.default_rng(seed).normal(mean, 1, count)
 
 
-def test_interval_of_independent_patients_is_students():
-    fixed, moving = longitudinal()
-    values = normal(30, 1, 5)
-    expected = stats.t.interval(0.95, 29, values.mean(), stats.sem(values))
-    assert interval(values, resample(fixed, moving, 0)) == pytest.approx(expected, abs=0.03)
+@pytest.mark.parametrize("patients", [4, 30])
+def test_interval_of_independent_patients_is_students(patients):
+    fixed, moving = longitudinal(patients)
+    values = normal(patients, 1, 5)
+    expected = stats.t.interval(0.95, patients - 1, values.mean(), stats.sem(values))
+    found = interval(values, resample(fixed, moving, 0))
+    assert np.subtract(*found) == pytest.approx(np.subtract(*expected), rel=0.04)
+    assert np.mean(found) == pytest.approx(values.mean())
+
+
+@pytest.mark.parametrize(
+    ("couples", "least"),
+    [("aa bb cc dd", 0.92), ("ab cd", 0.9), ("ab bc cd de", 0.9), ("ab ac ad bc bd cd", 0.9),
+     ("xa xb xc xd xe", 0.92)],
+    ids=["longitudinal", "two couples", "chain", "all pairs", "atlas"],
+)  # fmt: skip
+def test_intervals_cover_what_they_claim(couples, least):
+    """Values are the sum of what patients and couple bring along; an atlas's part is the truth."""
+    pairs = np.array([list(couple) for couple in couples.split()])
+    resampling = resample(*pairs.T, 0)
+    rng, hits, runs = np.random.default_rng(5), 0, 600
+    for _ in range(runs):
+        effect = dict(zip("abcdex", rng.normal(size=6), strict=True))
+        values = np.array([effect[i] + (effect[j] if i != j else 0) for i, j in pairs])
+        values += 0.5 * rng.normal(size=len(values))
+        low, high = interval(values, resampling)
+        hits += low <= (effect["x"] if resampling.common else 0) <= high
+    assert resampling.common == ("x" if "x" in couples else None)
+    assert hits / runs > least
 
 
 def test_pairs_of_one_patient_count_as_one():
@@ -55,16 +79,21 @@ def test_weights_are_products_of_draws():
     assert weights.any(axis=1).all()
 
 
-def test_comparison_is_a_paired_t_test_with_holm():
-    fixed, moving = longitudinal()
-    base = 10 * normal(30, 4)  # patients differ much more than methods
-    dice = pd.DataFrame({"a": base, "b": base + normal(30, 5, 0.6), "c": base + normal(30, 6, 0.1)})
+@pytest.mark.parametrize("patients", [4, 30])
+def test_comparison_is_a_paired_t_test_with_holm(patients):
+    fixed, moving = longitudinal(patients)
+    base = 10 * normal(patients, 4)  # patients differ much more than methods
+    dice = pd.DataFrame({name: base + normal(patients, n, n / 8) for n, name in enumerate("abc")})
     found = compare(dice, resample(fixed, moving, 0)).set_index(["a", "b"])
     p = found["p"]
     for a, b in p.index:
-        expected = stats.ttest_rel(dice[a], dice[b]).pvalue
-        assert p[a, b] == pytest.approx(expected, rel=0.2, abs=1e-3)
-        assert found["difference"][a, b] == pytest.approx((dice[a] - dice[b]).mean())
+        expected = stats.ttest_rel(dice[a], dice[b]).statistic
+        mean = (dice[a] - dice[b]).mean()
+        assert found["difference"][a, b] == pytest.approx(mean)
+        quantile = stats.t.ppf(0.975, patients - 1)
+        error = (found["high"][a, b] - found["low"][a, b]) / 2 / quantile
+        assert mean / error == pytest.approx(expected, rel=0.04)
+        assert p[a, b] == pytest.approx(2 * stats.t.sf(abs(mean / error), patients - 1))
     ordered = p.sort_values()
     holm = np.maximum.accumulate(np.minimum(ordered * np.array([3, 2, 1]), 1))
     np.testing.assert_allclose(found["p_holm"][ordered.index], holm)
@@ -77,6 +106,13 @@ def test_equal_methods_do_not_differ():
     values = normal(5, 7)
     found = compare(pd.DataFrame({"a": values, "b": values}), resample(fixed, moving, 0))
     assert found["p"].item() == found["p_holm"].item() == 1
+
+
+def test_differences_without_error_have_no_p():
+    fixed, moving = longitudinal(5)
+    found = compare(pd.DataFrame({"a": [1.0] * 5, "b": [0.5] * 5}), resample(fixed, moving, 0))
+    assert found["difference"].item() == 0.5
+    assert np.isnan(found["p_holm"].item())
 
 
 def test_one_patient_tells_nothing():
@@ -93,11 +129,21 @@ def test_one_couple_tells_of_nobody_else():
     resampling = resample(fixed, moving, 0)
     assert np.isnan(interval(np.array([1.0, 2.0]), resampling)).all()
     dice = pd.DataFrame(np.arange(6.0).reshape(2, 3), columns=list("xyz"))
-    assert np.isnan(rank(dice, fixed, moving, resampling).p)
+    found = rank(dice, fixed, moving, resampling)
+    assert np.isnan(found.p) and found.table["low"].isna().all()
+    assert found.table["rank"].tolist() == [3, 2, 1]
+
+
+def test_no_pair_at_all():
+    nobody = np.array([], dtype=str)
+    resampling = resample(nobody, nobody, 0)
+    assert resampling.units == 0
+    found = compare(pd.DataFrame({"a": [], "b": []}), resampling)
+    assert len(found) == 1 and found["p"].isna().all()
 
 
 def test_ranks_friedman_and_critical_difference():
-    """Demsar 2006, table 6 and section 3.2.2: four methods on 14 data sets, CD 1.25 at 0.05."""
+    """Demsar 2006, section 3.2.2: four methods on 14 data sets have the difference 1.25."""
     fixed, moving = longitudinal(14)
     rng = np.random.default_rng(8)
     dice = pd.DataFrame(rng.normal([0, 0.5, 1, 5], 1, (14, 4)), columns=list("abcd"))
@@ -108,20 +154,39 @@ def test_ranks_friedman_and_critical_difference():
     pd.testing.assert_series_equal(found.table["rank"], expected, check_names=False)
     assert found.table.loc["d", ["low", "high", "best"]].tolist() == [1, 1, 1]
     assert found.table["best"].sum() == pytest.approx(1)
+    within = found.table["low"] <= found.table["rank"]
+    assert within.all() and (found.table["rank"] <= found.table["high"]).all()
     assert 0 < found.stability <= 1
-    assert found.patients == 14
+    assert found.blocks == 14
 
 
-def test_cross_subject_pairs_count_for_both_patients():
-    fixed, moving = np.array(["a", "b"]), np.array(["b", "c"])
-    dice = pd.DataFrame({"x": [1.0, 4.0], "y": [2.0, 1.0]})
+def test_blocks_of_friedmans_test_share_nobody():
+    """Both directions of a couple are one block; of the chain ab, bc, cd the middle is left out."""
+    fixed, moving = np.array(list("abbccd")), np.array(list("bacbdc"))
+    dice = pd.DataFrame(np.random.default_rng(9).random((6, 3)), columns=list("xyz"))
     found = rank(dice, fixed, moving, resample(fixed, moving, 0))
-    # Patient a: y is better; b: x by 2.5 to 1.5; c: x.
-    assert found.table["rank"].tolist() == pytest.approx([4 / 3, 5 / 3])
+    assert found.blocks == 2
+    assert np.isnan(found.p)  # of two blocks
 
 
-def test_cliques_are_the_longest_runs():
-    assert cliques([1.0, 1.5, 2.4, 4.0], 1.0) == [(0, 1), (1, 2)]
-    assert cliques([1.0, 1.2, 1.4], 1.0) == [(0, 2)]
-    assert cliques([1.0, 3.0], 1.0) == []
-    assert cliques([1.0, 3.0], float("nan")) == []
+def test_friedmans_test_keeps_its_level_on_couples():
+    """Six disjoint couples in both directions, methods alike: p is below 0.05 in one of twenty."""
+    names = np.array([f"P{n}" for n in range(12)])
+    fixed, moving = np.concatenate([names[:6], names[6:]]), np.concatenate([names[6:], names[:6]])
+    resampling = resample(fixed, moving, 0)
+    rng, hits = np.random.default_rng(3), 0
+    for _ in range(100):
+        couple = np.tile(rng.normal(size=(6, 4)), (2, 1))
+        dice = pd.DataFrame(couple + 0.2 * rng.normal(size=(12, 4)))
+        hits += rank(dice, fixed, moving, resampling).p < 0.05
+    assert hits <= 10
+
+
+def test_bars_join_what_no_comparison_tells_apart():
+    order = list("abcd")
+    found = pd.DataFrame(
+        [("a", "d", 0.01), ("b", "d", 0.2), ("a", "c", 0.3), ("c", "d", np.nan)],
+        columns=["a", "b", "p_holm"],
+    )
+    assert last_alike(order, found) == [2, 3, 3, 3]
+    assert last_alike(order, found[:0]) == [3, 3, 3, 3]

@@ -64,7 +64,34 @@ def test_table_as_text(comparison):
     text = render.markdown(table3.formatted(table), table3.notes({"longitudinal": comparison}))
     assert "| Before | 25.00 [" in text and "| -- |\n| Good |" in text
     assert "| 1.0 [1.0, 1.0] |" in text
-    assert "Longitudinal: 4 patient(s) in 4 directed pairs, too few for tests." in text
+    assert "Longitudinal: 4 directed pairs, 4 independent of one another; the order when" in text
+
+
+def test_notes_name_the_tests_of_three_methods(metrics):
+    third = metrics[metrics["method"] == "good"].assign(method="third")
+    third["value"] *= np.resize([0.9, 0.8], len(third))
+    methods = [*METHODS, {"id": "third", "label": "Third", "kind": "learned"}]
+    found = table3.gather(pd.concat([metrics, third]), methods, "longitudinal", PATIENTS, 1)
+    (line,) = table3.notes({"longitudinal": found})[-1:]
+    assert "(Friedman, 4 blocks without a patient in common; Nemenyi's" in line
+
+
+def test_notes_say_where_one_couple_is_too_few(metrics):
+    found = table3.gather(metrics[metrics["fixed"] == "a_1"], METHODS, "longitudinal", PATIENTS, 1)
+    (line,) = table3.notes({"longitudinal": found})[-1:]
+    assert "1 independent of one another; too few for intervals and tests" in line
+
+
+def test_no_usable_pair_leaves_a_table(metrics):
+    metrics.loc[metrics["method"] == "bad", "value"] = np.nan
+    metrics.loc[metrics["method"] == "bad", "reason"] = "E: no"
+    own = metrics[metrics["method"] != "before"]
+    found = table3.gather(own, METHODS[1:], "longitudinal", PATIENTS, 1)
+    assert not len(found.dice)
+    table = table3.summarise(found, METHODS[1:], PATIENTS, 1).set_index("method")
+    assert table.loc["Good", "dice"] == pytest.approx(65)
+    assert np.isnan(table.loc["Bad", "dice"])
+    assert found.compare()["p"].isna().all()
 
 
 def test_comparison_of_both(comparison):
@@ -80,14 +107,26 @@ def test_without_a_control_failed_pairs_are_left_out(metrics):
     assert found.dice.index.get_level_values("fixed").tolist() == ["a_1", "b_1", "c_1"]
     table = table3.summarise(found, methods, PATIENTS, 1)
     assert table["hardest"].isna().all()
-    assert table["worse"].tolist() == [0, 25]
+    assert table["worse"].isna().all()
+
+
+def test_a_dice_that_is_not_defined_is_no_failure(metrics):
+    """A structure in neither map: the registration succeeded, its distances and folds count."""
+    chosen = (metrics["method"] == "good") & (metrics["fixed"] == "d_1")
+    metrics.loc[chosen & (metrics["metric"] == "dice"), "value"] = np.nan
+    found = table3.gather(metrics, METHODS, "longitudinal", PATIENTS, 1)
+    row = table3.summarise(found, METHODS, PATIENTS, 1).set_index("method").loc["Good"]
+    assert row["dice"] == pytest.approx(60) and row["worse"] == 0
+    assert row["hd95"] == pytest.approx(6.5)
 
 
 def test_ranking_has_the_best_first_and_draws_nothing_without_methods(comparison, tmp_path):
     labels = {method["id"]: method["label"] for method in METHODS}
-    table = ranking.ranking_table({"longitudinal": comparison.rank()}, labels)
+    ranks, tests = {"longitudinal": comparison.rank()}, {"longitudinal": comparison.compare()}
+    table = ranking.ranking_table(ranks, tests, labels)
     assert table["label"].tolist() == ["Good", "Bad"]
-    for number, drawn in enumerate((table, ranking.ranking_table({}, labels))):
+    assert table["alike"].tolist() == ["Good", "Bad"]
+    for number, drawn in enumerate((table, ranking.ranking_table({}, {}, labels))):
         path = tmp_path / f"{number}.png"
         ranking.draw_ranking(drawn, "matplotlibrc", [str(path)])
         assert path.stat().st_size > 1000

@@ -1,4 +1,4 @@
-"""The ranking figure: mean ranks, how stable they are, and which are too close to call."""
+"""The ranking figure: mean ranks, their intervals, and which are too close to call."""
 
 from __future__ import annotations
 
@@ -15,32 +15,51 @@ import pandas as pd
 
 from workflow.files import written_aside
 from workflow.referee.boxplot import TASK_COLOURS, UNDATED
-from workflow.referee.statistics import Ranks
+from workflow.referee.statistics import LEVEL, Ranks
 
 
-def ranking_table(ranks: Mapping[str, Ranks], labels: Mapping[str, str]) -> pd.DataFrame:
+def ranking_table(
+    ranks: Mapping[str, Ranks], comparisons: Mapping[str, pd.DataFrame], labels: Mapping[str, str]
+) -> pd.DataFrame:
     """Return what the figure shows: a row a task and method, the best first.
 
-    `critical` is the task's critical difference of two mean ranks.
+    `alike` names the last method down the list of which none from here on differs significantly.
+
+    Parameters
+    ----------
+    ranks, comparisons : of each task, see `statistics.rank` and `statistics.compare`.
+    labels : of the methods.
     """
     parts = []
     for task, found in ranks.items():
         table = found.table.sort_values("rank", kind="stable")
         names = [labels[method] for method in table.index]
-        table = table.assign(task=task, label=names, critical=found.critical)
+        last = last_alike(list(table.index), comparisons[task])
+        table = table.assign(task=task, label=names, alike=[names[i] for i in last])
         parts.append(table.rename_axis("method").reset_index())
-    empty = pd.DataFrame(columns=["method", "rank", "low", "high", "best", "task", "label"])
+    empty = pd.DataFrame(
+        columns=["method", "rank", "low", "high", "best", "task", "label", "alike"]
+    )
     return pd.concat(parts or [empty], ignore_index=True)
 
 
-def cliques(ranks: Sequence[float], critical: float) -> list[tuple[int, int]]:
-    """Return the longest runs of sorted ranks within the critical difference, two or more each."""
-    runs: list[tuple[int, int]] = []
-    for first, low in enumerate(ranks):
-        last = max((i for i, value in enumerate(ranks) if value - low < critical), default=first)
-        if last > first and not (runs and runs[-1][1] >= last):
-            runs.append((first, last))
-    return runs
+def last_alike(order: Sequence[str], comparisons: pd.DataFrame) -> list[int]:
+    """Return for each method the place of the last one such that none in between differs.
+
+    Two methods differ if the corrected p of their comparison is below 0.05; without one they may
+    be alike.
+    """
+    significant = comparisons[comparisons["p_holm"] < LEVEL]
+    different = {frozenset(pair) for pair in zip(significant["a"], significant["b"], strict=True)}
+    last = []
+    for first in range(len(order)):
+        end = first
+        while end + 1 < len(order) and not any(
+            frozenset((order[end + 1], order[i])) in different for i in range(first, end + 1)
+        ):
+            end += 1
+        last.append(end)
+    return last
 
 
 def draw_ranking(table: pd.DataFrame, style: str, paths: Sequence[str]) -> None:
@@ -65,11 +84,14 @@ def draw_ranking(table: pd.DataFrame, style: str, paths: Sequence[str]) -> None:
 
 
 def _draw_panel(axes: plt.Axes, task: str, table: pd.DataFrame) -> None:
-    """Draw mean ranks, the spread of ranks under redrawing, and bars over what is too close."""
+    """Draw mean ranks, their intervals, and bars over methods that do not differ significantly."""
     rows, colour = np.arange(len(table)), TASK_COLOURS[task]
     axes.hlines(rows, table["low"], table["high"], color=colour, alpha=0.35, linewidth=6)
     axes.plot(table["rank"], rows, "o", color=colour, markeredgecolor="0.25", markersize=5)
-    groups = cliques(table["rank"].to_list(), float(table["critical"].iloc[0]))
+    places = {label: place for place, label in enumerate(table["label"])}
+    ends = [places[label] for label in table["alike"]]
+    # A bar that lies within the one before says nothing new.
+    groups = [(i, end) for i, end in enumerate(ends) if end > i and end > max(ends[:i], default=0)]
     for number, (first, last) in enumerate(groups):
         axes.plot(
             [len(table) + 0.6 + 0.25 * number] * 2, [first - 0.2, last + 0.2], color="0.25",

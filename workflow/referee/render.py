@@ -9,6 +9,7 @@ import pandas as pd
 MISSING = "--"
 LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}",
     "[": "{[}", "]": "{]}",  # a bracket that follows \\ would be read as an option
 } | {character: f"\\{character}" for character in "&%$#_{}"}  # fmt: skip
 

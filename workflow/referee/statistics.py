@@ -3,9 +3,8 @@
 Registrations of one patient are alike, and cross-subject pairs share patients, so pairs are no
 independent observations. Patients are: they are drawn with replacement, and a pair counts as often
 as its patients were drawn, for two patients the product (Snijders and Borgatti, "Non-parametric
-standard errors and tests for network statistics", Connections 1999). Where cross-subject pairs have
-no patient in common this overstates the error (Owen, "The pigeonhole bootstrap", Ann. Appl. Stat.
-2007).
+standard errors and tests for network statistics", Connections 1999). Student's quantile makes up
+for few patients; where pairs are fewer than patients, as when no two share one, for few couples.
 """
 
 from __future__ import annotations
@@ -23,19 +22,35 @@ LEVEL = 0.05  # of tests; intervals cover the rest
 
 
 class Resampling(NamedTuple):
-    """How often each pair counts in each draw, and how many patients there are.
+    """How often each pair counts in each draw of patients.
 
     weights : ``(draws, pairs)``; draws in which no pair counts are left out.
-    patients : their number; 1 if all pairs are of the same one or two, who tell of nobody else.
+    units : independent observations: patients, or couples of them if these are fewer. 1 or 0:
+        nothing can be said of other patients.
+    common : the patient who is in all pairs, as an atlas is, and so is not redrawn; results hold
+        for registration with this one. None: there is no such patient.
+    scale : makes the spread of redrawn means an unbiased error.
     """
 
     weights: np.ndarray
-    patients: int
+    units: int
+    common: str | None
+    scale: float
 
     def means(self, values: np.ndarray) -> np.ndarray:
         """Return each draw's weighted mean of ``(pairs,)`` or ``(pairs, …)`` values."""
         total = self.weights.sum(axis=1).reshape(-1, *[1] * (values.ndim - 1))
         return np.tensordot(self.weights, values, axes=1) / total
+
+    def error(self, values: np.ndarray) -> np.ndarray:
+        """Return the standard error of the mean of such values; NaN with one unit."""
+        if self.units < 2:
+            return np.full(values.shape[1:], np.nan)
+        return self.scale * self.means(values).std(axis=0, ddof=1)
+
+    def factor(self) -> float:
+        """Return Student's quantile that makes an interval of an error."""
+        return float(stats.t.ppf(1 - LEVEL / 2, self.units - 1)) if self.units > 1 else np.nan
 
 
 def resample(fixed: np.ndarray, moving: np.ndarray, seed: int) -> Resampling:
@@ -45,28 +60,30 @@ def resample(fixed: np.ndarray, moving: np.ndarray, seed: int) -> Resampling:
     ----------
     fixed, moving : patient of each pair's scans; the same one for a longitudinal pair.
     """
-    names, index = np.unique(np.concatenate([fixed, moving]), return_inverse=True)
-    first, second = np.split(index, 2)
+    couples = {frozenset(pair) for pair in zip(fixed, moving, strict=True)}
+    shared = frozenset.intersection(*couples) if len(couples) > 1 else frozenset()
+    common = min(shared, default=None)
+    first = np.where(fixed == common, moving, fixed)
+    second = np.where(moving == common, fixed, moving)
+    names, index = np.unique(np.concatenate([first, second]), return_inverse=True)
+    if len(couples) < 2:
+        return Resampling(np.ones((1, len(fixed))), len(couples), None, 1.0)
+    one, other = np.split(index, 2)
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=DRAWS)
-    weights = counts[:, first] * np.where(first == second, 1, counts[:, second])
-    couples = set(zip(np.minimum(first, second), np.maximum(first, second), strict=True))
-    patients = len(names) if len(couples) > 1 else 1
-    return Resampling(weights[weights.any(axis=1)].astype(float), patients)
-
-
-def error_and_quantile(draws: np.ndarray, patients: int) -> tuple[np.ndarray, float]:
-    """Return the standard error of resampled means and Student's factor for few patients."""
-    if patients < 2:
-        return np.full(draws.shape[1:], np.nan), float("nan")
-    return draws.std(axis=0, ddof=1), float(stats.t.ppf(1 - LEVEL / 2, patients - 1))
+    weights = counts[:, one] * np.where(one == other, 1, counts[:, other])
+    return Resampling(
+        weights[weights.any(axis=1)].astype(float),
+        min(len(names), len(couples)),
+        common,
+        float(np.sqrt(len(names) / (len(names) - 1))),
+    )
 
 
 def interval(values: np.ndarray, resampling: Resampling) -> tuple[float, float]:
-    """Return the 95 % interval of a mean over pairs; NaN if there is one patient."""
-    draws = resampling.means(values)
-    error, factor = error_and_quantile(draws, resampling.patients)
-    return tuple(float(values.mean() + sign * factor * error) for sign in (-1, 1))
+    """Return the 95 % interval of a mean over pairs; NaN if there is one unit."""
+    half = resampling.factor() * float(resampling.error(values))
+    return float(values.mean() - half), float(values.mean() + half)
 
 
 def compare(dice: pd.DataFrame, resampling: Resampling) -> pd.DataFrame:
@@ -79,78 +96,97 @@ def compare(dice: pd.DataFrame, resampling: Resampling) -> pd.DataFrame:
     Returns
     -------
     One row for each two methods `a`, `b`: mean `difference` a - b, its 95 % interval `low`, `high`,
-    `p` of a two-sided test (Student's t, patients - 1 degrees of freedom) and `p_holm`, corrected
-    for the number of comparisons (Holm 1979).
+    `p` of a two-sided test (Student's t) and `p_holm`, corrected for the number of comparisons
+    (Holm 1979). NaN where nothing can be said.
     """
     couples = list(itertools.combinations(dice.columns, 2))
-    if not couples:
-        return pd.DataFrame(columns=["a", "b", "difference", "low", "high", "p", "p_holm"])
+    table = pd.DataFrame(couples, columns=["a", "b"])
+    if not couples or dice.empty:
+        return table.assign(**dict.fromkeys(("difference", "low", "high", "p", "p_holm"), np.nan))
     differences = np.stack([(dice[a] - dice[b]).to_numpy() for a, b in couples], axis=1)
-    mean = differences.mean(axis=0)
-    error, factor = error_and_quantile(resampling.means(differences), resampling.patients)
+    mean, error = differences.mean(axis=0), resampling.error(differences)
     with np.errstate(divide="ignore", invalid="ignore"):
-        p = 2 * stats.t.sf(np.abs(mean) / error, max(resampling.patients - 1, 1))
-    p = np.where(np.abs(mean) > 0, p, 1.0)  # equal methods have no error either
-    known = np.isfinite(p)
-    holm = np.full(len(p), np.nan)
+        p = 2 * stats.t.sf(np.abs(mean) / error, max(resampling.units - 1, 1))
+    p = np.where(error > 0, p, np.nan)  # differences that are all the same have no error
+    p = np.where((error == 0) & (mean == 0), 1.0, p)
+    known, holm = np.isfinite(p), np.full(len(p), np.nan)
     if known.any():
         holm[known] = multipletests(p[known], LEVEL, method="holm")[1]
-    table = pd.DataFrame(couples, columns=["a", "b"])
-    return table.assign(
-        difference=mean, low=mean - factor * error, high=mean + factor * error, p=p, p_holm=holm
-    )
+    half = resampling.factor() * error
+    return table.assign(difference=mean, low=mean - half, high=mean + half, p=p, p_holm=holm)
 
 
 class Ranks(NamedTuple):
     """Ranks of the methods by Dice; 1 is the best.
 
-    table : a row a method: `rank`, the mean of the patients' ranks; `low` and `high`, between which
-        the rank of its mean Dice lies in 95 % of the draws; `best`, the part of the draws in which
-        it has the highest.
-    p : of Friedman's test that all methods are alike; NaN with fewer than three methods or
-        patients.
-    critical : the difference of two mean ranks that Nemenyi's test finds significant.
-    patients : those that rank the methods.
+    table : a row a method: `rank`, the mean of the pairs' ranks, and its 95 % interval `low`,
+        `high`; `best`, the part of the draws in which it has the highest mean Dice.
+    p : of Friedman's test that all methods are alike, over `blocks` that share no patient; NaN
+        with fewer than three methods or blocks.
+    critical : the difference of two mean ranks that Nemenyi's test finds significant, likewise.
+    blocks : patients, or couples of patients that were picked such that nobody is in two.
     stability : mean of Kendall's tau between the order of a draw and that of all pairs.
     """
 
     table: pd.DataFrame
     p: float
     critical: float
-    patients: int
+    blocks: int
     stability: float
 
 
 def rank(
     dice: pd.DataFrame, fixed: np.ndarray, moving: np.ndarray, resampling: Resampling
 ) -> Ranks:
-    """Rank methods by patients, and see how stable the order is when patients are redrawn.
+    """Rank methods, and see how stable the order is when patients are redrawn.
 
-    A patient's Dice is the mean over the pairs that it is in. Friedman 1937; Nemenyi 1963, as in
-    Demsar, JMLR 2006.
+    Friedman 1937; Nemenyi 1963, as in Demsar, JMLR 2006.
 
     Parameters
     ----------
     dice : one row a pair, one column a method.
     fixed, moving : patient of each pair's scans.
     """
-    both = pd.concat([dice.set_axis(fixed), dice.set_axis(moving)])
-    by_patient = both.groupby(level=0).mean()
-    ranks = by_patient.rank(axis=1, ascending=False)
-    methods, patients = dice.shape[1], len(by_patient)
-    p = critical = float("nan")
-    if min(methods, patients, resampling.patients) > 2:
-        p = float(stats.friedmanchisquare(*by_patient.to_numpy().T).pvalue)
-        quantile = stats.studentized_range.ppf(1 - LEVEL, methods, np.inf) / np.sqrt(2)
-        critical = float(quantile * np.sqrt(methods * (methods + 1) / (6 * patients)))
+    methods = dice.shape[1]
+    ranks = stats.rankdata(-dice.to_numpy(), axis=1)
+    half = resampling.factor() * resampling.error(ranks)
+    mean = ranks.mean(axis=0)
     drawn = stats.rankdata(-resampling.means(dice.to_numpy()), axis=1)
-    low, high = np.percentile(drawn, [100 * LEVEL / 2, 100 * (1 - LEVEL / 2)], axis=0)
     table = pd.DataFrame(
-        {"rank": ranks.mean(), "low": low, "high": high, "best": (drawn == 1).mean(axis=0)},
+        {
+            "rank": mean,
+            "low": np.maximum(mean - half, 1),
+            "high": np.minimum(mean + half, methods),
+            "best": (drawn == 1).mean(axis=0),
+        },
         index=dice.columns,
     )
-    whole = stats.rankdata(-dice.mean())
+    blocks = dice.groupby(_blocks(fixed, moving)).mean()
+    p = critical = float("nan")
+    if min(methods, len(blocks)) > 2:
+        p = float(stats.friedmanchisquare(*blocks.to_numpy().T).pvalue)
+        quantile = stats.studentized_range.ppf(1 - LEVEL, methods, np.inf) / np.sqrt(2)
+        critical = float(quantile * np.sqrt(methods * (methods + 1) / (6 * len(blocks))))
+    return Ranks(table, p, critical, len(blocks), _stability(drawn, dice.mean().to_numpy()))
+
+
+def _blocks(fixed: np.ndarray, moving: np.ndarray) -> list[str | None]:
+    """Return the block of each pair: pick couples in turn, and leave out whom they share."""
+    block_of: dict[str, str] = {}
+    for one, other in zip(fixed, moving, strict=True):
+        if one not in block_of and other not in block_of:
+            block_of[one] = block_of[other] = one
+    return [
+        block_of[one] if block_of.get(one) == block_of.get(other, "") else None
+        for one, other in zip(fixed, moving, strict=True)
+    ]
+
+
+def _stability(drawn: np.ndarray, dice: np.ndarray) -> float:
+    """Return how well the orders of the draws agree with that of all pairs."""
+    if len(dice) < 2:
+        return float("nan")
+    whole = stats.rankdata(-dice)
     orders, counts = np.unique(drawn, axis=0, return_counts=True)
     taus = [stats.kendalltau(order, whole).statistic for order in orders]
-    stability = float(np.average(taus, weights=counts)) if methods > 1 else float("nan")
-    return Ranks(table, p, critical, patients, stability)
+    return float(np.average(taus, weights=counts))

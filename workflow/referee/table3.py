@@ -88,7 +88,8 @@ def summarise(
     dice, low, high : mean over the pairs that succeeded, in %, and its 95 % interval by patients.
     hardest : mean Dice of the 30 % of the pairs that were worst before registration, failed ones
         counted as before; NaN without a control.
-    worse : part of the pairs, in %, that failed or are worse than before registration.
+    worse : part of the pairs, in %, that failed or are worse than before registration; NaN without
+        a control.
     rank, rank low, rank high : see `statistics.Ranks`; none for controls.
     The means of the measures of `PRINTED` are over the pairs that succeeded.
     """
@@ -96,15 +97,16 @@ def summarise(
     rows = []
     for method in methods:
         own = comparison.pairs[comparison.pairs["method"] == method["id"]]
-        succeeded = own[own["dice"].notna()]
-        row: dict[str, object] = {"method": method["label"], "dice": succeeded["dice"].mean()}
-        if len(succeeded):
-            scans = (succeeded[name].map(patients).to_numpy() for name in ("fixed", "moving"))
-            limits = interval(succeeded["dice"].to_numpy(), resample(*scans, seed))
+        scored, succeeded = own[own["dice"].notna()], own[own["reason"] == ""]
+        row: dict[str, object] = {"method": method["label"], "dice": scored["dice"].mean()}
+        if len(scored):
+            scans = (scored[name].map(patients).to_numpy() for name in ("fixed", "moving"))
+            limits = interval(scored["dice"].to_numpy(), resample(*scans, seed))
             row |= dict(zip(("low", "high"), limits, strict=True))
         row["hardest"] = _hardest(own)
-        failed = own["dice"].isna() | (own["dice"] < own["before"])
-        row["worse"] = 100 * failed.mean()
+        judged = own[own["before"].notna() & ((own["reason"] != "") | own["dice"].notna())]
+        worse = (judged["reason"] != "") | (judged["dice"] < judged["before"])
+        row["worse"] = 100 * worse.mean()
         row |= {metric: succeeded[metric].mean() for metric in PRINTED if metric in succeeded}
         if method["id"] in ranks.index:
             found = ranks.loc[method["id"]]
@@ -150,8 +152,7 @@ def notes(comparisons: Mapping[str, Comparison]) -> list[str]:
         "Target error: of points of the structures whose true place is known. HD95, ASSD: mean of "
         "the structures. There and back: by how much both directions together "
         "miss the start. SDlogJ, determinants and folded volume: of the composed map.",
-        "Rank: mean over patients; in brackets where the rank of the mean Dice lies in 95 % of the "
-        "draws. Failed registrations count as none.",
+        "Rank: mean over the pairs, with its 95 % interval. Failed registrations count as none.",
     ]
     for task, comparison in comparisons.items():
         if not comparison.dice.size:
@@ -162,15 +163,25 @@ def notes(comparisons: Mapping[str, Comparison]) -> list[str]:
 
 def _tests(comparison: Comparison) -> str:
     """Say what the tests of a task found."""
-    found = comparison.rank()
-    who = f"{found.patients} patient(s) in {len(comparison.dice)} directed pairs"
-    if np.isnan(found.p):
-        return f"{who}, too few for tests"
-    return (
-        f"{who}; methods differ with p = {found.p:.2g} (Friedman); two ranks differ significantly "
-        f"from {found.critical:.1f} on (Nemenyi); the order of a draw agrees with that of all with "
-        f"Kendall's tau = {found.stability:.2f}"
-    )
+    found, resampling = comparison.rank(), comparison.resampling
+    texts = [
+        f"{len(comparison.dice)} directed pairs, {resampling.units} independent of one another"
+    ]
+    if resampling.units < 2:
+        texts.append("too few for intervals and tests")
+    if resampling.common is not None:
+        texts.append(f"all with {resampling.common}, for whom alone the intervals hold")
+    if np.isfinite(found.p):
+        texts.append(
+            f"methods differ with p = {found.p:.2g} (Friedman, {found.blocks} blocks without a "
+            f"patient in common; Nemenyi's critical difference of mean ranks {found.critical:.1f})"
+        )
+    if np.isfinite(found.stability):
+        texts.append(
+            "the order when patients are redrawn agrees with that of all with Kendall's tau = "
+            f"{found.stability:.2f}"
+        )
+    return "; ".join(texts)
 
 
 def _hardest(own: pd.DataFrame) -> float:

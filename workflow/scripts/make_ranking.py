@@ -9,12 +9,12 @@ from workflow.referee.tidy import read_metrics
 start_log(snakemake.log[0])
 metrics = read_metrics(snakemake.input.metrics)
 params, output = snakemake.params, snakemake.output
-ranks = {}
+ranks, comparisons = {}, {}
 for task in params.tasks:
-    comparison = table3.gather(metrics, params.methods, task, params.patients, params.seed)
-    if comparison.dice.size:
-        ranks[task] = comparison.rank()
+    found = table3.gather(metrics, params.methods, task, params.patients, params.seed)
+    if found.dice.size:
+        ranks[task], comparisons[task] = found.rank(), found.compare()
 labels = {method["id"]: method["label"] for method in params.methods}
-table = ranking_table(ranks, labels)
+table = ranking_table(ranks, comparisons, labels)
 write_text(output.csv, table.to_csv(index=False))
 draw_ranking(table, snakemake.input.style, [output.png, output.pdf])
