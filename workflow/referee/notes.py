@@ -28,7 +28,7 @@ def notes(
         "pairs [sum of their absolute determinants]. Diag.: voxels with a negative product of the "
         "diagonal derivatives, which the authors' code counts for learned methods.",
         "Time: mean seconds of one registration, reading of the images excluded, other "
-        f"registrations running on the other cores. {_device_note(table)}",
+        f"registrations and trainings running on the other cores. {_device_note(table)}",
         "Paper: Shen et al., CVPR 2019, Table 1 (80x192x192 voxels of OAI; classical tools on 10 "
         "cores, networks on a GTX 1080 Ti; other data, so for orientation only).",
     ]

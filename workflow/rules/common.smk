@@ -104,6 +104,7 @@ def register_params(method):
         "seed": config["seed"],
         "pairs": pairs_of_shard(method),
         "programs": RUN.methods[method].requires["programs"],
+        "modules": RUN.methods[method].requires["modules"],
         # Only what runs programs is made again when they are looked for elsewhere.
         "program_folders": (
             config["program_folders"] if RUN.methods[method].requires["programs"] else []

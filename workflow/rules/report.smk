@@ -171,7 +171,7 @@ rule make_fairness_card:
     params:
         methods=METHODS,
         networks=NETWORKS,
-        splits={scan.subject: scan.split for scan in RUN.scans.values()},
+        scans=[{"subject": s.subject, "split": s.split} for s in RUN.scans.values()],
         tested=COMPARED["patients"],
     script:
         "../scripts/make_fairness_card.py"

@@ -50,6 +50,7 @@ rule train:
         folder=lambda wildcards: RUN.networks[wildcards.network].folder,
         label=lambda wildcards: RUN.networks[wildcards.network].label,
         params=lambda wildcards: RUN.networks[wildcards.network].params,
+        modules=lambda wildcards: RUN.networks[wildcards.network].requires["modules"],
         labels=[structure["value"] for structure in config["labels"]["structures"]],
         seed=config["seed"],
     script:

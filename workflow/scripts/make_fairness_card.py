@@ -16,4 +16,4 @@ records, trainings = (
 )
 card = fairness_card(params.methods, params.networks, trainings, records)
 write_text(output.csv, card.to_csv(index=False))
-write_text(output.md, render.markdown(card, split_notes(params.splits, params.tested)))
+write_text(output.md, render.markdown(card, split_notes(params.scans, params.tested)))

@@ -33,6 +33,7 @@ circumstances = {
     "seed": params.seed,
     "processor": processor(),
     "threads": threads,
-    "versions": versions() | {name: program_version(path) for name, path in programs.items()},
+    "versions": versions(params.modules)
+    | {name: program_version(path) for name, path in programs.items()},
 }
 write_outcomes(Path(snakemake.output.outcomes), outcomes, circumstances)

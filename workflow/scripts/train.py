@@ -36,7 +36,7 @@ record = {
     "processor": processor(),
     "params": params.params,
     "seed": params.seed,
-    "versions": versions(),
+    "versions": versions(params.modules),
 }
 write_text(output.record, json.dumps(record, indent=1) + "\n")
 shutil.rmtree(state)
