@@ -186,7 +186,11 @@ def test_a_training_hands_back_files(tmp_path):
 def test_sources_are_followed_through_imports(tmp_path):
     files = {
         "baselines/mine/register.py": "from baselines.tools.shared import f\nimport numpy",
-        "baselines/mine/net.py": "from __future__ import annotations",
+        "baselines/mine/net.py": "from baselines.tools import (\n    named,\n)\n",
+        "baselines/mine/parts/more.py": "import baselines.tools.whole",
+        "baselines/mine/parts/weights.pt": "",
+        "baselines/tools/named.py": "",
+        "baselines/tools/whole.py": "",
         "baselines/tools/shared.py": "    from avsm.maps import warp",
         "baselines/tools/other.py": "",
         "avsm/maps.py": "",
@@ -195,6 +199,9 @@ def test_sources_are_followed_through_imports(tmp_path):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
+    for name in ("rule.smk", "method.yaml", "__pycache__/register.pyc"):
+        (tmp_path / "baselines/mine" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "baselines/mine" / name).write_text("x", encoding="utf-8")
     found = sources(tmp_path / "baselines/mine", tmp_path)
     assert sorted(found) == sorted(set(files) - {"baselines/tools/other.py"})
     assert not [name for name in sources(ROOT / "baselines/demons") if name.startswith("avsm/")]
