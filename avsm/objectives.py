@@ -35,7 +35,7 @@ from avsm.pairs import PairSampler
 from avsm.precision import full_precision
 from avsm.recipe import Phase, Recipe
 from avsm.reduction import frame_scale
-from avsm.similarity import dense_windows, mk_lncc_loss, paper_windows
+from avsm.similarity import dense_windows, mk_lncc_loss, ncc_loss, paper_windows
 
 KNOWN_SCALE = 1.2  # the largest known map, as a part of the maps between images
 KNOWN_ERROR = 0.5  # the largest error of a known map as a start, as a part of random poses
@@ -136,8 +136,11 @@ def _poses(setup: Setup, phase: Phase) -> Affine | None:
 
 
 def _similarity(setup: Setup, warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
-    choice = {"paper": paper_windows, "dense": dense_windows}[setup.recipe.windows]
-    return mk_lncc_loss(warped, fixed, choice(fixed.shape[2:]), setup.recipe.squared)
+    recipe = setup.recipe
+    if recipe.similarity == "ncc":
+        return ncc_loss(warped, fixed, recipe.squared)
+    choice = {"paper": paper_windows, "dense": dense_windows}[recipe.windows]
+    return mk_lncc_loss(warped, fixed, choice(fixed.shape[2:]), recipe.squared)
 
 
 def _affine(setup: Setup, phase: Phase, epoch: float, generator: torch.Generator) -> Named:

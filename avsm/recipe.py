@@ -15,6 +15,7 @@ from avsm.pairs import TASKS
 
 Settings = TypeVar("Settings")
 SCHEDULES = ("halve", "cosine")
+SIMILARITIES = ("mk-lncc", "ncc")
 WINDOWS = ("paper", "dense")
 MAY_BE_NONE = ("max_minutes", "clip")
 
@@ -120,8 +121,10 @@ class Recipe:
         The two stages.
     augmentation
         Random changes of training images.
+    similarity
+        ``mk-lncc``, or ``ncc`` of whole images, with which the paper compares it (Table 2).
     windows, squared
-        Windows of the similarity, ``paper`` or ``dense``, and whether correlations are squared.
+        Windows of mk-LNCC, ``paper`` or ``dense``, and whether correlations are squared.
     lambda_ar, decay_ar
         C and K of Eq. 13; K in epochs.
     lambda_as, lambda_vr, lambda_vs
@@ -145,6 +148,7 @@ class Recipe:
     affine: StageRecipe
     momentum: StageRecipe
     augmentation: Augmentation = field(default_factory=Augmentation)
+    similarity: str = "mk-lncc"
     windows: str = "paper"
     squared: bool = False
     lambda_ar: float = 10.0
@@ -161,6 +165,7 @@ class Recipe:
     def __post_init__(self) -> None:
         """Check what types cannot say."""
         choose("task", self.task, TASKS)
+        choose("similarity", self.similarity, SIMILARITIES)
         choose("windows", self.windows, WINDOWS)
         for name in ("affine", "momentum"):
             _check_stage(name, getattr(self, name))

@@ -27,13 +27,13 @@ from avsm.augment import (
 from avsm.checkpoint import load_checkpoint, load_model
 from avsm.data import ImageStore
 from avsm.errors import UserError
+from avsm.losses import both_directions
 from avsm.maps import affine_part, identity_map, warp
 from avsm.model import AVSM
 from avsm.objectives import Setup, batch_losses, distance
 from avsm.pairs import PairSampler, read_manifest
-from avsm.presets import recipe_preset
-from avsm.recipe import Augmentation, Phase, Recipe, StageRecipe
-from avsm.stage import phase_at, rate_at
+from avsm.recipe import Augmentation, Phase, StageRecipe
+from avsm.similarity import ncc_loss
 from avsm.train import fit_grid, train
 from avsm.validate import Validation, dice
 from tests.unit.avsm.knees import SHAPE, TINY, tiny_recipe, write_cohort
@@ -169,66 +169,23 @@ def test_affine_regularisation_decays_by_epochs(cohort: Path, tmp_path: Path) ->
     assert (later["regularisation"] / first["regularisation"]).item() == pytest.approx(decay)
 
 
-def test_recipe_survives_plain_values() -> None:
-    for name in ("paper", "small"):
-        recipe = recipe_preset(name, "longitudinal")
-        assert Recipe.from_dict(recipe.to_dict()) == recipe
-
-
-def test_paper_preset_is_the_papers() -> None:
-    for task, steps in (("longitudinal", 3), ("cross-subject", 5)):
-        recipe = recipe_preset("paper", task)
-        assert [phase.steps for phase in recipe.affine.phases] == [1, steps]
-        assert [phase.steps for phase in recipe.momentum.phases] == [2]
-        for stage in (recipe.affine, recipe.momentum):
-            assert (stage.epochs, stage.batches, stage.rate) == (200, 400, 5e-4)
-            assert rate_at(stage, 0.5, 59) == 5e-4
-            assert rate_at(stage, 0.5, 60) == 2.5e-4
-            assert all(phase.pairs == 1 and not phase.known for phase in stage.phases)
-        assert recipe.augmentation == Augmentation()
-
-
-def test_phases_and_rates_follow_progress() -> None:
-    stage = StageRecipe(
-        phases=(Phase(until=0.25), Phase(steps=3)), rate=1.0, schedule="cosine", warmup=0.1
-    )
-    assert [phase_at(stage, p).steps for p in (0, 0.2, 0.25, 0.99)] == [1, 1, 3, 3]
-    assert rate_at(stage, 0.0, 0) == pytest.approx(0.01)
-    assert rate_at(stage, 0.5, 0) == pytest.approx(0.5)
-    assert rate_at(stage, 1.0, 0) == pytest.approx(0.01)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"affine.rat": 1}, "did you mean 'affine.rate'"),
-        ({"affine.epochs": 0}, "affine.epochs: expected more than 0"),
-        ({"momentum.schedule": "cosin"}, "did you mean 'cosine'"),
-        ({"affine.phases": [{"until": 0.5}]}, "expected 'until' to rise to 1"),
-        ({"affine.phases": [{"unti": 0.5}]}, "did you mean 'until'"),
-        ({"affine.phases": 1}, "affine.phases: expected a list, found 1"),
-        ({"affine.rate": "fast"}, "affine.rate: expected a number, found 'fast'"),
-        ({"affine.epochs": 2.5}, "affine.epochs: expected a whole number, found 2.5"),
-        ({"squared": "no"}, "squared: expected true or false, found 'no'"),
-        ({"seed": True}, "seed: expected a whole number, found True"),
-        ({"momentum.clip": "none"}, "momentum.clip: expected a number or null, found 'none'"),
-    ],
-)
-def test_wrong_settings_are_named(change: dict, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        recipe_preset("small").change(change)
-
-
-def test_kinds_of_settings_leave_what_they_may_be() -> None:
-    recipe = recipe_preset("small").change(
-        {"affine.rate": 1, "momentum.clip": None, "affine.max_minutes": 3}
-    )
-    assert (recipe.affine.rate, recipe.momentum.clip, recipe.affine.max_minutes) == (1, None, 3)
-
-
-def test_unknown_preset_names_the_nearest() -> None:
-    with pytest.raises(UserError, match="did you mean 'small'"):
-        recipe_preset("smal")
+def test_similarity_may_be_plain_ncc(cohort: Path, tmp_path: Path) -> None:
+    """Behind an affine network that is the identity the loss is that of the images as drawn."""
+    scans = [scan for scan in read_manifest(cohort) if scan.split == "train"]
+    store = ImageStore(scans, tmp_path)
+    losses = {}
+    for similarity in ("ncc", "mk-lncc"):
+        recipe = tiny_recipe().change({"similarity": similarity})
+        recipe = dataclasses.replace(recipe, augmentation=Augmentation())
+        sampler = PairSampler(scans, recipe.task)
+        setup = Setup(recipe, AVSM(TINY), store, sampler, torch.device("cpu"))
+        losses[similarity] = batch_losses(setup, "affine", Phase(), 0, keyed_generator(4))
+    first, second = PairSampler(scans, "cross-subject").draw(1, keyed_generator(4))
+    images = store.batch([*first, *second], 1, torch.device("cpu"))
+    fixed, moving = both_directions(*images.chunk(2))
+    expected = 2 * ncc_loss(moving, fixed).mean()  # both directions are added
+    torch.testing.assert_close(losses["ncc"]["similarity"], expected)
+    assert losses["ncc"]["similarity"] != losses["mk-lncc"]["similarity"]
 
 
 def test_grid_follows_the_images_axes() -> None:
