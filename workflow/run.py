@@ -5,6 +5,7 @@ Everything here is cheap, because Snakemake builds it each time it parses the wo
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -70,6 +71,21 @@ class Run:
         """Every network with the pairs it is trained for: a task, or both."""
         kinds = list(dict.fromkeys(self.trained_for(task) for task in self.tasks))
         return [(network, pairs) for network in self.networks for pairs in kinds]
+
+    @property
+    def main(self) -> dict[str, Method]:
+        """Methods of Table 1 and the figures; others are in Table 2 alone."""
+        return {name: self.methods[name] for name in self.config["methods"]}
+
+    def trainings_of(self, methods: Iterable[str]) -> list[tuple[str, str]]:
+        """Return the trainings that some methods need, directly or for another network."""
+        waiting = [name for method in methods for name in self.methods[method].networks]
+        needed: set[str] = set()
+        while waiting:
+            name = waiting.pop()
+            needed.add(name)
+            waiting += self.networks[name].needs
+        return [(name, pairs) for name, pairs in self.trainings if name in needed]
 
     def trained_for(self, task: str) -> str:
         """Return the pairs that the networks of a task are trained for: the task, or both."""

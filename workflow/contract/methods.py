@@ -53,7 +53,7 @@ def available_methods(baselines: Path = BASELINES) -> list[str]:
 
 
 def load_methods(config: dict[str, Any], baselines: Path = BASELINES) -> dict[str, Method]:
-    """Return the configured methods by id, variants among them, in the configuration's order.
+    """Return the methods of all tables by id, variants among them, in the configuration's order.
 
     Raises
     ------
@@ -63,16 +63,18 @@ def load_methods(config: dict[str, Any], baselines: Path = BASELINES) -> dict[st
     folders, variants = available_methods(baselines), config["variants"]["methods"]
     known = [*folders, *(name for name in variants if variants[name]["of"] in folders)]
     found = variant_faults("variants.methods", variants, folders)
+    asked = {f"methods[{i}]": name for i, name in enumerate(config["methods"])}
+    asked |= {f"table2[{i}].method": row["method"] for i, row in enumerate(config["table2"])}
     found += [
-        f"methods[{i}]: no method '{name}'{nearest(name, known)}; available: {', '.join(known)} "
+        f"{where}: no method '{name}'{nearest(name, known)}; available: {', '.join(known)} "
         "(folders with a rule.smk under baselines/, and variants.methods)"
-        for i, name in enumerate(config["methods"])
+        for where, name in asked.items()
         if name not in known
     ]
     for key in ("method_params", "shard_size"):
         found += unknown_names(key, config[key], folders if key == "method_params" else known)
     methods = {}
-    for name in config["methods"]:
+    for name in dict.fromkeys(asked.values()):
         if name in known:
             description, wrong = _describe(name, baselines, config)
             found += wrong

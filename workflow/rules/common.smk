@@ -192,7 +192,7 @@ def final_outputs():
     """Return what `snakemake` makes when it is asked for nothing in particular."""
     tables = [
         f"{FOLDER}/tables/{table}.{suffix}"
-        for table in ("table1", "table3")
+        for table in ("table1", "table3", *(["table2"] if config["table2"] else []))
         for suffix in ("csv", "md", "tex")
     ]
     figures = [
@@ -201,9 +201,7 @@ def final_outputs():
         for suffix in ("png", "pdf")
     ]
     checks = [
-        f"{FOLDER}/figures/checks/{method}_{task}.png"
-        for method in RUN.methods
-        for task in RUN.tasks
+        f"{FOLDER}/figures/checks/{method}_{task}.png" for method in RUN.main for task in RUN.tasks
     ]
     curves = [RUN.training(*training, "history.png") for training in RUN.trainings]
     tables.append(f"{FOLDER}/tables/fairness.md")

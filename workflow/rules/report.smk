@@ -1,9 +1,10 @@
 # Tables and figures: pure functions of metrics.csv, records and the methods' descriptions.
-METHODS = [asdict(method) for method in RUN.methods.values()]
+METHODS = [asdict(method) for method in RUN.main.values()]
+ALL_METHODS = [asdict(method) for method in RUN.methods.values()]
 NETWORKS = [asdict(network) for network in RUN.networks.values()]
-TRAININGS = [RUN.training(*training, "training.json") for training in RUN.trainings]
-
-OUTCOMES = [RUN.outcomes(method, shard) for method in RUN.methods for shard in RUN.shards[method]]
+MAIN_TRAININGS = RUN.trainings_of(RUN.main)
+MAIN_NETWORKS = [n for n in NETWORKS if n["id"] in {name for name, _ in MAIN_TRAININGS}]
+TABLE2_TRAININGS = RUN.trainings_of(row["method"] for row in config["table2"])
 STATISTICS = code("referee/table3", "referee/statistics", "referee/render", "referee/tidy")
 # What is compared, of whom, and the seed by which patients are redrawn.
 COMPARED = {
@@ -14,9 +15,20 @@ COMPARED = {
 }
 
 
+def records(trainings):
+    """Paths of what trainings leave about themselves."""
+    return [RUN.training(*training, "training.json") for training in trainings]
+
+
+def outcomes(methods):
+    """Paths of the records of all registrations of some methods."""
+    return [RUN.outcomes(method, shard) for method in methods for shard in RUN.shards[method]]
+
+
 localrules:
     collect_metrics,
     make_table1,
+    make_table2,
     make_table3,
     make_boxplot,
     make_ranking,
@@ -45,8 +57,8 @@ rule collect_metrics:
 rule make_table1:
     input:
         metrics=f"{FOLDER}/tables/metrics.csv",
-        outcomes=OUTCOMES,
-        trainings=TRAININGS,
+        outcomes=outcomes(RUN.main),
+        trainings=records(MAIN_TRAININGS),
         paper="workflow/referee/paper_table1.csv",
         code=code("referee/table1", "referee/notes", "referee/render", "referee/tidy"),
     output:
@@ -64,11 +76,37 @@ rule make_table1:
         ENVIRONMENT
     params:
         methods=METHODS,
-        networks=NETWORKS,
+        networks=MAIN_NETWORKS,
         tasks=RUN.tasks,
         grid=config["preprocessing"]["size"],
     script:
         "../scripts/make_table1.py"
+
+
+rule make_table2:
+    input:
+        metrics=f"{FOLDER}/tables/metrics.csv",
+        trainings=records(TABLE2_TRAININGS),
+        paper="workflow/referee/paper_table2.csv",
+        code=[*STATISTICS, *code("referee/table2", "referee/notes")],
+    output:
+        csv=report(
+            f"{FOLDER}/tables/table2.csv",
+            caption="../report/table2.rst",
+            category="Tables",
+            labels={"table": "Table 2"},
+        ),
+        md=f"{FOLDER}/tables/table2.md",
+        tex=f"{FOLDER}/tables/table2.tex",
+    log:
+        f"{FOLDER}/logs/make_table2.log",
+    conda:
+        ENVIRONMENT
+    params:
+        **COMPARED | {"methods": ALL_METHODS},
+        rows=config["table2"],
+    script:
+        "../scripts/make_table2.py"
 
 
 rule make_table3:
@@ -153,8 +191,8 @@ rule make_boxplot:
 
 rule make_fairness_card:
     input:
-        outcomes=OUTCOMES,
-        trainings=TRAININGS,
+        outcomes=outcomes(RUN.methods),
+        trainings=records(RUN.trainings),
         code=code("referee/fairness", "referee/notes", "referee/render"),
     output:
         csv=report(
@@ -169,7 +207,7 @@ rule make_fairness_card:
     conda:
         ENVIRONMENT
     params:
-        methods=METHODS,
+        methods=ALL_METHODS,
         networks=NETWORKS,
         scans=[{"subject": s.subject, "split": s.split} for s in RUN.scans.values()],
         tested=COMPARED["patients"],
@@ -180,7 +218,7 @@ rule make_fairness_card:
 rule make_manifest:
     input:
         metrics=f"{FOLDER}/tables/metrics.csv",
-        trainings=TRAININGS,
+        trainings=records(RUN.trainings),
     output:
         f"{FOLDER}/manifest.json",
     log:
@@ -189,7 +227,7 @@ rule make_manifest:
         ENVIRONMENT
     params:
         config=config,
-        methods=METHODS,
+        methods=ALL_METHODS,
         networks=NETWORKS,
     script:
         "../scripts/make_manifest.py"

@@ -1,0 +1,30 @@
+"""Make Table 2 as CSV, Markdown and LaTeX."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from workflow.files import write_text
+from workflow.job import start_log
+from workflow.referee import render, table2, table3
+from workflow.referee.notes import training_text
+from workflow.referee.tidy import read_metrics
+
+start_log(snakemake.log[0])
+metrics = read_metrics(snakemake.input.metrics)
+params, output = snakemake.params, snakemake.output
+comparisons = {
+    task: table3.gather(metrics, params.methods, task, params.patients, params.seed)
+    for task in params.tasks
+}
+paper = pd.read_csv(snakemake.input.paper)
+table = table2.summarise(params.rows, comparisons, params.patients, paper, params.seed)
+trainings = [
+    json.loads(Path(path).read_text(encoding="utf-8")) for path in snakemake.input.trainings
+]
+text = table2.formatted(table, params.tasks)
+lines = table2.notes([training_text(training) for training in trainings])
+write_text(output.csv, table.to_csv(index=False))
+write_text(output.md, render.markdown(text, lines))
+write_text(output.tex, render.latex(text, lines))
