@@ -67,7 +67,7 @@ def test_the_papers_rows_are_configured(config):
     networks = load_networks(config, methods.values())
     paper = pd.read_csv(ROOT / "workflow/referee/paper_table2.csv")
     assert [row["row"] for row in config["table2"]] == paper["row"].tolist()
-    for place, row in enumerate(config["table2"]):
+    for row in config["table2"]:
         method = methods[row["method"]]
         settings = networks[method.networks[0]].params["settings"]
         deformable, parts = method.networks[0].startswith("momentum"), row["parts"]
