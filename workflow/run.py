@@ -74,7 +74,7 @@ class Run:
 
     @property
     def main(self) -> dict[str, Method]:
-        """Methods of Table 1 and the figures; others are in Table 2 alone."""
+        """Methods of Tables 1 and 3; others are in Table 2 or the curves alone."""
         return {name: self.methods[name] for name in self.config["methods"]}
 
     def trainings_of(self, methods: Iterable[str]) -> list[tuple[str, str]]:

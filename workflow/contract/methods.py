@@ -65,6 +65,8 @@ def load_methods(config: dict[str, Any], baselines: Path = BASELINES) -> dict[st
     found = variant_faults("variants.methods", variants, folders)
     asked = {f"methods[{i}]": name for i, name in enumerate(config["methods"])}
     asked |= {f"table2[{i}].method": row["method"] for i, row in enumerate(config["table2"])}
+    for figure, steps in config["curves"].items():
+        asked |= {f"curves.{figure}[{i}]": name for i, name in enumerate(steps)}
     found += [
         f"{where}: no method '{name}'{nearest(name, known)}; available: {', '.join(known)} "
         "(folders with a rule.smk under baselines/, and variants.methods)"

@@ -197,12 +197,17 @@ def final_outputs():
     ]
     figures = [
         f"{FOLDER}/figures/{figure}.{suffix}"
-        for figure in ("figure5", "figure7", "ranking")
+        for figure in (
+            "figure5",
+            "figure7",
+            "ranking",
+            *filter(config["curves"].get, config["curves"]),
+        )
         for suffix in ("png", "pdf")
     ]
     checks = [
         f"{FOLDER}/figures/checks/{method}_{task}.png" for method in RUN.main for task in RUN.tasks
     ]
     curves = [RUN.training(*training, "history.png") for training in RUN.trainings]
-    tables.append(f"{FOLDER}/tables/fairness.md")
+    tables += [f"{FOLDER}/tables/{name}.md" for name in ("claims", "fairness")]
     return [*tables, *figures, *checks, *curves, f"{FOLDER}/manifest.json"]

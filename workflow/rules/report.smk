@@ -31,7 +31,9 @@ localrules:
     make_table2,
     make_table3,
     make_boxplot,
+    make_curves,
     make_ranking,
+    judge_claims,
     make_fairness_card,
     make_manifest,
 
@@ -138,6 +140,33 @@ rule make_table3:
         "../scripts/make_table3.py"
 
 
+rule make_curves:
+    input:
+        metrics=f"{FOLDER}/tables/metrics.csv",
+        code=code("referee/curves", "referee/boxplot", "referee/statistics", "referee/tidy"),
+        style="matplotlibrc",
+    output:
+        png=report(
+            f"{FOLDER}/figures/figure{{number}}.png",
+            caption="../report/curves.rst",
+            category="Figures",
+            labels={"figure": "Figure {number}"},
+        ),
+        pdf=f"{FOLDER}/figures/figure{{number}}.pdf",
+        csv=f"{FOLDER}/figures/figure{{number}}.csv",
+    log:
+        f"{FOLDER}/logs/make_curves/figure{{number}}.log",
+    wildcard_constraints:
+        number="8|10",
+    conda:
+        ENVIRONMENT
+    params:
+        **COMPARED,
+        steps=lambda wildcards: config["curves"][f"figure{wildcards.number}"],
+    script:
+        "../scripts/make_curves.py"
+
+
 rule make_ranking:
     input:
         metrics=f"{FOLDER}/tables/metrics.csv",
@@ -187,6 +216,29 @@ rule make_boxplot:
         tasks=RUN.tasks,
     script:
         "../scripts/make_boxplot.py"
+
+
+rule judge_claims:
+    input:
+        metrics=f"{FOLDER}/tables/metrics.csv",
+        claims="workflow/referee/paper_claims.yaml",
+        code=code("referee/claims", "referee/statistics", "referee/render", "referee/tidy"),
+    output:
+        csv=report(
+            f"{FOLDER}/tables/claims.csv",
+            caption="../report/claims.rst",
+            category="Tables",
+            labels={"table": "The paper's claims"},
+        ),
+        md=f"{FOLDER}/tables/claims.md",
+    log:
+        f"{FOLDER}/logs/judge_claims.log",
+    conda:
+        ENVIRONMENT
+    params:
+        **COMPARED | {"methods": ALL_METHODS},
+    script:
+        "../scripts/judge_claims.py"
 
 
 rule make_fairness_card:

@@ -1,0 +1,74 @@
+"""The paper's claims: verdicts of intervals, the best other method, absent methods."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from workflow.config import TASKS
+from workflow.referee import claims
+from workflow.referee.claims import ABSENT, CONTRADICTED, OPEN, SUPPORTED, verdict
+from workflow.referee.tidy import COLUMNS, MEAN, WHOLE
+
+METHODS = [
+    {"id": "avsm-3step", "label": "AVSM (3-step)", "paper_row": "x"},
+    {"id": "syn", "label": "SyN", "paper_row": "SyN"},
+    {"id": "demons", "label": "Demons", "paper_row": "Demons"},
+    {"id": "avsm-refined", "label": "AVSM + instance opt.", "paper_row": None},
+]
+PATIENTS = {f"{patient}_{visit}": patient for patient in "abcd" for visit in (1, 2)}
+
+
+@pytest.mark.parametrize(
+    ("expect", "low", "high", "margin", "expected"),
+    [
+        ("more", 0.1, 2, 0, SUPPORTED), ("more", -1, 2, 0, OPEN), ("more", -2, -1, 0, CONTRADICTED),
+        ("less", -2, -1, 0, SUPPORTED), ("less", -1, 2, 0, OPEN), ("less", 1, 2, 0, CONTRADICTED),
+        ("not-less", -1.5, -0.5, 2, SUPPORTED), ("not-less", -3, 1, 2, OPEN),
+        ("not-less", -4, -3, 2, CONTRADICTED),
+        ("alike", -0.5, 0.7, 1, SUPPORTED), ("alike", -0.5, 1.2, 1, OPEN),
+        ("alike", 1.1, 2, 1, CONTRADICTED), ("more", np.nan, np.nan, 0, OPEN),
+        ("alike", np.nan, np.nan, 1, OPEN),
+    ],
+)  # fmt: skip
+def test_verdicts(expect, low, high, margin, expected):
+    assert verdict(expect, low, high, margin) == expected
+
+
+def test_table():
+    dice = {"avsm-3step": 0.7, "syn": 0.6, "demons": 0.5, "avsm-refined": 0.9}
+    rows = []
+    for method, value in dice.items():
+        for place, patient in enumerate("abcd"):
+            head = (method, "cross-subject", f"{patient}_1", f"{patient}_2")
+            wobble = 0.01 * place * (method == "syn")
+            rows.append((*head, MEAN, "dice", value + wobble, ""))
+            rows.append((*head, WHOLE, "folds", 0.0, ""))
+    said = [
+        {"claim": "best", "tasks": ["cross-subject", "longitudinal"], "measure": "dice",
+         "a": "avsm-3step", "b": "best", "expect": "more"},
+        {"claim": "absent", "tasks": ["cross-subject"], "measure": "dice", "a": "avsm-9",
+         "b": "syn", "expect": "more"},
+    ]  # fmt: skip
+    metrics = pd.DataFrame(rows, columns=COLUMNS)
+    table = claims.judge(said, metrics, METHODS, ["cross-subject"], PATIENTS, 1)
+    assert table["verdict"].tolist() == [SUPPORTED, ABSENT]
+    best = table.iloc[0]
+    assert best["b"] == "syn" and best["difference"] == pytest.approx(100 * (0.1 - 0.015))
+    text = claims.formatted(table, {method["id"]: method["label"] for method in METHODS})
+    assert text["Difference [95 %]"][0].startswith("AVSM (3-step) against SyN: +8.5 [")
+    assert text["This run says"].tolist() == ["supported", "not tested"]
+
+
+def test_claims_of_the_paper_name_what_there_is():
+    said = yaml.safe_load((ROOT / "workflow/referee/paper_claims.yaml").read_text("utf-8"))
+    known = set(yaml.safe_load((ROOT / "config.yaml").read_text("utf-8"))["methods"]) | {"best"}
+    for name in ("ablation", "steps"):
+        text = (ROOT / f"config/{name}.yaml").read_text("utf-8")
+        known |= set(yaml.safe_load(text)["variants"]["methods"])
+    for claim in said:
+        assert {claim["a"], claim["b"]} <= known
+        assert set(claim["tasks"]) <= set(TASKS)
+        assert claim["expect"] in ("more", "less", "not-less", "alike")
+        assert claim["measure"] in claims.UNITS

@@ -1,0 +1,109 @@
+"""The paper's claims, judged by this run: supported, contradicted, or not decided."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from workflow.referee.render import MISSING
+from workflow.referee.statistics import interval, resample
+from workflow.referee.tidy import pair_values
+
+SUPPORTED, CONTRADICTED, OPEN, ABSENT = "supported", "contradicted", "not decided", "not tested"
+UNITS = {"dice": "Dice points", "symmetry": "of the symmetry measure", "folds": "folds"}
+
+
+def judge(
+    claims: Sequence[dict],
+    metrics: pd.DataFrame,
+    methods: Sequence[dict],
+    tasks: Sequence[str],
+    patients: Mapping[str, str],
+    seed: int,
+) -> pd.DataFrame:
+    """Return a row for each claim and task of the run.
+
+    `difference` is the mean over the pairs that both methods registered, `low` and `high` its 95 %
+    interval by patients; `verdict` says whether the interval lies where the claim has it
+    (supported), where it cannot be (contradicted), or neither (not decided).
+
+    Parameters
+    ----------
+    claims : as in `paper_claims.yaml`.
+    methods : descriptions of all methods of the run.
+    patients : of each scan.
+    """
+    pairs = pair_values(metrics)
+    rows = []
+    for claim in claims:
+        for task in [task for task in claim["tasks"] if task in tasks]:
+            own = pairs[pairs["task"] == task]
+            wide = own.pivot(index=["fixed", "moving"], columns="method", values=claim["measure"])
+            other = _best_other(wide, methods) if claim["b"] == "best" else claim["b"]
+            row = {"claim": claim["claim"], "task": task, "measure": claim["measure"]}
+            row |= {"a": claim["a"], "b": other, "expect": claim["expect"]}
+            if claim["a"] in wide and other in wide:
+                row |= _difference(wide[claim["a"]] - wide[other], patients, seed)
+                margin = claim.get("margin", 0.0)
+                row["verdict"] = verdict(claim["expect"], row["low"], row["high"], margin)
+            else:
+                row["verdict"] = ABSENT
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _best_other(wide: pd.DataFrame, methods: Sequence[dict]) -> str | None:
+    """Return the method with the highest mean of those in the paper that are not AVSM."""
+    others = [
+        method["id"]
+        for method in methods
+        if method["paper_row"] and "AVSM" not in method["label"] and method["id"] in wide
+    ]
+    return wide[others].mean().idxmax() if others else None
+
+
+def _difference(values: pd.Series, patients: Mapping[str, str], seed: int) -> dict[str, float]:
+    """Return the mean of differences and its interval."""
+    known = values[np.isfinite(values)]
+    if known.empty:
+        return dict.fromkeys(("difference", "low", "high"), float("nan"))
+    levels = (known.index.get_level_values(name) for name in ("fixed", "moving"))
+    scans = [level.map(patients).to_numpy() for level in levels]
+    low, high = interval(known.to_numpy(), resample(*scans, seed))
+    return {"difference": float(known.mean()), "low": low, "high": high}
+
+
+def verdict(expect: str, low: float, high: float, margin: float) -> str:
+    """Judge an interval; one that is not known decides nothing."""
+    if expect == "less":
+        low, high = -high, -low
+    if expect == "alike":
+        if -margin < low and high < margin:
+            return SUPPORTED
+        return CONTRADICTED if low > margin or high < -margin else OPEN
+    least = -margin if expect == "not-less" else 0.0
+    if low > least:
+        return SUPPORTED
+    return CONTRADICTED if high < least else OPEN
+
+
+def formatted(table: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
+    """Return the table as text: the paper says, this run says."""
+    rows = []
+    for _, row in table.iterrows():
+        text = MISSING
+        if row["verdict"] != ABSENT:
+            a, b = (labels[row[side]] for side in "ab")
+            limits = "" if pd.isna(row["low"]) else f" [{row['low']:+.1f}, {row['high']:+.1f}]"
+            text = f"{a} against {b}: {row['difference']:+.1f}{limits} {UNITS[row['measure']]}"
+        rows.append(
+            {
+                "The paper says": row["claim"],
+                "Pairs": row["task"],
+                "This run says": row["verdict"],
+                "Difference [95 %]": text,
+            }
+        )
+    return pd.DataFrame(rows)

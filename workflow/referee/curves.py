@@ -1,0 +1,83 @@
+"""Figures 8 and 10 of the paper: Dice, and folds, over the number of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from workflow.files import written_aside
+from workflow.referee.boxplot import TASK_COLOURS, UNDATED
+from workflow.referee.statistics import interval, resample
+from workflow.referee.tidy import pair_values
+
+# What each figure shows, with the axis' title, and what is counted.
+PANELS = {
+    "8": {"dice": "Dice (%), mean of the structures", "folds": "folds (voxels)"},
+    "10": {"dice": "Dice (%), mean of the structures"},
+}
+COUNTED = {"8": "vSVF steps", "10": "affine steps"}
+
+
+def curve_values(
+    number: str,
+    metrics: pd.DataFrame,
+    methods: Sequence[str],
+    tasks: Sequence[str],
+    patients: Mapping[str, str],
+    seed: int,
+) -> pd.DataFrame:
+    """Return what a figure shows: a row a task, measure and number of steps.
+
+    `mean` is over the pairs that succeeded, `low` and `high` are its 95 % interval by patients.
+
+    Parameters
+    ----------
+    methods : with one step, two, and so on.
+    patients : of each scan.
+    """
+    pairs = pair_values(metrics)
+    rows = []
+    for task in tasks:
+        for steps, method in enumerate(methods, start=1):
+            own = pairs[(pairs["method"] == method) & (pairs["task"] == task)]
+            for measure in PANELS[number]:
+                known = own[own[measure].notna()]
+                scans = (known[name].map(patients).to_numpy() for name in ("fixed", "moving"))
+                limits = (float("nan"),) * 2
+                if len(known):
+                    limits = interval(known[measure].to_numpy(), resample(*scans, seed))
+                rows.append((task, measure, steps, method, known[measure].mean(), *limits))
+    columns = ["task", "measure", "steps", "method", "mean", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def draw_curves(number: str, values: pd.DataFrame, style: str, paths: Sequence[str]) -> None:
+    """Draw a panel for each measure, a line for each task, and save to every path."""
+    panels = PANELS[number]
+    with plt.rc_context(fname=style):
+        figure, axes = plt.subplots(
+            1, len(panels), figsize=(4.2 * len(panels), 3.2), squeeze=False, layout="constrained"
+        )
+        for ax, (measure, title) in zip(axes[0], panels.items(), strict=True):
+            shown = values[values["measure"] == measure]
+            for task, line in shown.groupby("task", sort=False):
+                colour = TASK_COLOURS[task]
+                ax.fill_between(
+                    line["steps"], line["low"], line["high"], color=colour, alpha=0.15, linewidth=0
+                )
+                ax.plot(line["steps"], line["mean"], "o-", color=colour, label=task, markersize=4)
+            ax.set(xlabel=COUNTED[number], ylabel=title, xticks=sorted(set(shown["steps"])))
+            if measure == "folds":  # intervals of counts may reach below none
+                ax.set_ylim(bottom=0)
+        axes[0, 0].legend()
+        for path in paths:
+            with written_aside(path) as aside:
+                figure.savefig(aside, metadata=UNDATED[Path(path).suffix])
+        plt.close(figure)
