@@ -1,4 +1,4 @@
-"""Figures 8 and 10 of the paper: Dice, and folds, over the number of steps."""
+"""Figures 8 to 10 of the paper: Dice and folds over steps, the decay of a weight over epochs."""
 
 from __future__ import annotations
 
@@ -58,6 +58,16 @@ def curve_values(
     return pd.DataFrame(rows, columns=columns)
 
 
+def draw_weight(weights: pd.DataFrame, style: str, paths: Sequence[str]) -> None:
+    """Draw a weight (`lambda_ar`) over epochs (`epoch`), and save to every path."""
+    with plt.rc_context(fname=style):
+        figure, axes = plt.subplots(figsize=(4.2, 3.2), layout="constrained")
+        axes.plot(weights["epoch"], weights["lambda_ar"], color="0.25")
+        axes.set(xlabel="epoch", ylabel=r"weight of affine regularisation, $\lambda_{ar}$")
+        axes.set_ylim(bottom=0)
+        _save(figure, paths)
+
+
 def draw_curves(number: str, values: pd.DataFrame, style: str, paths: Sequence[str]) -> None:
     """Draw a panel for each measure, a line for each task, and save to every path."""
     panels = PANELS[number]
@@ -75,9 +85,14 @@ def draw_curves(number: str, values: pd.DataFrame, style: str, paths: Sequence[s
                 ax.plot(line["steps"], line["mean"], "o-", color=colour, label=task, markersize=4)
             ax.set(xlabel=COUNTED[number], ylabel=title, xticks=sorted(set(shown["steps"])))
             if measure == "folds":  # intervals of counts may reach below none
-                ax.set_ylim(bottom=0)
+                ax.set_ylim(0, max(1.0, ax.get_ylim()[1]))
         axes[0, 0].legend()
-        for path in paths:
-            with written_aside(path) as aside:
-                figure.savefig(aside, metadata=UNDATED[Path(path).suffix])
-        plt.close(figure)
+        _save(figure, paths)
+
+
+def _save(figure: plt.Figure, paths: Sequence[str]) -> None:
+    """Save a figure to every path, and close it."""
+    for path in paths:
+        with written_aside(path) as aside:
+            figure.savefig(aside, metadata=UNDATED[Path(path).suffix])
+    plt.close(figure)

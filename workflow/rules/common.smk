@@ -151,6 +151,16 @@ def phantom_of_shard(wildcards):
     }
 
 
+def records(trainings):
+    """Paths of what trainings leave about themselves."""
+    return [RUN.training(*training, "training.json") for training in trainings]
+
+
+def outcomes(methods):
+    """Paths of the records of all registrations of some methods."""
+    return [RUN.outcomes(method, shard) for method in methods for shard in RUN.shards[method]]
+
+
 def first_shard(method, task):
     """Name of the first shard of a task."""
     return next(shard for shard in RUN.shards[method] if shard.startswith(task))
@@ -200,6 +210,7 @@ def final_outputs():
         for figure in (
             "figure5",
             "figure7",
+            "figure9",
             "ranking",
             *filter(config["curves"].get, config["curves"]),
         )

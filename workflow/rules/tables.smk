@@ -1,4 +1,4 @@
-# Tables and figures: pure functions of metrics.csv, records and the methods' descriptions.
+# Tables: pure functions of metrics.csv, records and the methods' descriptions.
 METHODS = [asdict(method) for method in RUN.main.values()]
 ALL_METHODS = [asdict(method) for method in RUN.methods.values()]
 NETWORKS = [asdict(network) for network in RUN.networks.values()]
@@ -15,24 +15,11 @@ COMPARED = {
 }
 
 
-def records(trainings):
-    """Paths of what trainings leave about themselves."""
-    return [RUN.training(*training, "training.json") for training in trainings]
-
-
-def outcomes(methods):
-    """Paths of the records of all registrations of some methods."""
-    return [RUN.outcomes(method, shard) for method in methods for shard in RUN.shards[method]]
-
-
 localrules:
     collect_metrics,
     make_table1,
     make_table2,
     make_table3,
-    make_boxplot,
-    make_curves,
-    make_ranking,
     judge_claims,
     make_fairness_card,
     make_manifest,
@@ -138,84 +125,6 @@ rule make_table3:
         **COMPARED,
     script:
         "../scripts/make_table3.py"
-
-
-rule make_curves:
-    input:
-        metrics=f"{FOLDER}/tables/metrics.csv",
-        code=code("referee/curves", "referee/boxplot", "referee/statistics", "referee/tidy"),
-        style="matplotlibrc",
-    output:
-        png=report(
-            f"{FOLDER}/figures/figure{{number}}.png",
-            caption="../report/curves.rst",
-            category="Figures",
-            labels={"figure": "Figure {number}"},
-        ),
-        pdf=f"{FOLDER}/figures/figure{{number}}.pdf",
-        csv=f"{FOLDER}/figures/figure{{number}}.csv",
-    log:
-        f"{FOLDER}/logs/make_curves/figure{{number}}.log",
-    wildcard_constraints:
-        number="8|10",
-    conda:
-        ENVIRONMENT
-    params:
-        **COMPARED,
-        steps=lambda wildcards: config["curves"][f"figure{wildcards.number}"],
-    script:
-        "../scripts/make_curves.py"
-
-
-rule make_ranking:
-    input:
-        metrics=f"{FOLDER}/tables/metrics.csv",
-        code=[*STATISTICS, "workflow/referee/ranking.py"],
-        style="matplotlibrc",
-    output:
-        png=report(
-            f"{FOLDER}/figures/ranking.png",
-            caption="../report/ranking.rst",
-            category="Figures",
-            labels={"figure": "Ranking"},
-        ),
-        pdf=f"{FOLDER}/figures/ranking.pdf",
-        csv=f"{FOLDER}/figures/ranking.csv",
-    log:
-        f"{FOLDER}/logs/make_ranking.log",
-    conda:
-        ENVIRONMENT
-    params:
-        **COMPARED,
-    script:
-        "../scripts/make_ranking.py"
-
-
-rule make_boxplot:
-    input:
-        metrics=f"{FOLDER}/tables/metrics.csv",
-        code=code("referee/boxplot", "referee/tidy"),
-        style="matplotlibrc",
-    output:
-        png=report(
-            f"{FOLDER}/figures/figure{{number}}.png",
-            caption="../report/boxplot.rst",
-            category="Figures",
-            labels={"figure": "Figure {number}"},
-        ),
-        pdf=f"{FOLDER}/figures/figure{{number}}.pdf",
-        csv=f"{FOLDER}/figures/figure{{number}}.csv",
-    log:
-        f"{FOLDER}/logs/make_boxplot/figure{{number}}.log",
-    wildcard_constraints:
-        number="5|7",
-    conda:
-        ENVIRONMENT
-    params:
-        methods=METHODS,
-        tasks=RUN.tasks,
-    script:
-        "../scripts/make_boxplot.py"
 
 
 rule judge_claims:

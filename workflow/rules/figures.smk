@@ -1,0 +1,107 @@
+# Figures: pure functions of metrics.csv and the methods' descriptions, see tables.smk.
+
+
+localrules:
+    make_curves,
+    make_figure9,
+    make_ranking,
+    make_boxplot,
+
+
+rule make_curves:
+    input:
+        metrics=f"{FOLDER}/tables/metrics.csv",
+        code=code("referee/curves", "referee/boxplot", "referee/statistics", "referee/tidy"),
+        style="matplotlibrc",
+    output:
+        png=report(
+            f"{FOLDER}/figures/figure{{number}}.png",
+            caption="../report/curves.rst",
+            category="Figures",
+            labels={"figure": "Figure {number}"},
+        ),
+        pdf=f"{FOLDER}/figures/figure{{number}}.pdf",
+        csv=f"{FOLDER}/figures/figure{{number}}.csv",
+    log:
+        f"{FOLDER}/logs/make_curves/figure{{number}}.log",
+    wildcard_constraints:
+        number="8|10",
+    conda:
+        ENVIRONMENT
+    params:
+        **COMPARED,
+        steps=lambda wildcards: config["curves"][f"figure{wildcards.number}"],
+    script:
+        "../scripts/make_curves.py"
+
+
+rule make_figure9:
+    input:
+        code=[*code("referee/curves"), "avsm/affine.py"],
+        style="matplotlibrc",
+    output:
+        png=report(
+            f"{FOLDER}/figures/figure9.png",
+            caption="../report/figure9.rst",
+            category="Figures",
+            labels={"figure": "Figure 9"},
+        ),
+        pdf=f"{FOLDER}/figures/figure9.pdf",
+        csv=f"{FOLDER}/figures/figure9.csv",
+    log:
+        f"{FOLDER}/logs/make_figure9.log",
+    conda:
+        ENVIRONMENT
+    script:
+        "../scripts/make_figure9.py"
+
+
+rule make_ranking:
+    input:
+        metrics=f"{FOLDER}/tables/metrics.csv",
+        code=[*STATISTICS, "workflow/referee/ranking.py"],
+        style="matplotlibrc",
+    output:
+        png=report(
+            f"{FOLDER}/figures/ranking.png",
+            caption="../report/ranking.rst",
+            category="Figures",
+            labels={"figure": "Ranking"},
+        ),
+        pdf=f"{FOLDER}/figures/ranking.pdf",
+        csv=f"{FOLDER}/figures/ranking.csv",
+    log:
+        f"{FOLDER}/logs/make_ranking.log",
+    conda:
+        ENVIRONMENT
+    params:
+        **COMPARED,
+    script:
+        "../scripts/make_ranking.py"
+
+
+rule make_boxplot:
+    input:
+        metrics=f"{FOLDER}/tables/metrics.csv",
+        code=code("referee/boxplot", "referee/tidy"),
+        style="matplotlibrc",
+    output:
+        png=report(
+            f"{FOLDER}/figures/figure{{number}}.png",
+            caption="../report/boxplot.rst",
+            category="Figures",
+            labels={"figure": "Figure {number}"},
+        ),
+        pdf=f"{FOLDER}/figures/figure{{number}}.pdf",
+        csv=f"{FOLDER}/figures/figure{{number}}.csv",
+    log:
+        f"{FOLDER}/logs/make_boxplot/figure{{number}}.log",
+    wildcard_constraints:
+        number="5|7",
+    conda:
+        ENVIRONMENT
+    params:
+        methods=METHODS,
+        tasks=RUN.tasks,
+    script:
+        "../scripts/make_boxplot.py"
