@@ -99,6 +99,10 @@ class Run:
             name: shards(self.couples, method.shard_size) for name, method in self.methods.items()
         }
 
+    def shard_of(self, method: str, couple: Couple) -> str:
+        """Return the shard of a method that a couple is in."""
+        return next(name for name, own in self.shards[method].items() if couple in own)
+
     def pairs(self, method: str, shard: str) -> list[Couple]:
         """Return the directed pairs of a shard."""
         return both_directions(self.shards[method][shard])

@@ -75,7 +75,7 @@ def test_every_output_is_there(project):
         "tables/table3.csv", "tables/table3.md", "tables/table3.tex", "tables/significance.csv",
         "tables/fairness.md", "tables/fairness.csv", "tables/claims.md", "tables/claims.csv",
         "figures/figure5.png", "figures/figure5.pdf", "figures/figure7.png", "figures/figure7.pdf",
-        "figures/figure9.png", "figures/figure9.csv",
+        "figures/examples/figure4.png", "figures/figure9.png", "figures/figure9.csv",
         "figures/ranking.png", "figures/ranking.pdf", "figures/ranking.csv",
         "figures/checks/syn_longitudinal.png", "figures/checks/failing_cross-subject.png",
         "networks/momentum/both/model.pt", "networks/momentum/both/history.csv",

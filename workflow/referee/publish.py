@@ -20,7 +20,7 @@ SMALL = (
     "networks/*/*/training.json", "manifest.json", "cohort.json",
 )  # fmt: skip
 # Slices of a cohort's images may be shown only if they are the phantom's: others have licences.
-PICTURES = "figures/checks/*"
+PICTURES = ("figures/checks/*", "figures/examples/*.png")
 MARKERS = ("<!-- table -->", "<!-- /table -->")
 SHOWN = "phantom"
 
@@ -33,7 +33,7 @@ def publish(run: str, root: Path = ROOT) -> list[Path]:
     shutil.rmtree(target, ignore_errors=True)
     copies = []
     config = json.loads((source / "manifest.json").read_text(encoding="utf-8"))["config"]
-    shown = (PICTURES,) if config["cohort"]["source"] == "phantom" else ()
+    shown = PICTURES if config["cohort"]["source"] == "phantom" else ()
     for pattern in (*SMALL, *shown):
         for path in sorted(source.glob(pattern)):
             copy = target / path.relative_to(source)

@@ -19,10 +19,8 @@ from workflow.files import written_aside
 from workflow.geometry import index_map, warp
 from workflow.images import read_image
 from workflow.referee.boxplot import UNDATED
-from workflow.referee.metrics import determinant, jacobian, warp_labels
-
-GRID_STEP = 6  # voxels between the lines of the deformation grid
-CONTOURS = ("#56B4E9", "#E69F00", "#CC79A7", "#009E73")
+from workflow.referee.metrics import warp_labels
+from workflow.referee.slices import best_slice, draw_contours, draw_grid, draw_image
 
 
 def draw_check(
@@ -89,7 +87,7 @@ def _draw_panels(
     mapping = index_map(field, volumes[1])
     warped_label = warp_labels(moving_label, mapping)
     values = [structure["value"] for structure in structures]
-    cut = int(np.isin(fixed_label, values).sum(axis=(0, 1)).argmax())
+    cut = best_slice(fixed_label, values)
     aspect = field.GetSpacing()[2] / field.GetSpacing()[1]
 
     panels = (
@@ -101,19 +99,7 @@ def _draw_panels(
     )
     for axis, (name, volume, label) in zip(axes, panels, strict=True):
         axis.set_title(name)
-        axis.imshow(volume[:, :, cut], cmap="gray", vmin=0, vmax=1, origin="lower", aspect=aspect)
-        for value, colour in zip(values, CONTOURS * len(values), strict=False):
-            mask = label is not None and label[:, :, cut] == value
-            if np.any(mask):
-                axis.contour(mask, levels=[0.5], colors=[colour], linewidths=0.9)
-    _draw_grid(axes[3], mapping, cut)
-
-
-def _draw_grid(axis: plt.Axes, mapping: np.ndarray, cut: int) -> None:
-    """Draw the lines of equal moving y and z over the slice, and mark folded voxels in red."""
-    _, y, z = mapping[:, :, :, cut]
-    for component in (y, z):
-        levels = np.arange(np.floor(component.min()), component.max(), GRID_STEP)
-        axis.contour(component, levels=levels, colors="yellow", linewidths=0.5, linestyles="solid")
-    folded = determinant(jacobian(mapping))[:, :, cut] < 0
-    axis.contourf(folded, levels=[0.5, 1.5], colors=["red"], alpha=0.7)
+        draw_image(axis, volume, cut, aspect)
+        if label is not None:
+            draw_contours(axis, label, cut, values)
+    draw_grid(axes[3], mapping, cut)

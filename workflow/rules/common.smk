@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 from workflow.contract.sources import sources
 from workflow.data.training import manifest_rows, read_scan
 from workflow.errors import BenchmarkError
+from workflow.examples import example_figures
 from workflow.run import load_run
 
 try:
@@ -21,6 +22,7 @@ except BenchmarkError as error:
 FOLDER = RUN.folder
 REGISTER_SCRIPT = "../../workflow/scripts/register.py"
 ENVIRONMENT = "../../environment.yml"
+EXAMPLES = example_figures(RUN)
 METHOD_RULES = sorted({f"baselines/{method.folder}/rule.smk" for method in RUN.methods.values()})
 
 
@@ -179,6 +181,29 @@ def check_input(wildcards):
     }
 
 
+def example_column(example):
+    """What an example figure needs of one registration."""
+    _, fixed, moving = example.pair
+    affine = example.affine
+    return {
+        "title": example.title,
+        "fixed": fixed,
+        "moving": moving,
+        "images": [RUN.image(fixed), RUN.image(moving)],
+        "labels": [RUN.label(fixed), RUN.label(moving)],
+        "fields": RUN.fields(example.method, RUN.shard_of(example.method, example.pair)),
+        "affine": affine and RUN.fields(affine, RUN.shard_of(affine, example.pair)),
+    }
+
+
+def example_files(wildcards):
+    """Files that an example figure is made from."""
+    columns = [example_column(example) for example in EXAMPLES[wildcards.number].columns]
+    fields = [column[kind] for column in columns for kind in ("fields", "affine") if column[kind]]
+    images = [path for column in columns for path in (*column["images"], *column["labels"])]
+    return {"fields": list(dict.fromkeys(fields)), "images": list(dict.fromkeys(images))}
+
+
 def lift_default_job_limit():
     """Take off Snakemake's default limit of 100 new jobs a second, which jobs here never meet.
 
@@ -212,6 +237,7 @@ def final_outputs():
             "figure7",
             "figure9",
             "ranking",
+            *(f"examples/figure{number}" for number in EXAMPLES),
             *filter(config["curves"].get, config["curves"]),
         )
         for suffix in ("png", "pdf")

@@ -35,6 +35,36 @@ rule make_curves:
         "../scripts/make_curves.py"
 
 
+rule make_examples:
+    input:
+        fields=lambda wildcards: example_files(wildcards)["fields"],
+        images=lambda wildcards: example_files(wildcards)["images"],
+        code=code("referee/examples", "referee/slices", "referee/metrics"),
+        style="matplotlibrc",
+    output:
+        png=report(
+            f"{FOLDER}/figures/examples/figure{{number}}.png",
+            caption="../report/examples.rst",
+            category="Examples",
+            labels={"figure": "Figure {number}"},
+        ),
+        pdf=f"{FOLDER}/figures/examples/figure{{number}}.pdf",
+    log:
+        f"{FOLDER}/logs/make_examples/figure{{number}}.log",
+    wildcard_constraints:
+        number="|".join(EXAMPLES),
+    conda:
+        ENVIRONMENT
+    params:
+        columns=lambda wildcards: [
+            example_column(example) for example in EXAMPLES[wildcards.number].columns
+        ],
+        rows=lambda wildcards: EXAMPLES[wildcards.number].rows,
+        structures=config["labels"]["structures"],
+    script:
+        "../scripts/make_examples.py"
+
+
 rule make_figure9:
     input:
         code=[*code("referee/curves"), "avsm/affine.py"],

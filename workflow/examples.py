@@ -1,0 +1,75 @@
+"""Which registrations the example figures show: the first pairs, chosen before the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from workflow.data.pairs import Couple
+from workflow.run import Run
+
+AVSM, AFFINE, ASYMMETRIC = "avsm-3step", "affine-net", "ablation-8"
+ALL_ROWS = (
+    "moving", "fixed", "warped", "grid", "affine", "moving labels", "fixed labels", "warped labels",
+)  # fmt: skip
+MAP_ROWS = ("moving", "fixed", "warped", "grid")
+FEW, MORE = 2, 3  # pairs of each task in Figures 4 and 14
+
+
+@dataclass(frozen=True)
+class Example:
+    """One registration to show; `affine` is the method that shows its affine part, if any."""
+
+    title: str
+    method: str
+    pair: Couple
+    affine: str | None = None
+
+
+@dataclass(frozen=True)
+class ExampleFigure:
+    """A figure: a column for each registration."""
+
+    rows: tuple[str, ...]
+    columns: tuple[Example, ...]
+
+
+def example_figures(run: Run) -> dict[str, ExampleFigure]:
+    """Return the example figures that the run's methods allow, by their number in the paper.
+
+    4 and 14: AVSM on the first pairs of each task, and on the next. 6: with and without the
+    symmetric loss (`config/ablation.yaml`). 12 and 13: six vSVF steps, and one case over all steps
+    (`config/steps.yaml`).
+    """
+    by_task = {task: [pair for pair in run.couples if pair[0] == task] for task in run.tasks}
+    few = [pair for pairs in by_task.values() for pair in pairs[:FEW]]
+    more = [pair for pairs in by_task.values() for pair in pairs[FEW : FEW + MORE]]
+    one = by_task[run.tasks[-1]][0]  # the harder task's first
+    steps = run.config["curves"]["figure8"]
+    affine = AFFINE if AFFINE in run.methods else None
+    rows = ALL_ROWS if affine else tuple(row for row in ALL_ROWS if row != "affine")
+    figures = {}
+    if AVSM in run.methods:
+        for number, pairs in (("4", few), ("14", more)):
+            columns = tuple(Example(_name(pair), AVSM, pair, affine) for pair in pairs)
+            figures[number] = ExampleFigure(rows, columns)
+    if {AVSM, ASYMMETRIC} <= set(run.methods):
+        columns = (
+            Example("with symmetric loss", AVSM, one),
+            Example("without", ASYMMETRIC, one),
+        )
+        figures["6"] = ExampleFigure(MAP_ROWS, columns)
+    if steps:
+        last = tuple(Example(_name(pair), steps[-1], pair) for pair in few)
+        figures["12"] = ExampleFigure(MAP_ROWS, last)
+        columns = tuple(
+            Example(f"{number} step(s)", method, one, affine)
+            for number, method in enumerate(steps, start=1)
+        )
+        figures["13"] = ExampleFigure(rows, columns)
+    return {number: figure for number, figure in figures.items() if figure.columns}
+
+
+def _name(pair: Couple) -> str:
+    """Return a column's title."""
+    task, fixed, moving = pair
+    return f"{task}\n{moving}\nto {fixed}"
