@@ -106,6 +106,7 @@ def test_a_variant_is_a_row_of_its_own(project):
 def test_failures_are_counted_and_explained(project):
     metrics = pd.read_csv(project.results / "tables/metrics.csv")
     own = metrics[(metrics["method"] == "failing") & (metrics["label"] == "mean")]
+    own = own[own["metric"] == "dice"]
     assert len(own) == 4 and own["value"].isna().sum() == 2
     assert set(own["reason"].dropna()) == {"RuntimeError: no overlap between the images"}
     table = (project.results / "tables/table1.md").read_text(encoding="utf-8")
@@ -189,7 +190,7 @@ def test_the_manifest_names_versions_and_settings(project):
     assert manifest["versions"]["reg_aladin"].startswith("1.5")
     assert {"python", "antspyx", "simpleitk"} <= set(manifest["versions"])
     assert manifest["seed"] == manifest["config"]["seed"] == 2019
-    assert [method["id"] for method in manifest["methods"]][-1] == "failing"
+    assert [method["id"] for method in manifest["methods"]][-1] == "before-in-mm"
     trained = {training["network"]: training for training in manifest["trainings"]}
     assert {"affine", "momentum"} <= set(trained)
     assert trained["affine"]["steps"] == 3 and trained["affine"]["pairs"] == "both"
@@ -205,7 +206,8 @@ def test_a_changed_network_parameter_reruns_what_builds_on_it(project):
     project.configure("changed", **config)
     done = project.run("--configfile", "changed.yaml", "-n")
     assert "network=momentum" in done.output and "register_avsm-3step" in done.output
-    for other in ("network=affine", "register_affine-net", "register_demons", "preprocess"):
+    # affine-net registers again too: Figure 4 shows its fields beside AVSM's, and they are temporary.
+    for other in ("network=affine", "register_demons", "preprocess"):
         assert other not in done.output
 
 
