@@ -206,7 +206,7 @@ def test_a_changed_network_parameter_reruns_what_builds_on_it(project):
     project.configure("changed", **config)
     done = project.run("--configfile", "changed.yaml", "-n")
     assert "network=momentum" in done.output and "register_avsm-3step" in done.output
-    # affine-net registers again too: Figure 4 shows its fields beside AVSM's, and they are temporary.
+    # affine-net registers again too: Figure 4 shows its fields, which are temporary.
     for other in ("network=affine", "register_demons", "preprocess"):
         assert other not in done.output
 
