@@ -149,8 +149,8 @@ def notes(comparisons: Mapping[str, Comparison]) -> list[str]:
         "patients, not pairs. Hardest: mean of the 30 % of the pairs that were worst before "
         "registration.",
         "Worse than before: pairs that failed or have less Dice than before registration.",
-        "Target error (phantom alone): of points of the structures, whose true place is known. HD95, "
-        "ASSD: mean of the structures. There and back: by how much both directions together "
+        "Target error (phantom alone): of points of the structures, whose true place is known. "
+        "HD95, ASSD: mean of the structures. There and back: by how much both directions together "
         "miss the start. SDlogJ, determinants and folded volume: of the composed map.",
         "Rank: mean over the pairs, with its 95 % interval. Failed registrations count as none.",
     ]
