@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from workflow.files import written_aside
+from workflow.referee.figure import save_figure
 from workflow.referee.tidy import PAIR, pair_values
 
 # The paper's colours, in shades that colour-blind readers can tell apart (Okabe and Ito 2008).
 TASK_COLOURS = {"longitudinal": "#009E73", "cross-subject": "#E69F00"}
-# Dates in a file would make equal figures differ.
-UNDATED = {".pdf": {"CreationDate": None}, ".png": {"Creation Time": None}}
 
 
 @dataclass(frozen=True)
@@ -70,10 +63,7 @@ def draw_boxplot(number: str, values: pd.DataFrame, style: str, paths: Sequence[
         else:
             axes.set_axis_off()
             axes.text(0.5, 0.5, "no finite values", ha="center", transform=axes.transAxes)
-        for path in paths:
-            with written_aside(path) as aside:
-                figure.savefig(aside, metadata=UNDATED[Path(path).suffix])
-        plt.close(figure)
+        save_figure(figure, paths)
 
 
 def _draw(axes: plt.Axes, plot: Plot, values: pd.DataFrame, shown: Sequence[str]) -> None:

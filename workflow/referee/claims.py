@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from workflow.referee.render import MISSING
-from workflow.referee.statistics import interval, resample
-from workflow.referee.tidy import pair_values
+from workflow.referee.render import MISSING, signed
+from workflow.referee.statistics import interval_of
+from workflow.referee.tidy import SCANS, pair_values
 
 SUPPORTED, CONTRADICTED, OPEN, ABSENT = "supported", "contradicted", "not decided", "not tested"
 UNITS = {"dice": "Dice points", "symmetry": "of the symmetry measure", "folds": "folds"}
@@ -40,7 +40,7 @@ def judge(
     for claim in claims:
         for task in [task for task in claim["tasks"] if task in tasks]:
             own = pairs[pairs["task"] == task]
-            wide = own.pivot(index=["fixed", "moving"], columns="method", values=claim["measure"])
+            wide = own.pivot(index=SCANS, columns="method", values=claim["measure"])
             other = _best_other(wide, methods) if claim["b"] == "best" else claim["b"]
             row = {"claim": claim["claim"], "task": task, "measure": claim["measure"]}
             row |= {"a": claim["a"], "b": other, "expect": claim["expect"]}
@@ -67,11 +67,7 @@ def _best_other(wide: pd.DataFrame, methods: Sequence[dict]) -> str | None:
 def _difference(values: pd.Series, patients: Mapping[str, str], seed: int) -> dict[str, float]:
     """Return the mean of differences and its interval."""
     known = values[np.isfinite(values)]
-    if known.empty:
-        return dict.fromkeys(("difference", "low", "high"), float("nan"))
-    levels = (known.index.get_level_values(name) for name in ("fixed", "moving"))
-    scans = [level.map(patients).to_numpy() for level in levels]
-    low, high = interval(known.to_numpy(), resample(*scans, seed))
+    low, high = interval_of(known, patients, seed)
     return {"difference": float(known.mean()), "low": low, "high": high}
 
 
@@ -96,8 +92,8 @@ def formatted(table: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
         text = MISSING
         if row["verdict"] != ABSENT:
             a, b = (labels[row[side]] for side in "ab")
-            limits = "" if pd.isna(row["low"]) else f" [{row['low']:+.1f}, {row['high']:+.1f}]"
-            text = f"{a} against {b}: {row['difference']:+.1f}{limits} {UNITS[row['measure']]}"
+            difference = signed(row["difference"], row["low"], row["high"])
+            text = f"{a} against {b}: {difference} {UNITS[row['measure']]}"
         rows.append(
             {
                 "The paper says": row["claim"],

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from workflow.files import written_aside
-from workflow.referee.boxplot import TASK_COLOURS, UNDATED
-from workflow.referee.statistics import interval, resample
-from workflow.referee.tidy import pair_values
+from workflow.referee.boxplot import TASK_COLOURS
+from workflow.referee.figure import save_figure
+from workflow.referee.statistics import interval_of
+from workflow.referee.tidy import SCANS, pair_values
 
 # What each figure shows, with the axis' title, and what is counted.
 PANELS = {
@@ -48,12 +43,9 @@ def curve_values(
         for steps, method in enumerate(methods, start=1):
             own = pairs[(pairs["method"] == method) & (pairs["task"] == task)]
             for measure in PANELS[number]:
-                known = own[own[measure].notna()]
-                scans = (known[name].map(patients).to_numpy() for name in ("fixed", "moving"))
-                limits = (float("nan"),) * 2
-                if len(known):
-                    limits = interval(known[measure].to_numpy(), resample(*scans, seed))
-                rows.append((task, measure, steps, method, known[measure].mean(), *limits))
+                known = own.set_index(SCANS)[measure].dropna()
+                limits = interval_of(known, patients, seed)
+                rows.append((task, measure, steps, method, known.mean(), *limits))
     columns = ["task", "measure", "steps", "method", "mean", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -65,7 +57,7 @@ def draw_weight(weights: pd.DataFrame, style: str, paths: Sequence[str]) -> None
         axes.plot(weights["epoch"], weights["lambda_ar"], color="0.25")
         axes.set(xlabel="epoch", ylabel=r"weight of affine regularisation, $\lambda_{ar}$")
         axes.set_ylim(bottom=0)
-        _save(figure, paths)
+        save_figure(figure, paths)
 
 
 def draw_curves(number: str, values: pd.DataFrame, style: str, paths: Sequence[str]) -> None:
@@ -87,12 +79,4 @@ def draw_curves(number: str, values: pd.DataFrame, style: str, paths: Sequence[s
             if measure == "folds":  # intervals of counts may reach below none
                 ax.set_ylim(0, max(1.0, ax.get_ylim()[1]))
         axes[0, 0].legend()
-        _save(figure, paths)
-
-
-def _save(figure: plt.Figure, paths: Sequence[str]) -> None:
-    """Save a figure to every path, and close it."""
-    for path in paths:
-        with written_aside(path) as aside:
-            figure.savefig(aside, metadata=UNDATED[Path(path).suffix])
-    plt.close(figure)
+        save_figure(figure, paths)

@@ -5,19 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import SimpleITK as sitk
 
 from workflow.contract.shard import field_path
-from workflow.files import written_aside
 from workflow.geometry import index_map, warp
 from workflow.images import read_image
-from workflow.referee.boxplot import UNDATED
+from workflow.referee.figure import save_figure
 from workflow.referee.metrics import warp_labels
 from workflow.referee.slices import best_slice, draw_grid, draw_image, draw_labels
 
@@ -61,10 +56,7 @@ def draw_examples(
             _draw_column(axes[:, place], column, rows, values)
         for row, axis in zip(rows, axes[:, 0], strict=True):
             axis.set_ylabel(ROWS[row])
-        for path in paths:
-            with written_aside(path) as aside:
-                figure.savefig(aside, dpi=110, metadata=UNDATED[Path(path).suffix])
-        plt.close(figure)
+        save_figure(figure, paths, dpi=110)
 
 
 def _draw_column(

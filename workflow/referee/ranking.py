@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from workflow.files import written_aside
-from workflow.referee.boxplot import TASK_COLOURS, UNDATED
+from workflow.referee.boxplot import TASK_COLOURS
+from workflow.referee.figure import save_figure
 from workflow.referee.statistics import LEVEL, Ranks
 
 
@@ -77,10 +72,7 @@ def draw_ranking(table: pd.DataFrame, style: str, paths: Sequence[str]) -> None:
             axes = [[]]
         for ax, task in zip(axes[0], tasks, strict=True):
             _draw_panel(ax, task, table[table["task"] == task])
-        for path in paths:
-            with written_aside(path) as aside:
-                figure.savefig(aside, metadata=UNDATED[Path(path).suffix])
-        plt.close(figure)
+        save_figure(figure, paths)
 
 
 def _draw_panel(axes: plt.Axes, task: str, table: pd.DataFrame) -> None:

@@ -19,6 +19,12 @@ def number(value: float, digits: int) -> str:
     return MISSING if pd.isna(value) else f"{value:.{digits}f}"
 
 
+def signed(difference: float, low: float, high: float) -> str:
+    """Format a difference with its sign and, where it is known, its interval."""
+    limits = "" if pd.isna(low) else f" [{low:+.1f}, {high:+.1f}]"
+    return f"{difference:+.1f}{limits}"
+
+
 def markdown(text: pd.DataFrame, notes: Sequence[str]) -> str:
     """Return a table of text in Markdown with its notes."""
     lines = [

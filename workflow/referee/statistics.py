@@ -10,12 +10,15 @@ for few patients; where pairs are fewer than patients, as when no two share one,
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
+
+from workflow.referee.tidy import SCANS
 
 DRAWS = 4000
 LEVEL = 0.05  # of tests; intervals cover the rest
@@ -84,6 +87,22 @@ def interval(values: np.ndarray, resampling: Resampling) -> tuple[float, float]:
     """Return the 95 % interval of a mean over pairs; NaN if there is one unit."""
     half = resampling.factor() * float(resampling.error(values))
     return float(values.mean() - half), float(values.mean() + half)
+
+
+def patients_of(pairs: pd.MultiIndex, patients: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the patients of the fixed and of the moving scans of pairs `(fixed, moving)`."""
+    fixed, moving = (pairs.get_level_values(name).map(patients).to_numpy() for name in SCANS)
+    return fixed, moving
+
+
+def interval_of(values: pd.Series, patients: Mapping[str, str], seed: int) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of values by `(fixed, moving)`; NaN without any.
+
+    `patients` gives the patient of each scan.
+    """
+    if values.empty:
+        return float("nan"), float("nan")
+    return interval(values.to_numpy(), resample(*patients_of(values.index, patients), seed))
 
 
 def compare(dice: pd.DataFrame, resampling: Resampling) -> pd.DataFrame:

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from workflow.referee.render import MISSING, number
-from workflow.referee.statistics import interval, resample
+from workflow.referee.render import MISSING, number, signed
+from workflow.referee.statistics import interval_of
 from workflow.referee.table3 import Comparison
+from workflow.referee.tidy import SCANS
 
 # Parts of the method, in the order of the paper's columns.
 PARTS = (
@@ -57,19 +58,14 @@ def _of_task(
     comparison: Comparison, method: str, above: str | None, patients: Mapping[str, str], seed: int
 ) -> dict[str, float | bool]:
     """Return one row's numbers of one task; failed registrations count as none."""
-    pairs = comparison.pairs.pivot(
-        index=["fixed", "moving"], columns="method", values="dice_or_before"
-    )
-    before = comparison.pairs.groupby(["fixed", "moving"])["before"].first()
+    pairs = comparison.pairs.pivot(index=SCANS, columns="method", values="dice_or_before")
+    before = comparison.pairs.groupby(SCANS)["before"].first()
     own = pairs[method]
     result = {"dice": own.mean(), "fails": bool(own.mean() <= before.mean())}
     if above is None:
         return result | {"gain": np.nan, "low": np.nan, "high": np.nan}
     gain = (own - pairs[above]).dropna()
-    scans = (
-        gain.index.get_level_values(name).map(patients).to_numpy() for name in pairs.index.names
-    )
-    low, high = interval(gain.to_numpy(), resample(*scans, seed)) if len(gain) else (np.nan,) * 2
+    low, high = interval_of(gain, patients, seed)
     return result | {"gain": gain.mean(), "low": low, "high": high}
 
 
@@ -93,8 +89,7 @@ def _better(row: pd.Series, task: str) -> str:
     gain, low, high = (row[f"{task} {key}"] for key in ("gain", "low", "high"))
     if pd.isna(gain):
         return MISSING
-    limits = "" if pd.isna(low) else f" [{low:+.1f}, {high:+.1f}]"
-    return f"{YES if gain > 0 else NO} {gain:+.1f}{limits}"
+    return f"{YES if gain > 0 else NO} {signed(gain, low, high)}"
 
 
 def notes(trainings: Sequence[str]) -> list[str]:

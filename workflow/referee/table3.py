@@ -9,8 +9,16 @@ import numpy as np
 import pandas as pd
 
 from workflow.referee.render import MISSING, number
-from workflow.referee.statistics import Ranks, Resampling, compare, interval, rank, resample
-from workflow.referee.tidy import pair_values
+from workflow.referee.statistics import (
+    Ranks,
+    Resampling,
+    compare,
+    interval_of,
+    patients_of,
+    rank,
+    resample,
+)
+from workflow.referee.tidy import SCANS, pair_values
 
 HARDEST = 0.3  # of the pairs, by Dice before registration
 PRINTED = {  # mean of a measure: its title and digits in the printed table
@@ -68,16 +76,25 @@ def gather(
     pairs = pair_values(metrics)
     pairs = pairs[pairs["task"] == task].copy()
     controls = [method["id"] for method in methods if method["kind"] == "control"]
-    before = pairs[pairs["method"].isin(controls)].groupby(["fixed", "moving"])["dice"].first()
-    keys = pd.MultiIndex.from_frame(pairs[["fixed", "moving"]])
+    before = pairs[pairs["method"].isin(controls)].groupby(SCANS)["dice"].first()
+    keys = pd.MultiIndex.from_frame(pairs[SCANS])
     pairs["before"] = before.reindex(keys).to_numpy()
     pairs["dice_or_before"] = pairs["dice"].fillna(pairs["before"])
-    wide = pairs.pivot(index=["fixed", "moving"], columns="method", values="dice_or_before")
+    wide = pairs.pivot(index=SCANS, columns="method", values="dice_or_before")
     wide = wide[[m["id"] for m in methods if m["id"] not in controls and m["id"] in wide]].dropna()
-    fixed, moving = (
-        wide.index.get_level_values(name).map(patients).to_numpy() for name in ("fixed", "moving")
-    )
+    fixed, moving = patients_of(wide.index, patients)
     return Comparison(pairs, wide, fixed, moving, resample(fixed, moving, seed))
+
+
+def gather_tasks(
+    metrics: pd.DataFrame,
+    methods: Sequence[dict],
+    tasks: Sequence[str],
+    patients: Mapping[str, str],
+    seed: int,
+) -> dict[str, Comparison]:
+    """Bring the scores of each task together, see `gather`."""
+    return {task: gather(metrics, methods, task, patients, seed) for task in tasks}
 
 
 def summarise(
@@ -99,10 +116,7 @@ def summarise(
         own = comparison.pairs[comparison.pairs["method"] == method["id"]]
         scored, succeeded = own[own["dice"].notna()], own[own["reason"] == ""]
         row: dict[str, object] = {"method": method["label"], "dice": scored["dice"].mean()}
-        if len(scored):
-            scans = (scored[name].map(patients).to_numpy() for name in ("fixed", "moving"))
-            limits = interval(scored["dice"].to_numpy(), resample(*scans, seed))
-            row |= dict(zip(("low", "high"), limits, strict=True))
+        row["low"], row["high"] = interval_of(scored.set_index(SCANS)["dice"], patients, seed)
         row["hardest"] = _hardest(own)
         judged = own[own["before"].notna() & ((own["reason"] != "") | own["dice"].notna())]
         worse = (judged["reason"] != "") | (judged["dice"] < judged["before"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 COLUMNS = ["method", "task", "fixed", "moving", "label", "metric", "value", "reason"]
-PAIR = ["method", "task", "fixed", "moving"]
+SCANS = ["fixed", "moving"]
+PAIR = ["method", "task", *SCANS]
 MEAN = "mean"  # label of the mean over the structures
 WHOLE = "all"  # label of what measures the whole map
 

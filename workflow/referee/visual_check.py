@@ -6,19 +6,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import SimpleITK as sitk
 
 from workflow.contract.shard import field_path
-from workflow.files import written_aside
 from workflow.geometry import index_map, warp
 from workflow.images import read_image
-from workflow.referee.boxplot import UNDATED
+from workflow.referee.figure import save_figure
 from workflow.referee.metrics import warp_labels
 from workflow.referee.slices import best_slice, draw_contours, draw_grid, draw_image
 
@@ -45,9 +40,7 @@ def draw_check(
     """
     with plt.rc_context(fname=style):
         figure = _check_figure(pair, title, [*images, *labels], Path(fields), structures)
-        with written_aside(path) as aside:
-            figure.savefig(aside, dpi=110, metadata=UNDATED[".png"])
-        plt.close(figure)
+        save_figure(figure, [path], dpi=110)
 
 
 def _check_figure(

@@ -32,7 +32,7 @@ rule evaluate:
 rule visual_check:
     input:
         unpack(check_input),
-        code=code("referee/visual_check", "referee/metrics"),
+        code=code("referee/visual_check", "referee/slices", "referee/figure", "referee/metrics"),
         style="matplotlibrc",
     output:
         report(

@@ -11,7 +11,13 @@ localrules:
 rule make_curves:
     input:
         metrics=f"{FOLDER}/tables/metrics.csv",
-        code=code("referee/curves", "referee/boxplot", "referee/statistics", "referee/tidy"),
+        code=code(
+            "referee/curves",
+            "referee/boxplot",
+            "referee/figure",
+            "referee/statistics",
+            "referee/tidy",
+        ),
         style="matplotlibrc",
     output:
         png=report(
@@ -39,7 +45,7 @@ rule make_examples:
     input:
         fields=lambda wildcards: example_files(wildcards)["fields"],
         images=lambda wildcards: example_files(wildcards)["images"],
-        code=code("referee/examples", "referee/slices", "referee/metrics"),
+        code=code("referee/examples", "referee/slices", "referee/figure", "referee/metrics"),
         style="matplotlibrc",
     output:
         png=report(
@@ -67,7 +73,7 @@ rule make_examples:
 
 rule make_figure9:
     input:
-        code=[*code("referee/curves"), "avsm/affine.py"],
+        code=[*code("referee/curves", "referee/figure"), "avsm/affine.py"],
         style="matplotlibrc",
     output:
         png=report(
@@ -89,7 +95,7 @@ rule make_figure9:
 rule make_ranking:
     input:
         metrics=f"{FOLDER}/tables/metrics.csv",
-        code=[*STATISTICS, "workflow/referee/ranking.py"],
+        code=[*STATISTICS, *code("referee/ranking", "referee/boxplot", "referee/figure")],
         style="matplotlibrc",
     output:
         png=report(
@@ -113,7 +119,7 @@ rule make_ranking:
 rule make_boxplot:
     input:
         metrics=f"{FOLDER}/tables/metrics.csv",
-        code=code("referee/boxplot", "referee/tidy"),
+        code=code("referee/boxplot", "referee/figure", "referee/tidy"),
         style="matplotlibrc",
     output:
         png=report(

@@ -9,11 +9,10 @@ from workflow.referee.tidy import read_metrics
 start_log(snakemake.log[0])
 metrics = read_metrics(snakemake.input.metrics)
 params, output = snakemake.params, snakemake.output
-ranks, comparisons = {}, {}
-for task in params.tasks:
-    found = table3.gather(metrics, params.methods, task, params.patients, params.seed)
-    if found.dice.size:
-        ranks[task], comparisons[task] = found.rank(), found.compare()
+gathered = table3.gather_tasks(metrics, params.methods, params.tasks, params.patients, params.seed)
+usable = {task: found for task, found in gathered.items() if found.dice.size}
+ranks = {task: found.rank() for task, found in usable.items()}
+comparisons = {task: found.compare() for task, found in usable.items()}
 labels = {method["id"]: method["label"] for method in params.methods}
 table = ranking_table(ranks, comparisons, labels)
 write_text(output.csv, table.to_csv(index=False))

@@ -14,10 +14,9 @@ from workflow.referee.tidy import read_metrics
 start_log(snakemake.log[0])
 metrics = read_metrics(snakemake.input.metrics)
 params, output = snakemake.params, snakemake.output
-comparisons = {
-    task: table3.gather(metrics, params.methods, task, params.patients, params.seed)
-    for task in params.tasks
-}
+comparisons = table3.gather_tasks(
+    metrics, params.methods, params.tasks, params.patients, params.seed
+)
 paper = pd.read_csv(snakemake.input.paper)
 table = table2.summarise(params.rows, comparisons, params.patients, paper, params.seed)
 trainings = [

@@ -10,10 +10,9 @@ from workflow.referee.tidy import read_metrics
 start_log(snakemake.log[0])
 metrics = read_metrics(snakemake.input.metrics)
 params, output = snakemake.params, snakemake.output
-comparisons = {
-    task: table3.gather(metrics, params.methods, task, params.patients, params.seed)
-    for task in params.tasks
-}
+comparisons = table3.gather_tasks(
+    metrics, params.methods, params.tasks, params.patients, params.seed
+)
 tables = {
     task: table3.summarise(comparison, params.methods, params.patients, params.seed)
     for task, comparison in comparisons.items()
