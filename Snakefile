@@ -4,6 +4,8 @@ from snakemake.utils import min_version
 min_version("9.0")
 
 
+configfile: "config/ablation.yaml"
+configfile: "config/steps.yaml"
 configfile: "config.yaml"
 
 

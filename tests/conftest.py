@@ -1,6 +1,7 @@
 """Small images on awkward grids that many tests share."""
 
 import copy
+import re
 from pathlib import Path
 
 import numpy as np
@@ -49,12 +50,33 @@ def blobs(grid, shift_mm=(0, 0, 0), seed=0, number=9, width=(0.13, 0.2)):
     return image
 
 
+def merge(base, change):
+    """Merge as Snakemake does: mappings deeply, everything else replaced."""
+    merged = copy.deepcopy(base)
+    for key, value in change.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
 @pytest.fixture(scope="session")
 def _default_config():
-    return yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+    """The configuration files that the Snakefile reads, in its order."""
+    snakefile = (ROOT / "Snakefile").read_text(encoding="utf-8")
+    config = {}
+    for name in re.findall(r'^configfile: "(.+)"', snakefile, re.MULTILINE):
+        config = merge(config, yaml.safe_load((ROOT / name).read_text(encoding="utf-8")))
+    return config
 
 
 @pytest.fixture
 def config(_default_config):
     """The default configuration, free to change."""
     return copy.deepcopy(_default_config)
+
+
+@pytest.fixture
+def plain_config(config):
+    """The default configuration without variants and the tables and figures of them."""
+    none = {"methods": {}, "networks": {}}
+    return config | {"variants": none, "table2": [], "curves": {"figure8": [], "figure10": []}}

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from workflow.config import TASKS, check_config
-from workflow.contract.methods import Method, check_requirements, load_methods
+from workflow.contract.methods import Method, available_methods, check_requirements, load_methods
 from workflow.contract.networks import Network, load_networks
 from workflow.data.cohort import Scan, load_cohort
 from workflow.data.pairs import (
@@ -145,9 +145,20 @@ class Run:
         return f"{self.folder}/registrations/{method}/{shard}/outcomes.json"
 
 
+def _without_absent(config: dict[str, Any]) -> dict[str, Any]:
+    """Leave out Table 2 and the curves where the run does without a method of Table 1 in them."""
+    absent = {*available_methods()} - {*config["methods"]}
+    rows, curves = config["table2"], config["curves"]
+    return config | {
+        "table2": [] if absent & {row["method"] for row in rows} else rows,
+        "curves": {name: [] if absent & {*steps} else steps for name, steps in curves.items()},
+    }
+
+
 def load_run(config: dict[str, Any]) -> Run:
     """Check everything that can be checked without reading an image; see `BenchmarkError`."""
     check_config(config)
+    config = _without_absent(config)
     methods = load_methods(config)
     networks = load_networks(config, methods.values())
     check_requirements([*methods.values(), *networks.values()], config["program_folders"])
@@ -156,7 +167,7 @@ def load_run(config: dict[str, Any]) -> Run:
     scans = load_cohort(config, {name for _, *names in listed for name in names})
     run = Run(config, scans, select_couples(scans, config, listed), methods, networks)
     if networks:
-        learned = [name for name, method in methods.items() if method.networks]
+        learned = [m.folder for m in methods.values() if m.networks]  # without variants' names
         mirrored = config["preprocessing"]["mirror_left"]
-        check_training(training_scans(scans), run.tasks, mirrored, learned)
+        check_training(training_scans(scans), run.tasks, mirrored, list(dict.fromkeys(learned)))
     return run

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import yaml
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, merge
 from workflow.config import check_config
 from workflow.contract.methods import (
     available_methods,
@@ -17,15 +17,6 @@ from workflow.contract.methods import (
 from workflow.contract.networks import load_networks
 from workflow.contract.programs import find_program, run_program
 from workflow.errors import ConfigError, ToolError
-
-
-def merge(base, change):
-    """Merge as Snakemake does: mappings deeply, everything else replaced."""
-    merged = copy.deepcopy(base)
-    for key, value in change.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = merge(merged[key], value) if both else value
-    return merged
 
 
 @pytest.mark.parametrize("name", ["config.yaml", *map(str, (ROOT / "config").glob("*.yaml"))])
@@ -96,27 +87,27 @@ def test_wrong_values(config, change, message):
         check_config(merge(config, change))
 
 
-def test_unknown_methods_are_named_with_the_nearest(config):
-    config["methods"] = ["identity", "sny"]
-    config["method_params"] = {"demosn": {}}
+def test_unknown_methods_are_named_with_the_nearest(plain_config):
+    plain_config["methods"] = ["identity", "sny"]
+    plain_config["method_params"] = {"demosn": {}}
     with pytest.raises(ConfigError) as caught:
-        load_methods(config)
+        load_methods(plain_config)
     assert "methods[1]: no method 'sny' (did you mean 'syn'?)" in str(caught.value)
     assert "method_params: no method 'demosn' (did you mean 'demons'?)" in str(caught.value)
 
 
-def test_wrong_method_parameters(config):
-    config["method_params"] = {"demons": {"iteratons": 5}, "syn": {"iterations": "100"}}
+def test_wrong_method_parameters(plain_config):
+    plain_config["method_params"] = {"demons": {"iteratons": 5}, "syn": {"iterations": "100"}}
     with pytest.raises(ConfigError) as caught:
-        load_methods(config)
+        load_methods(plain_config)
     assert "method_params.demons: unknown key 'iteratons' (did you mean" in str(caught.value)
     assert "method_params.syn: iterations: found '100', expected array" in str(caught.value)
 
 
-def test_parameters_are_defaults_with_changes(config):
-    config["method_params"] = {"demons": {"iterations": 7}}
-    config["shard_size"] = {"demons": 2}
-    method = load_methods(config)["demons"]
+def test_parameters_are_defaults_with_changes(plain_config):
+    plain_config["method_params"] = {"demons": {"iterations": 7}}
+    plain_config["shard_size"] = {"demons": 2}
+    method = load_methods(plain_config)["demons"]
     assert method.params["iterations"] == 7 and method.defaults["iterations"] == 500
     assert method.params["sigma"] == method.defaults["sigma"] == 1.2
     assert method.shard_size == 2
@@ -128,7 +119,7 @@ def test_method_folders_without_a_rule_or_with_an_underscore_are_no_methods():
     assert not {"_template", "tools"} & set(found)
 
 
-def test_missing_tools_are_all_named(tmp_path, config):
+def test_missing_tools_are_all_named(tmp_path, plain_config):
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "rule.smk").touch()
@@ -137,28 +128,28 @@ def test_missing_tools_are_all_named(tmp_path, config):
     )
     description["requires"] = {"modules": ["no_such_module"], "programs": ["no_such_program"]}
     (folder / "method.yaml").write_text(yaml.safe_dump(description))
-    config |= {"methods": ["mine"], "method_params": {}}
+    plain_config |= {"methods": ["mine"], "method_params": {}}
     with pytest.raises(ToolError) as caught:
-        check_requirements(load_methods(config, tmp_path).values(), [])
+        check_requirements(load_methods(plain_config, tmp_path).values(), [])
     assert "mine: Python module 'no_such_module' is not installed" in str(caught.value)
     assert "mine: program 'no_such_program' was found neither" in str(caught.value)
 
 
-def test_a_program_that_cannot_start_is_missing(tmp_path, config):
+def test_a_program_that_cannot_start_is_missing(tmp_path, plain_config):
     program = tmp_path / "reg_aladin"
     program.write_text("#!/bin/sh\necho 'libgomp.so.1: cannot open shared object file'; exit 127\n")
     program.chmod(0o755)
-    config |= {"methods": ["affine-niftyreg"]}
+    plain_config |= {"methods": ["affine-niftyreg"]}
     with pytest.raises(ToolError, match="apt-get install libgomp1"):
-        check_requirements(load_methods(config).values(), [str(tmp_path)])
+        check_requirements(load_methods(plain_config).values(), [str(tmp_path)])
 
 
-def test_two_methods_with_one_label(tmp_path, config):
+def test_two_methods_with_one_label(tmp_path, plain_config):
     for name in ("one", "two"):
         shutil.copytree(ROOT / "baselines/_template", tmp_path / name)
-    config |= {"methods": ["one", "two"], "method_params": {}}
+    plain_config |= {"methods": ["one", "two"], "method_params": {}}
     with pytest.raises(ConfigError, match=r"label 'My method' is that of baselines/one/.* and"):
-        load_methods(config, tmp_path)
+        load_methods(plain_config, tmp_path)
 
 
 def test_siblings_of_register_are_imported(tmp_path):

@@ -3,9 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
-from tests.conftest import ROOT
 from workflow.contract.methods import load_methods
 from workflow.referee.curves import curve_values, draw_curves
 from workflow.referee.tidy import COLUMNS, MEAN, WHOLE
@@ -46,9 +44,6 @@ def test_values_and_drawing(metrics, tmp_path):
 
 
 def test_configured_curves_count_their_steps(config):
-    steps = yaml.safe_load((ROOT / "config/steps.yaml").read_text(encoding="utf-8"))
-    config["variants"] = config["variants"] | steps["variants"] | {"networks": {}}
-    config["curves"] = steps["curves"]
     methods = load_methods(config)
     for figure, last in (("figure8", 6), ("figure10", 10)):
         found = [methods[name].params["steps"] for name in config["curves"][figure]]

@@ -62,3 +62,18 @@ def test_central_differences_miss_alternating_folds():
     mapping[0, :, :, 2:6:2] += 1.5
     assert regularity(mapping)["folds"] == 0
     assert folded_volume_percent(mapping) == pytest.approx(100 * 2 * 0.5 / 7)
+
+
+def test_parity_with_the_authors_package():
+    """Random folds away from the faces, where the package continues the map by its own rule.
+
+    It asks for old versions of numpy, but runs: pip install --no-deps digital-diffeomorphism.
+    """
+    package = pytest.importorskip("digital_diffeomorphism")
+    mapping = identity((12, 10, 14))
+    inner = (slice(None), slice(3, -3), slice(3, -3), slice(3, -3))
+    mapping[inner] += np.random.default_rng(1).normal(0, 0.8, mapping[inner].shape)
+    volume = package.ndv(mapping[::-1].transpose(1, 2, 3, 0).copy())[0]
+    cells = np.prod(np.subtract(mapping.shape[1:], 1))
+    assert folded_volume_percent(mapping) == pytest.approx(100 * volume / cells, rel=1e-5)
+    assert volume > 5

@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 import SimpleITK as sitk
-import yaml
 
-from tests.conftest import ROOT, blobs, oblique_grid
-from tests.unit.test_config import merge
+from tests.conftest import blobs, oblique_grid
 from workflow.contract.shard import field_path
 from workflow.examples import example_figures
 from workflow.geometry import vector_image
@@ -18,29 +16,28 @@ from workflow.run import load_run
 def test_figures_of_the_default_run_show_its_first_pairs(config):
     run = load_run(config)
     figures = example_figures(run)
-    assert set(figures) == {"4", "14"}
+    assert set(figures) == {"4", "6", "12", "13", "14"}
     shown = [example.pair for number in ("4", "14") for example in figures[number].columns]
     assert len(set(shown)) == len(shown) == 8  # of four a task, two and two
     assert all(pair in run.couples for pair in shown)
     assert figures["4"].columns[0].affine == "affine-net"
     for example in figures["4"].columns:
         assert example.pair in run.shards[example.method][run.shard_of("avsm-3step", example.pair)]
-
-
-def test_steps_and_ablation_bring_their_figures(config):
-    for name in ("steps", "ablation"):
-        text = (ROOT / f"config/{name}.yaml").read_text(encoding="utf-8")
-        config = merge(config, yaml.safe_load(text))
-    figures = example_figures(load_run(config))
-    assert set(figures) == {"4", "6", "12", "13", "14"}
     assert [example.method for example in figures["13"].columns] == config["curves"]["figure8"]
     assert len({example.pair for example in figures["13"].columns}) == 1
     assert {example.method for example in figures["12"].columns} == {"avsm-6"}
     assert [example.method for example in figures["6"].columns] == ["avsm-3step", "ablation-8"]
 
 
-def test_no_avsm_no_examples(config):
-    assert example_figures(load_run(config | {"methods": ["identity"]})) == {}
+def test_a_run_without_a_method_leaves_out_what_shows_it(config):
+    """Nobody who lists a few methods trains the networks of Table 2."""
+    run = load_run(config | {"methods": ["identity"]})
+    assert list(run.methods) == ["identity"] and not run.networks
+    assert example_figures(run) == {} and run.config["table2"] == []
+    without = load_run(config | {"methods": ["identity", "affine-net", "avsm-3step"]})
+    assert run.config["curves"] == {"figure8": [], "figure10": []}
+    assert len(without.config["table2"]) == 9 and without.config["curves"]["figure10"]
+    assert without.config["curves"]["figure8"] == []  # shows avsm-2step too
 
 
 @pytest.mark.parametrize("registered", [True, False])

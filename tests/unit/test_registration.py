@@ -118,8 +118,8 @@ def test_failures_are_counted_and_never_averaged(scans):
     assert "Mine: 1 pair(s) failed: RuntimeError: diverged badly" in lines
     assert "Mine: p 2 (default 1)." in lines
     assert any(note.endswith("cores. x, 1 thread.") for note in lines)
-    assert "| Mine | 50.00 (0.00) | 0 | 0 | 1/2 |" in render.markdown(text, lines)
-    tex = render.latex(text, ["50 % of [1] & more"])
+    assert "| Mine | 50.00 (0.00) | 0 | 0 | 1/2 |" in render.markdown({"": text}, lines)
+    tex = render.latex({"": text}, ["50 % of [1] & more"])
     assert r"Mine & 50.00 (0.00) & 0 & 0 & 1/2 &" in tex
     assert r"50 \% of {[}1{]} \& more \\" in tex
 

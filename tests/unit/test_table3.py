@@ -61,7 +61,9 @@ def test_numbers_of_the_table(comparison):
 
 def test_table_as_text(comparison):
     table = table3.summarise(comparison, METHODS, PATIENTS, 1)
-    text = render.markdown(table3.formatted(table), table3.notes({"longitudinal": comparison}))
+    text = render.markdown(
+        {"": table3.formatted(table)}, table3.notes({"longitudinal": comparison})
+    )
     assert "| Before | 25.00 [" in text and "| -- |\n| Good |" in text
     assert "| 1.0 [1.0, 1.0] |" in text
     assert "Longitudinal: 4 directed pairs, 4 independent of one another; the order when" in text

@@ -41,14 +41,14 @@ def test_needed_networks_come_first_each_once(config):
     assert "tools" not in available_networks()
 
 
-def test_faults_of_networks_are_all_named(tmp_path, config):
+def test_faults_of_networks_are_all_named(tmp_path, plain_config):
     for name, changes in {
         "one": {"needs": ["twoo"]}, "two": {"kind": "learned"}, "_hidden": {},
     }.items():  # fmt: skip
         write_network(tmp_path, name, **changes)
-    config["network_params"] = {"onne": {}, "one": {"preset": "smal"}}
+    plain_config["network_params"] = {"onne": {}, "one": {"preset": "smal"}}
     with pytest.raises(ConfigError) as caught:
-        load_networks(config, [method_with("one", "two", "three")], tmp_path)
+        load_networks(plain_config, [method_with("one", "two", "three")], tmp_path)
     message = str(caught.value)
     for part in (
         "network_params: no network 'onne' (did you mean 'one'?); available: one, two",
@@ -57,37 +57,37 @@ def test_faults_of_networks_are_all_named(tmp_path, config):
         "baselines/mine/method.yaml: networks: no network 'three'",
     ):
         assert part in message
-    config["network_params"] = {}
+    plain_config["network_params"] = {}
     with pytest.raises(ConfigError, match=r"one/network\.yaml: needs: no network 'twoo' \(did"):
-        load_networks(config, [method_with("one")], tmp_path)
+        load_networks(plain_config, [method_with("one")], tmp_path)
 
 
-def test_networks_in_a_circle_and_with_one_label(tmp_path, config):
-    config["network_params"] = {}
+def test_networks_in_a_circle_and_with_one_label(tmp_path, plain_config):
+    plain_config["network_params"] = {}
     write_network(tmp_path, "one", needs=["two"])
     write_network(tmp_path, "two", needs=["one"])
     with pytest.raises(ConfigError, match="one, two need one another in a circle"):
-        load_networks(config, [method_with("one")], tmp_path)
+        load_networks(plain_config, [method_with("one")], tmp_path)
     write_network(tmp_path, "three", label="one")
     with pytest.raises(ConfigError, match=r"label 'one' is that of baselines/networks/one/.* and"):
-        load_networks(config, [method_with("one", "three")], tmp_path)
+        load_networks(plain_config, [method_with("one", "three")], tmp_path)
 
 
-def test_modules_that_networks_lack_are_named(tmp_path, config):
-    config["network_params"] = {}
+def test_modules_that_networks_lack_are_named(tmp_path, plain_config):
+    plain_config["network_params"] = {}
     write_network(tmp_path, "one", requires={"modules": ["no_such_module"]})
-    networks = load_networks(config, [method_with("one")], tmp_path)
+    networks = load_networks(plain_config, [method_with("one")], tmp_path)
     with pytest.raises(ToolError, match="one: Python module 'no_such_module' is not installed"):
         check_requirements(networks.values(), [])
 
 
-def test_only_learned_methods_have_networks(tmp_path, config):
+def test_only_learned_methods_have_networks(tmp_path, plain_config):
     shutil.copytree(ROOT / "baselines/_template", tmp_path / "mine")
     path = tmp_path / "mine/method.yaml"
     path.write_text(path.read_text(encoding="utf-8") + "networks: [affine]\n", encoding="utf-8")
-    config |= {"methods": ["mine"], "method_params": {}}
+    plain_config |= {"methods": ["mine"], "method_params": {}}
     with pytest.raises(ConfigError, match="networks: found kind classical, expected learned"):
-        load_methods(config, tmp_path)
+        load_methods(plain_config, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from workflow.errors import ConfigError
 
 
 @pytest.fixture
-def config(config):
+def config(plain_config):
     """A row of SyN with other iterations, and AVSM behind another affine training."""
+    config = plain_config
     config["methods"] = ["syn", "syn-long", "avsm-3step", "avsm-plain"]
     config["method_params"] = {"syn": {"iterations": [4, 3, 2, 1], "radius": 3}}
     config["network_params"] = {"affine": {"settings": {"affine.epochs": 5}}}

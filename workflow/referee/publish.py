@@ -16,7 +16,8 @@ from workflow.config import ROOT
 from workflow.errors import DataError
 
 SMALL = (
-    "tables/*", "figures/figure*", "figures/ranking*", "networks/*/*/history.csv",
+    "tables/*.csv", "tables/*.md", "tables/*.tex", "figures/figure*", "figures/ranking*",
+    "networks/*/*/history.csv",
     "networks/*/*/training.json", "manifest.json", "cohort.json",
 )  # fmt: skip
 # Slices of a cohort's images may be shown only if they are the phantom's: others have licences.

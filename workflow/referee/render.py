@@ -1,10 +1,19 @@
-"""Tables of text as Markdown and LaTeX."""
+"""Tables of text as Markdown, LaTeX and an HTML page whose tables can be sorted."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from string import Template
 
 import pandas as pd
+
+from workflow.files import write_text
+
+Tables = Mapping[str, pd.DataFrame]  # of text, by heading; "": none
+
+PAGE = Path(__file__).with_name("page.html")
 
 MISSING = "--"
 LATEX = {
@@ -25,28 +34,54 @@ def signed(difference: float, low: float, high: float) -> str:
     return f"{difference:+.1f}{limits}"
 
 
-def markdown(text: pd.DataFrame, notes: Sequence[str]) -> str:
-    """Return a table of text in Markdown with its notes."""
-    lines = [
-        "| " + " | ".join(text.columns) + " |",
-        "|:--" + "|--:" * (len(text.columns) - 1) + "|",
-    ]
-    lines += ["| " + " | ".join(row) + " |" for row in text.itertuples(index=False)]
-    return "\n".join([*lines, "", *(f"- {note}" for note in notes), ""])
+def write_tables(
+    paths: Iterable[str], title: str, tables: Tables, notes: Sequence[str] = ()
+) -> None:
+    """Write tables of text and their notes to every path, as its suffix says."""
+    for path in paths:
+        suffix = Path(path).suffix
+        if suffix == ".html":
+            write_text(path, page(title, tables, notes))
+        else:
+            write_text(path, {".md": markdown, ".tex": latex}[suffix](tables, notes))
 
 
-def latex(text: pd.DataFrame, notes: Sequence[str]) -> str:
-    """Return a table of text as a LaTeX `tabular` (package booktabs), its notes below it."""
-    lines = [
-        r"\begin{tabular}{l" + "r" * (len(text.columns) - 1) + "}",
-        r"\toprule",
-        " & ".join(_escape(title) for title in text.columns) + r" \\",
-        r"\midrule",
-    ]
-    lines += [" & ".join(map(_escape, row)) + r" \\" for row in text.itertuples(index=False)]
-    lines += [r"\bottomrule", r"\end{tabular}", "", r"\begin{footnotesize}"]
+def markdown(tables: Tables, notes: Sequence[str]) -> str:
+    """Return tables of text in Markdown, then their notes."""
+    lines = []
+    for heading, text in tables.items():
+        lines += [f"**{heading}**", ""] if heading else []
+        lines.append("| " + " | ".join(text.columns) + " |")
+        lines.append("|:--" + "|--:" * (len(text.columns) - 1) + "|")
+        lines += ["| " + " | ".join(row) + " |" for row in text.itertuples(index=False)]
+        lines.append("")
+    return "\n".join([*lines, *(f"- {note}" for note in notes), ""])
+
+
+def latex(tables: Tables, notes: Sequence[str]) -> str:
+    """Return tables of text as LaTeX `tabular`s (package booktabs), then their notes."""
+    lines = []
+    for heading, text in tables.items():
+        lines += [rf"\textbf{{{_escape(heading)}}}", ""] if heading else []
+        lines += [r"\begin{tabular}{l" + "r" * (len(text.columns) - 1) + "}", r"\toprule"]
+        lines += [" & ".join(map(_escape, text.columns)) + r" \\", r"\midrule"]
+        lines += [" & ".join(map(_escape, row)) + r" \\" for row in text.itertuples(index=False)]
+        lines += [r"\bottomrule", r"\end{tabular}", ""]
+    lines.append(r"\begin{footnotesize}")
     lines += [_escape(note) + r" \\" for note in notes]
     return "\n".join([*lines, r"\end{footnotesize}", ""])
+
+
+def page(title: str, tables: Tables, notes: Sequence[str]) -> str:
+    """Return a self-contained page with tables that are sorted by the column that is clicked."""
+    parts = []
+    for heading, text in tables.items():
+        parts += [f"<h2>{html.escape(heading)}</h2>"] if heading else []
+        with pd.option_context("display.max_colwidth", None):
+            parts.append(text.to_html(index=False, border=0, classes="sortable"))
+    parts += ["<ul>", *(f"<li>{html.escape(note)}</li>" for note in notes), "</ul>"]
+    template = Template(PAGE.read_text(encoding="utf-8"))
+    return template.substitute(title=html.escape(title), body="\n".join(parts))
 
 
 def _escape(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from workflow.referee.render import MISSING, number
+from workflow.referee.render import MISSING, number, signed
 from workflow.referee.statistics import (
     Ranks,
     Resampling,
@@ -146,6 +146,21 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
         cells["Rank [95 %]"] = _with_limits(*rank, 1)
         rows.append(cells)
     return pd.DataFrame(rows)
+
+
+def compared(table: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
+    """Return the comparisons of one task (`Comparison.compare`) as text, methods by label."""
+    rows = [
+        {
+            "Method": labels[row["a"]],
+            "Against": labels[row["b"]],
+            "Difference [95 %]": signed(row["difference"], row["low"], row["high"]),
+            "p": number(row["p"], 4),
+            "p (Holm)": number(row["p_holm"], 4),
+        }
+        for _, row in table.iterrows()
+    ]
+    return pd.DataFrame(rows, columns=["Method", "Against", "Difference [95 %]", "p", "p (Holm)"])
 
 
 def _with_limits(value: float, low: float | None, high: float | None, digits: int) -> str:

@@ -11,7 +11,7 @@ from snakemake.exceptions import WorkflowError
 from workflow.contract.sources import sources
 from workflow.data.training import manifest_rows, read_scan
 from workflow.errors import BenchmarkError
-from workflow.examples import example_figures
+from workflow.examples import AVSM, example_figures
 from workflow.run import load_run
 
 try:
@@ -163,6 +163,11 @@ def outcomes(methods):
     return [RUN.outcomes(method, shard) for method in methods for shard in RUN.shards[method]]
 
 
+def avsm_model():
+    """Path of AVSM's networks in one file, those for the first task."""
+    return RUN.models_of(AVSM, next(iter(RUN.shards[AVSM])))[0]
+
+
 def first_shard(method, task):
     """Name of the first shard of a task."""
     return next(shard for shard in RUN.shards[method] if shard.startswith(task))
@@ -227,7 +232,7 @@ def final_outputs():
     """Return what `snakemake` makes when it is asked for nothing in particular."""
     tables = [
         f"{FOLDER}/tables/{table}.{suffix}"
-        for table in ("table1", "table3", *(["table2"] if config["table2"] else []))
+        for table in ("table1", "table3", *(["table2"] if RUN.config["table2"] else []))
         for suffix in ("csv", "md", "tex")
     ]
     figures = [
@@ -238,7 +243,7 @@ def final_outputs():
             "figure9",
             "ranking",
             *(f"examples/figure{number}" for number in EXAMPLES),
-            *filter(config["curves"].get, config["curves"]),
+            *filter(RUN.config["curves"].get, RUN.config["curves"]),
         )
         for suffix in ("png", "pdf")
     ]
@@ -246,5 +251,6 @@ def final_outputs():
         f"{FOLDER}/figures/checks/{method}_{task}.png" for method in RUN.main for task in RUN.tasks
     ]
     curves = [RUN.training(*training, "history.png") for training in RUN.trainings]
-    tables += [f"{FOLDER}/tables/{name}.md" for name in ("claims", "fairness")]
+    texts = ("claims", "fairness", *(["figure11"] if AVSM in RUN.methods else []))
+    tables += [f"{FOLDER}/tables/{name}.md" for name in texts]
     return [*tables, *figures, *checks, *curves, f"{FOLDER}/manifest.json"]

@@ -36,7 +36,7 @@ rule make_curves:
         ENVIRONMENT
     params:
         **COMPARED,
-        steps=lambda wildcards: config["curves"][f"figure{wildcards.number}"],
+        steps=lambda wildcards: RUN.config["curves"][f"figure{wildcards.number}"],
     script:
         "../scripts/make_curves.py"
 
@@ -90,6 +90,28 @@ rule make_figure9:
         ENVIRONMENT
     script:
         "../scripts/make_figure9.py"
+
+
+rule make_figure11:
+    input:
+        model=lambda wildcards: avsm_model(),
+        code=[*code("referee/architecture"), *TEXT, "avsm/layers.py"],
+    output:
+        csv=f"{FOLDER}/tables/figure11.csv",
+        md=f"{FOLDER}/tables/figure11.md",
+        tex=f"{FOLDER}/tables/figure11.tex",
+        html=report(
+            f"{FOLDER}/tables/figure11.html",
+            caption="../report/figure11.rst",
+            category="Figures",
+            labels={"figure": "Figure 11"},
+        ),
+    log:
+        f"{FOLDER}/logs/make_figure11.log",
+    conda:
+        ENVIRONMENT
+    script:
+        "../scripts/make_figure11.py"
 
 
 rule make_ranking:

@@ -4,8 +4,9 @@ ALL_METHODS = [asdict(method) for method in RUN.methods.values()]
 NETWORKS = [asdict(network) for network in RUN.networks.values()]
 MAIN_TRAININGS = RUN.trainings_of(RUN.main)
 MAIN_NETWORKS = [n for n in NETWORKS if n["id"] in {name for name, _ in MAIN_TRAININGS}]
-TABLE2_TRAININGS = RUN.trainings_of(row["method"] for row in config["table2"])
-STATISTICS = code("referee/table3", "referee/statistics", "referee/render", "referee/tidy")
+TABLE2_TRAININGS = RUN.trainings_of(row["method"] for row in RUN.config["table2"])
+TEXT = [*code("referee/render"), "workflow/referee/page.html"]
+STATISTICS = [*code("referee/table3", "referee/statistics", "referee/tidy"), *TEXT]
 # What is compared, of whom, and the seed by which patients are redrawn.
 COMPARED = {
     "methods": METHODS,
@@ -49,16 +50,17 @@ rule make_table1:
         outcomes=outcomes(RUN.main),
         trainings=records(MAIN_TRAININGS),
         paper="workflow/referee/paper_table1.csv",
-        code=code("referee/table1", "referee/notes", "referee/render", "referee/tidy"),
+        code=[*code("referee/table1", "referee/notes", "referee/tidy"), *TEXT],
     output:
-        csv=report(
-            f"{FOLDER}/tables/table1.csv",
+        csv=f"{FOLDER}/tables/table1.csv",
+        md=f"{FOLDER}/tables/table1.md",
+        tex=f"{FOLDER}/tables/table1.tex",
+        html=report(
+            f"{FOLDER}/tables/table1.html",
             caption="../report/table1.rst",
             category="Tables",
             labels={"table": "Table 1"},
         ),
-        md=f"{FOLDER}/tables/table1.md",
-        tex=f"{FOLDER}/tables/table1.tex",
     log:
         f"{FOLDER}/logs/make_table1.log",
     conda:
@@ -79,21 +81,22 @@ rule make_table2:
         paper="workflow/referee/paper_table2.csv",
         code=[*STATISTICS, *code("referee/table2", "referee/notes")],
     output:
-        csv=report(
-            f"{FOLDER}/tables/table2.csv",
+        csv=f"{FOLDER}/tables/table2.csv",
+        md=f"{FOLDER}/tables/table2.md",
+        tex=f"{FOLDER}/tables/table2.tex",
+        html=report(
+            f"{FOLDER}/tables/table2.html",
             caption="../report/table2.rst",
             category="Tables",
             labels={"table": "Table 2"},
         ),
-        md=f"{FOLDER}/tables/table2.md",
-        tex=f"{FOLDER}/tables/table2.tex",
     log:
         f"{FOLDER}/logs/make_table2.log",
     conda:
         ENVIRONMENT
     params:
         **COMPARED | {"methods": ALL_METHODS},
-        rows=config["table2"],
+        rows=RUN.config["table2"],
     script:
         "../scripts/make_table2.py"
 
@@ -103,20 +106,22 @@ rule make_table3:
         metrics=f"{FOLDER}/tables/metrics.csv",
         code=STATISTICS,
     output:
-        csv=report(
-            f"{FOLDER}/tables/table3.csv",
+        csv=f"{FOLDER}/tables/table3.csv",
+        md=f"{FOLDER}/tables/table3.md",
+        tex=f"{FOLDER}/tables/table3.tex",
+        html=report(
+            f"{FOLDER}/tables/table3.html",
             caption="../report/table3.rst",
             category="Tables",
             labels={"table": "Table 3"},
         ),
-        significance=report(
-            f"{FOLDER}/tables/significance.csv",
+        significance=f"{FOLDER}/tables/significance.csv",
+        comparisons=report(
+            f"{FOLDER}/tables/significance.html",
             caption="../report/significance.rst",
             category="Tables",
             labels={"table": "All comparisons"},
         ),
-        md=f"{FOLDER}/tables/table3.md",
-        tex=f"{FOLDER}/tables/table3.tex",
     log:
         f"{FOLDER}/logs/make_table3.log",
     conda:
@@ -131,15 +136,16 @@ rule judge_claims:
     input:
         metrics=f"{FOLDER}/tables/metrics.csv",
         claims="workflow/referee/paper_claims.yaml",
-        code=code("referee/claims", "referee/statistics", "referee/render", "referee/tidy"),
+        code=[*code("referee/claims", "referee/statistics", "referee/tidy"), *TEXT],
     output:
-        csv=report(
-            f"{FOLDER}/tables/claims.csv",
+        csv=f"{FOLDER}/tables/claims.csv",
+        md=f"{FOLDER}/tables/claims.md",
+        html=report(
+            f"{FOLDER}/tables/claims.html",
             caption="../report/claims.rst",
             category="Tables",
             labels={"table": "The paper's claims"},
         ),
-        md=f"{FOLDER}/tables/claims.md",
     log:
         f"{FOLDER}/logs/judge_claims.log",
     conda:
@@ -154,15 +160,16 @@ rule make_fairness_card:
     input:
         outcomes=outcomes(RUN.methods),
         trainings=records(RUN.trainings),
-        code=code("referee/fairness", "referee/notes", "referee/render"),
+        code=[*code("referee/fairness", "referee/notes"), *TEXT],
     output:
-        csv=report(
-            f"{FOLDER}/tables/fairness.csv",
+        csv=f"{FOLDER}/tables/fairness.csv",
+        md=f"{FOLDER}/tables/fairness.md",
+        html=report(
+            f"{FOLDER}/tables/fairness.html",
             caption="../report/fairness.rst",
             category="Fairness",
             labels={"table": "What each method was given"},
         ),
-        md=f"{FOLDER}/tables/fairness.md",
     log:
         f"{FOLDER}/logs/make_fairness_card.log",
     conda:

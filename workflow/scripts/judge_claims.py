@@ -6,7 +6,8 @@ import yaml
 
 from workflow.files import write_text
 from workflow.job import start_log
-from workflow.referee import claims, render
+from workflow.referee import claims
+from workflow.referee.render import write_tables
 from workflow.referee.tidy import read_metrics
 
 start_log(snakemake.log[0])
@@ -18,7 +19,8 @@ labels = {method["id"]: method["label"] for method in params.methods}
 notes = [
     "Supported or contradicted: the 95 % interval by patients lies where the claim has it, or "
     "where it cannot be. Little and saturate: within 2 and 1 Dice points. Not tested: the run "
-    "lacks a method; config/ablation.yaml and config/steps.yaml bring them."
+    "lacks a method."
 ]
 write_text(output.csv, table.to_csv(index=False))
-write_text(output.md, render.markdown(claims.formatted(table, labels), notes))
+text = claims.formatted(table, labels)
+write_tables(output[1:], "The paper's claims", {"": text}, notes)

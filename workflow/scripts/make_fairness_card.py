@@ -1,12 +1,12 @@
-"""Make the fairness card as CSV and Markdown."""
+"""Make the fairness card."""
 
 import json
 from pathlib import Path
 
 from workflow.files import write_text
 from workflow.job import start_log
-from workflow.referee import render
 from workflow.referee.fairness import fairness_card, split_notes
+from workflow.referee.render import write_tables
 
 start_log(snakemake.log[0])
 params, output = snakemake.params, snakemake.output
@@ -16,4 +16,5 @@ records, trainings = (
 )
 card = fairness_card(params.methods, params.networks, trainings, records)
 write_text(output.csv, card.to_csv(index=False))
-write_text(output.md, render.markdown(card, split_notes(params.scans, params.tested)))
+notes = split_notes(params.scans, params.tested)
+write_tables(output[1:], "Fairness card", {"": card}, notes)

@@ -1,4 +1,4 @@
-"""Make Table 1 as CSV, Markdown and LaTeX."""
+"""Make Table 1."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,9 @@ import pandas as pd
 
 from workflow.files import write_text
 from workflow.job import start_log
-from workflow.referee import render, table1
+from workflow.referee import table1
 from workflow.referee.notes import notes
+from workflow.referee.render import write_tables
 from workflow.referee.tidy import read_metrics
 
 start_log(snakemake.log[0])
@@ -22,6 +23,4 @@ paper = pd.read_csv(snakemake.input.paper)
 table = table1.summarise(metrics, params.methods, params.tasks, records, paper)
 lines = notes(metrics, params.methods, table, params.grid, params.networks, trainings)
 write_text(output.csv, table.to_csv(index=False))
-text = table1.formatted(table)
-write_text(output.md, render.markdown(text, lines))
-write_text(output.tex, render.latex(text, lines))
+write_tables(output[1:], "Table 1", {"": table1.formatted(table)}, lines)

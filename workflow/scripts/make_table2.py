@@ -1,4 +1,4 @@
-"""Make Table 2 as CSV, Markdown and LaTeX."""
+"""Make Table 2."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,9 @@ import pandas as pd
 
 from workflow.files import write_text
 from workflow.job import start_log
-from workflow.referee import render, table2, table3
+from workflow.referee import table2, table3
 from workflow.referee.notes import training_text
+from workflow.referee.render import write_tables
 from workflow.referee.tidy import read_metrics
 
 start_log(snakemake.log[0])
@@ -25,5 +26,4 @@ trainings = [
 text = table2.formatted(table, params.tasks)
 lines = table2.notes([training_text(training) for training in trainings])
 write_text(output.csv, table.to_csv(index=False))
-write_text(output.md, render.markdown(text, lines))
-write_text(output.tex, render.latex(text, lines))
+write_tables(output[1:], "Table 2", {"": text}, lines)
