@@ -21,6 +21,7 @@ from avsm.affine import (
     identity_affine,
 )
 from avsm.checks import check_same_shape, check_volume
+from avsm.convolution import Conv3d
 from avsm.maps import warp
 from avsm.precision import full_precision
 from avsm.reduction import average_to, frame_scale, reduce
@@ -86,11 +87,11 @@ class MultiStepAffineNet(nn.Module):
     def __init__(self, config: AffineNetConfig, channels: int) -> None:
         super().__init__()
         self.config = config
-        self.first = nn.Conv3d(1, config.features, 3, padding=1)
+        self.first = Conv3d(1, config.features, 3, padding=1)
         layers: list[nn.Module] = []
         for index, stage in enumerate(config.trunk):
             layers += [_pool()] if stage.pool and index else []
-            layers += [nn.Conv3d(channels, stage.channels, 3, stage.stride, padding=1), nn.ReLU()]
+            layers += [Conv3d(channels, stage.channels, 3, stage.stride, padding=1), nn.ReLU()]
             channels = stage.channels
         # The trunk's first pooling follows the first convolution at once. A ReLU commutes with it
         # and is cheaper behind it.

@@ -13,6 +13,7 @@ from torch import nn
 
 from avsm.affine import Affine
 from avsm.affine_net import AffineNetConfig, MultiStepAffineNet
+from avsm.convolution import Conv3d
 from avsm.precision import full_precision
 
 # Pulls the fit towards a mere translation where the keypoints lie close together, as at the start.
@@ -33,7 +34,7 @@ class KeypointNet(MultiStepAffineNet):
 
     def __init__(self, config: AffineNetConfig) -> None:
         super().__init__(config, channels=config.features)
-        self.last = nn.Conv3d(config.trunk[-1].channels, config.keypoints, 3, padding=1)
+        self.last = Conv3d(config.trunk[-1].channels, config.keypoints, 3, padding=1)
         self.log_weights = nn.Parameter(torch.zeros(config.keypoints))
 
     def _see(self, image: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from avsm.checks import check_same_shape, check_volume
+from avsm.convolution import Conv3d
 from avsm.maps import half_shape
 
 MULTIPLE = 16  # four halvings
@@ -129,8 +130,8 @@ class _Decoder(nn.Module):
         return F.leaky_relu(self.same(joined)) + joined
 
 
-def _conv(channels: int, out: int, stride: int = 1) -> nn.Conv3d:
-    return nn.Conv3d(channels, out, 3, stride=stride, padding=1)
+def _conv(channels: int, out: int, stride: int = 1) -> Conv3d:
+    return Conv3d(channels, out, 3, stride=stride, padding=1)
 
 
 def _pad(images: torch.Tensor) -> torch.Tensor:

@@ -31,6 +31,7 @@ from torch import nn
 from avsm.affine import Affine
 from avsm.checkpoint import FORMAT, TrainedModel, load_checkpoint, load_model
 from avsm.checks import check_same_shape, check_volume
+from avsm.convolution import Conv3d
 from avsm.device import autocast, find_device
 from avsm.errors import UserError
 from avsm.images import ORIENTATION, canonical, to_grid
@@ -84,6 +85,9 @@ class VoxelMorph(nn.Module):
             activations=nn.LeakyReLU(SLOPE),
             integration_steps=integration_steps,
         )
+        for module in self.net.modules():
+            if type(module) is nn.Conv3d:
+                module.__class__ = Conv3d  # the same, as fast for one image as AVSM's
         self.affine_net, self.affine_steps = None, 0
         if affine is not None:
             self.affine_net = affine.model.affine_net.requires_grad_(False)

@@ -57,8 +57,8 @@ def notes(shape: Iterable[int], affine_steps: int, steps: int) -> list[str]:
     """Return the lines under the table."""
     grid = "x".join(map(str, shape))
     return [
-        f"Output: channels and voxels for images of {grid} (z, y, x). Sums, most activations and the "
-        "vSVF unit are no layers and have no parameters.",
+        f"Output: channels and voxels for images of {grid} (z, y, x). Sums, most activations "
+        "and the vSVF unit are no layers and have no parameters.",
         f"All {affine_steps} affine steps share one network's weights, and all {steps} vSVF steps "
         "the other's.",
     ]
