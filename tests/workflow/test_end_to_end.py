@@ -10,6 +10,7 @@ import SimpleITK as sitk
 import yaml
 
 from tests.conftest import ROOT
+from tests.workflow.browser import look_at
 from tests.workflow.conftest import Project
 from workflow.geometry import warp
 from workflow.referee.metrics import dice
@@ -254,11 +255,44 @@ def _score_again(project, results):
     assert set(before[changed]["metric"]) == {"symmetry", "inverse_error"}
 
 
-def test_the_report_is_one_page(project):
+OPEN_EVERYTHING = """
+  const links = () => [...document.querySelectorAll("#app a")];
+  const press = async link => { link.click(); await pause(); };
+  const shown = {};
+  await pause();
+  for (const category of Object.keys(categories)) {
+    await press(links().find(link => link.textContent.trim() === category));
+    const rows = document.querySelectorAll("#app tbody tr").length;
+    shown[category] = {};
+    for (let place = 0; place < rows; place++) {
+      const row = document.querySelectorAll("#app tbody tr")[place];
+      await press(row.querySelector("a"));
+      const image = document.querySelector("#app .p-3 > img");
+      const frame = document.querySelector("#app iframe");
+      shown[category][row.textContent] =
+        image ? image.naturalWidth : frame && frame.src.startsWith("data:text/html") && "page";
+    }
+    await press(links().find(link => link.textContent.trim() === "Results"));
+  }
+  return shown;
+"""
+
+
+def test_the_report_is_one_page_that_shows_everything(project):
     done = project.run("--configfile", "mine.yaml", "--report", "report.html")
     assert done.returncode == 0, done.output
-    page = (project.folder / "report.html").read_text(encoding="utf-8")
-    assert all(part in page for part in ("Figure 5", "Table 1", "Visual checks", "Training"))
+    report = project.folder / "report.html"
+    shown, problems = look_at(report, OPEN_EVERYTHING, project.folder)
+    assert problems == []
+    tables = {"Table 1", "Table 2", "Table 3", "All comparisons", "The paper's claims"}
+    assert shown["Tables"] == dict.fromkeys(tables, "page")
+    assert shown["Fairness"] == {"What each method was given": "page"}
+    assert shown["Figures"].pop("Figure 11") == "page"
+    figures = {f"Figure {number}" for number in (5, 7, 8, 9, 10)} | {"Ranking"}
+    assert set(shown["Figures"]) == figures and min(shown["Figures"].values()) > 300
+    assert {f"Figure {number}" for number in (4, 6, 12, 13)} == set(shown["Examples"])
+    assert len(shown["Visual checks"]) == 2 * len(project.methods)
+    assert len(shown["Training"]) == 4 and min(shown["Training"].values()) > 300
 
 
 def test_a_killed_run_resumes(fresh_project):
