@@ -144,6 +144,10 @@ class Run:
         """Return the path of a shard's record: seconds, failures, circumstances."""
         return f"{self.folder}/registrations/{method}/{shard}/outcomes.json"
 
+    def scores(self, method: str, shard: str) -> str:
+        """Return the path of a shard's scores."""
+        return f"{self.folder}/evaluation/{method}/{shard}.csv"
+
 
 def _without_absent(config: dict[str, Any]) -> dict[str, Any]:
     """Leave out Table 2 and the curves where the run does without a method of Table 1 in them."""

@@ -1,6 +1,7 @@
 """Example figures: which pairs and methods they show, and a drawing on an oblique grid."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import SimpleITK as sitk
 
@@ -9,7 +10,8 @@ from workflow.contract.shard import field_path
 from workflow.examples import example_figures
 from workflow.geometry import vector_image
 from workflow.images import write_image
-from workflow.referee.examples import ROWS, draw_examples
+from workflow.referee.examples import ROWS, draw_examples, example_scores
+from workflow.referee.tidy import COLUMNS
 from workflow.run import load_run
 
 
@@ -57,3 +59,18 @@ def test_drawing(tmp_path, registered):
     structures = [{"name": "inner", "value": 1}]
     draw_examples([column], list(ROWS), structures, "matplotlibrc", [str(path)])
     assert path.stat().st_size > 3000
+
+
+def test_scores_beside_a_figure_are_those_of_its_pairs():
+    rows = [
+        ("m", "longitudinal", fixed, moving, "mean", "dice", value, "")
+        for fixed, moving, value in (("a", "b", 0.1), ("b", "a", 0.2), ("a", "c", 0.3))
+    ]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    columns = [
+        {"title": "one\npair", "fixed": "b", "moving": "a", "scores": "x.csv"},
+        {"title": "two", "fixed": "a", "moving": "c", "scores": "x.csv"},
+    ]
+    found = example_scores(columns, {"x.csv": table})
+    assert found["title"].tolist() == ["one, pair", "two"]
+    assert found["value"].tolist() == [0.2, 0.3]

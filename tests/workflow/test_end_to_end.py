@@ -83,7 +83,7 @@ def test_every_output_is_there(project):
         "figures/figure5.png", "figures/figure5.pdf", "figures/figure7.png", "figures/figure7.pdf",
         "figures/examples/figure4.png", "figures/figure9.png", "figures/figure9.csv",
         "figures/examples/figure6.png", "figures/figure8.png", "figures/figure8.csv",
-        "figures/examples/figure12.png", "figures/examples/figure13.pdf", "figures/figure10.png",
+        "figures/examples/figure12.csv", "figures/examples/figure13.pdf", "figures/figure10.png",
         "figures/ranking.png", "figures/ranking.pdf", "figures/ranking.csv",
         "figures/checks/syn_longitudinal.png", "figures/checks/failing_cross-subject.png",
         "networks/momentum/both/model.pt", "networks/momentum/both/history.csv",

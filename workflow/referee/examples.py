@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import SimpleITK as sitk
 
 from workflow.contract.shard import field_path
@@ -15,6 +16,7 @@ from workflow.images import read_image
 from workflow.referee.figure import save_figure
 from workflow.referee.metrics import warp_labels
 from workflow.referee.slices import best_slice, draw_grid, draw_image, draw_labels
+from workflow.referee.tidy import SCANS
 
 # Rows of a figure from above; the paper's order.
 ROWS = {
@@ -57,6 +59,24 @@ def draw_examples(
         for row, axis in zip(rows, axes[:, 0], strict=True):
             axis.set_ylabel(ROWS[row])
         save_figure(figure, paths, dpi=110)
+
+
+def example_scores(columns: Sequence[dict], scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return all scores of the registrations that a figure shows, each with its column's `title`.
+
+    Parameters
+    ----------
+    columns : as in `draw_examples`, with `scores`, the path of the scores.
+    scores : tidy tables by path.
+    """
+    found = []
+    for column in columns:
+        table = scores[column["scores"]]
+        shown = (table[SCANS] == [column["fixed"], column["moving"]]).all(axis=1)
+        title = column["title"].replace("\n", ", ")
+        found.append(table[shown].assign(title=title))
+    whole = pd.concat(found)
+    return whole[["title", *whole.columns.drop("title")]]
 
 
 def _draw_column(

@@ -17,7 +17,7 @@ from workflow.errors import DataError
 
 SMALL = (
     "tables/*.csv", "tables/*.md", "tables/*.tex", "figures/figure*", "figures/ranking*",
-    "networks/*/*/history.csv",
+    "figures/examples/*.csv", "networks/*/*/history.csv",
     "networks/*/*/training.json", "manifest.json", "cohort.json",
 )  # fmt: skip
 # Slices of a cohort's images may be shown only if they are the phantom's: others have licences.

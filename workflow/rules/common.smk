@@ -198,6 +198,7 @@ def example_column(example):
         "labels": [RUN.label(fixed), RUN.label(moving)],
         "fields": RUN.fields(example.method, RUN.shard_of(example.method, example.pair)),
         "affine": affine and RUN.fields(affine, RUN.shard_of(affine, example.pair)),
+        "scores": RUN.scores(example.method, RUN.shard_of(example.method, example.pair)),
     }
 
 
@@ -206,7 +207,9 @@ def example_files(wildcards):
     columns = [example_column(example) for example in EXAMPLES[wildcards.number].columns]
     fields = [column[kind] for column in columns for kind in ("fields", "affine") if column[kind]]
     images = [path for column in columns for path in (*column["images"], *column["labels"])]
-    return {"fields": list(dict.fromkeys(fields)), "images": list(dict.fromkeys(images))}
+    scores = [column["scores"] for column in columns]
+    found = {"fields": fields, "images": images, "scores": scores}
+    return {kind: list(dict.fromkeys(paths)) for kind, paths in found.items()}
 
 
 def lift_default_job_limit():

@@ -14,7 +14,7 @@ rule evaluate:
             "referee/evaluate",
         ),
     output:
-        f"{FOLDER}/evaluation/{{method}}/{{shard}}.csv",
+        RUN.scores("{method}", "{shard}"),
     log:
         f"{FOLDER}/logs/evaluate/{{method}}/{{shard}}.log",
     conda:

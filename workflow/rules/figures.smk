@@ -45,7 +45,14 @@ rule make_examples:
     input:
         fields=lambda wildcards: example_files(wildcards)["fields"],
         images=lambda wildcards: example_files(wildcards)["images"],
-        code=code("referee/examples", "referee/slices", "referee/figure", "referee/metrics"),
+        scores=lambda wildcards: example_files(wildcards)["scores"],
+        code=code(
+            "referee/examples",
+            "referee/slices",
+            "referee/figure",
+            "referee/metrics",
+            "referee/tidy",
+        ),
         style="matplotlibrc",
     output:
         png=report(
@@ -55,6 +62,7 @@ rule make_examples:
             labels={"figure": "Figure {number}"},
         ),
         pdf=f"{FOLDER}/figures/examples/figure{{number}}.pdf",
+        csv=f"{FOLDER}/figures/examples/figure{{number}}.csv",
     log:
         f"{FOLDER}/logs/make_examples/figure{{number}}.log",
     wildcard_constraints:

@@ -29,7 +29,7 @@ localrules:
 rule collect_metrics:
     input:
         tables=[
-            f"{FOLDER}/evaluation/{method}/{shard}.csv"
+            RUN.scores(method, shard)
             for method in RUN.methods
             for shard in RUN.shards[method]
         ],
