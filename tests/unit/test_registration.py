@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import SimpleITK as sitk
 
@@ -51,14 +52,14 @@ def scans(tmp_path):
     return tmp_path
 
 
-def run_shard(scans, body):
+def run_shard(scans, body, limit=None):
     """Register both directions with a method whose function has `body` in it."""
     method = scans / "my-method"
     method.mkdir()
     (method / "register.py").write_text(METHOD.replace("BODY", body))
     context = Context(1, 0, scans)
     image = lambda scan: str(scans / f"{scan}.nii")  # noqa: E731
-    return register_shard(method, {"p": 1}, PAIRS, image, scans / "fields", context)
+    return register_shard(method, {"p": 1}, PAIRS, image, scans / "fields", context, limit)
 
 
 def record_of(scans, outcomes):
@@ -156,6 +157,18 @@ def test_controls_and_infinite_values_are_not_drawn_for_symmetry(scans):
 def test_every_kind_of_failure_costs_its_pairs_only(scans, body, reason):
     outcomes = run_shard(scans, f"if fixed.GetOrigin(): {body}")
     assert [o.reason for o in outcomes] == [reason, reason]
+
+
+def test_a_program_that_hangs_is_stopped_and_costs_its_pair_only(scans):
+    pid = scans / "pid"
+    body = f"""
+    if not os.path.exists("{pid}"):
+        context.run("sh", "-c", "echo $$ > {pid}; exec sleep 300")"""
+    outcomes = run_shard(scans, body, limit=2)
+    assert outcomes[0].reason.startswith("took more than 0.03") and outcomes[1].reason == ""
+    number = int(pid.read_text(encoding="utf-8"))
+    running = psutil.pid_exists(number) and psutil.Process(number).status()
+    assert running in (False, psutil.STATUS_ZOMBIE)
 
 
 def test_a_field_off_the_grid_stops_the_job(scans):

@@ -48,11 +48,12 @@ def register_shard(
     image_path: Callable[[str], str],
     fields: Path,
     context: Context,
+    limit: float | None = None,
 ) -> list[Outcome]:
     """Register directed pairs and write one field for each success.
 
-    A pair that fails, even by a crash of the method's process, becomes an `Outcome` with its
-    reason; the others go on.
+    A pair that fails, even by a crash of the method's process or by taking too long, becomes an
+    `Outcome` with its reason; the others go on.
 
     Parameters
     ----------
@@ -61,6 +62,7 @@ def register_shard(
     image_path : gives the path of a scan's preprocessed image.
     fields : folder for the displacement fields, see `field_path`.
     context : its folder and prepared state are replaced by the pair's own.
+    limit : the most seconds that one registration may take; None: no limit.
 
     Raises
     ------
@@ -74,7 +76,9 @@ def register_shard(
         for number, pair in enumerate(pairs, start=1):
             paths = image_path(pair[1]), image_path(pair[2])
             try:
-                worker = worker or Worker(lambda: _load(method, params, context, Path(scratch)))
+                worker = worker or Worker(
+                    lambda: _load(method, params, context, Path(scratch)), limit
+                )
                 outcome = worker.call(_register, pair, paths, field_path(fields, *pair[1:]))
             except WorkerDiedError as error:
                 worker, outcome = None, Outcome(*pair, "failed", str(error))

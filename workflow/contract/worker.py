@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
+
+import psutil
 
 # Forked, not spawned: a spawned child would import the script that Snakemake runs once more.
 # The parent runs no image filter, so it has no threads that a fork could leave behind.
@@ -14,7 +17,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 class WorkerDiedError(RuntimeError):
-    """The process ended without an answer: a crash, or the system was out of memory."""
+    """The process gave no answer: a crash, the system out of memory, or the time was over."""
 
 
 class Worker:
@@ -23,9 +26,11 @@ class Worker:
     Parameters
     ----------
     start : makes the state; called once, in the child. What it raises is raised here.
+    limit : the most seconds that a call may take; None: no limit.
     """
 
-    def __init__(self, start: Callable[[], Any]) -> None:
+    def __init__(self, start: Callable[[], Any], limit: float | None = None) -> None:
+        self._limit = limit
         self._connection, child = FORK.Pipe()
         self._process = FORK.Process(target=_serve, args=(child, self._connection, start))
         self._process.start()
@@ -42,10 +47,23 @@ class Worker:
         Raises
         ------
         WorkerDiedError
-            If the child ended before it answered; says by which signal. Make a new worker then.
+            If the child ended before it answered, and says by which signal; or if it took longer
+            than the limit, upon which it is killed. Make a new worker then.
         """
         self._connection.send((function, arguments))
+        if not self._connection.poll(self._limit):
+            self._kill()
+            raise WorkerDiedError(f"took more than {self._limit / 60:g} min and was stopped")
         return self._answer()
+
+    def _kill(self) -> None:
+        """Kill the child and the programs that it started."""
+        family = psutil.Process(self._process.pid).children(recursive=True)
+        self._process.kill()
+        for program in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                program.kill()
+        self.close()
 
     def _answer(self) -> Any:
         try:

@@ -13,6 +13,7 @@ params, threads = snakemake.params, snakemake.threads
 start_job(snakemake.log[0], threads, params.seed)
 images = {Path(path).name.removesuffix(".nii"): path for path in snakemake.input.images}
 programs = {name: find_program(name, params.program_folders) for name in params.programs}
+minutes = snakemake.config["time_limit_minutes"]
 outcomes = register_shard(
     BASELINES / params.folder,
     params.params,
@@ -26,6 +27,8 @@ outcomes = register_shard(
         tuple(params.program_folders),
         models=tuple(map(Path, snakemake.input.models)),
     ),
+    # Of the configuration, not of the rule's parameters: another limit registers nothing again.
+    minutes and 60 * minutes,
 )
 circumstances = {
     "method": params.method,
