@@ -4,10 +4,10 @@ VENV := .venv
 READY := $(VENV)/.ready
 ACTIVE := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: help install benchmark test lint format niftyreg clean
+.PHONY: help install benchmark test test-faults lint format niftyreg clean
 
 help:  ## List the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
 
 install: $(READY)  ## Create .venv with the locked packages and NiftyReg
 
@@ -29,6 +29,9 @@ benchmark: $(READY)  ## Run the benchmark on the embedded cohort; prints Table 1
 
 test: lint  ## Run all tests
 	$(ACTIVE) python -m pytest
+
+test-faults: $(READY)  ## Kill runs, fill disks, damage files (many minutes)
+	$(ACTIVE) python -m pytest -m faults
 
 lint: $(READY)  ## Check style: ruff, snakefmt, snakemake --lint
 	$(ACTIVE) ruff check .
