@@ -77,6 +77,11 @@ class Run:
         """Methods of Tables 1 and 3; others are in Table 2 or the curves alone."""
         return {name: self.methods[name] for name in self.config["methods"]}
 
+    @property
+    def table2(self) -> dict[str, str]:
+        """The method in each row of Table 2."""
+        return {row["row"]: row["method"] for row in self.config["table2"]}
+
     def trainings_of(self, methods: Iterable[str]) -> list[tuple[str, str]]:
         """Return the trainings that some methods need, directly or for another network."""
         waiting = [name for method in methods for name in self.methods[method].networks]

@@ -51,20 +51,26 @@ def test_table():
          "a": "avsm-3step", "b": "best", "expect": "more"},
         {"claim": "absent", "tasks": ["cross-subject"], "measure": "dice", "a": "avsm-9",
          "b": "syn", "expect": "more"},
+        {"claim": "a row", "tasks": ["cross-subject"], "measure": "dice", "a": "row IX",
+         "b": "demons", "expect": "more"},
+        {"claim": "no row", "tasks": ["cross-subject"], "measure": "dice", "a": "row VIII",
+         "b": "demons", "expect": "more"},
     ]  # fmt: skip
     metrics = pd.DataFrame(rows, columns=COLUMNS)
-    table = claims.judge(said, metrics, METHODS, ["cross-subject"], PATIENTS, 1)
-    assert table["verdict"].tolist() == [SUPPORTED, ABSENT]
+    table = claims.judge(said, metrics, METHODS, ["cross-subject"], PATIENTS, 1, {"IX": "syn"})
+    assert table["verdict"].tolist() == [SUPPORTED, ABSENT, SUPPORTED, ABSENT]
+    assert table["a"].tolist()[2:] == ["syn", "row VIII"]
     best = table.iloc[0]
     assert best["b"] == "syn" and best["difference"] == pytest.approx(100 * (0.1 - 0.015))
     text = claims.formatted(table, {method["id"]: method["label"] for method in METHODS})
     assert text["Difference [95 %]"][0].startswith("AVSM (3-step) against SyN: +8.5 [")
-    assert text["This run says"].tolist() == ["supported", "not tested"]
+    assert text["This run says"].tolist() == 2 * ["supported", "not tested"]
 
 
 def test_claims_of_the_paper_name_what_the_default_run_has(config):
     said = yaml.safe_load((ROOT / "workflow/referee/paper_claims.yaml").read_text("utf-8"))
-    known = set(load_run(config).methods) | {"best"}
+    run = load_run(config)
+    known = {*run.methods, "best", *(f"row {row}" for row in run.table2)}
     for claim in said:
         assert {claim["a"], claim["b"]} <= known
         assert set(claim["tasks"]) <= set(TASKS)

@@ -22,6 +22,7 @@ def judge(
     tasks: Sequence[str],
     patients: Mapping[str, str],
     seed: int,
+    rows_of_table2: Mapping[str, str],
 ) -> pd.DataFrame:
     """Return a row for each claim and task of the run.
 
@@ -34,18 +35,21 @@ def judge(
     claims : as in `paper_claims.yaml`.
     methods : descriptions of all methods of the run.
     patients : of each scan.
+    rows_of_table2 : the method in each.
     """
+    named = {f"row {row}": method for row, method in rows_of_table2.items()}
     pairs = pair_values(metrics)
     rows = []
     for claim in claims:
         for task in [task for task in claim["tasks"] if task in tasks]:
             own = pairs[pairs["task"] == task]
             wide = own.pivot(index=SCANS, columns="method", values=claim["measure"])
-            other = _best_other(wide, methods) if claim["b"] == "best" else claim["b"]
+            a, b = (named.get(claim[side], claim[side]) for side in "ab")
+            b = _best_other(wide, methods) if b == "best" else b
             row = {"claim": claim["claim"], "task": task, "measure": claim["measure"]}
-            row |= {"a": claim["a"], "b": other, "expect": claim["expect"]}
-            if claim["a"] in wide and other in wide:
-                row |= _difference(wide[claim["a"]] - wide[other], patients, seed)
+            row |= {"a": a, "b": b, "expect": claim["expect"]}
+            if a in wide and b in wide:
+                row |= _difference(wide[a] - wide[b], patients, seed)
                 margin = claim.get("margin", 0.0)
                 row["verdict"] = verdict(claim["expect"], row["low"], row["high"], margin)
             else:

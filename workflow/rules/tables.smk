@@ -4,7 +4,7 @@ ALL_METHODS = [asdict(method) for method in RUN.methods.values()]
 NETWORKS = [asdict(network) for network in RUN.networks.values()]
 MAIN_TRAININGS = RUN.trainings_of(RUN.main)
 MAIN_NETWORKS = [n for n in NETWORKS if n["id"] in {name for name, _ in MAIN_TRAININGS}]
-TABLE2_TRAININGS = RUN.trainings_of(row["method"] for row in RUN.config["table2"])
+TABLE2_TRAININGS = RUN.trainings_of(RUN.table2.values())
 TEXT = [*code("referee/render"), "workflow/referee/page.html"]
 STATISTICS = [*code("referee/table3", "referee/statistics", "referee/tidy"), *TEXT]
 # What is compared, of whom, and the seed by which patients are redrawn.
@@ -28,11 +28,7 @@ localrules:
 
 rule collect_metrics:
     input:
-        tables=[
-            RUN.scores(method, shard)
-            for method in RUN.methods
-            for shard in RUN.shards[method]
-        ],
+        tables=[RUN.scores(method, shard) for method in RUN.methods for shard in RUN.shards[method]],
         code=code("referee/tidy"),
     output:
         f"{FOLDER}/tables/metrics.csv",
@@ -152,6 +148,7 @@ rule judge_claims:
         ENVIRONMENT
     params:
         **COMPARED | {"methods": ALL_METHODS},
+        rows=RUN.table2,
     script:
         "../scripts/judge_claims.py"
 

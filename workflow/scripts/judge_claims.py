@@ -14,7 +14,9 @@ start_log(snakemake.log[0])
 metrics = read_metrics(snakemake.input.metrics)
 params, output = snakemake.params, snakemake.output
 said = yaml.safe_load(Path(snakemake.input.claims).read_text(encoding="utf-8"))
-table = claims.judge(said, metrics, params.methods, params.tasks, params.patients, params.seed)
+table = claims.judge(
+    said, metrics, params.methods, params.tasks, params.patients, params.seed, params.rows
+)
 labels = {method["id"]: method["label"] for method in params.methods}
 notes = [
     "Supported or contradicted: the 95 % interval by patients lies where the claim has it, or "
