@@ -44,6 +44,7 @@ class Method:
     networks: tuple[str, ...] = ()
     settings: str = ""
     tuning: str = ""
+    cost: float | None = None
 
 
 def available_methods(baselines: Path = BASELINES) -> list[str]:

@@ -45,6 +45,7 @@ class Network:
     defaults: dict[str, Any]
     settings: str = ""
     tuning: str = ""
+    cost: dict[str, Any] | None = None
 
 
 def available_networks(folder: Path = NETWORKS) -> list[str]:

@@ -17,6 +17,8 @@ rule evaluate:
         RUN.scores("{method}", "{shard}"),
     log:
         f"{FOLDER}/logs/evaluate/{{method}}/{{shard}}.log",
+    # Before further registrations, so that few displacement fields wait on the disk.
+    priority: 30
     conda:
         ENVIRONMENT
     resources:
@@ -43,6 +45,7 @@ rule visual_check:
         ),
     log:
         f"{FOLDER}/logs/visual_check/{{method}}_{{task}}.log",
+    priority: 30
     conda:
         ENVIRONMENT
     params:

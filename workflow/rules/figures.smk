@@ -67,6 +67,7 @@ rule make_examples:
         f"{FOLDER}/logs/make_examples/figure{{number}}.log",
     wildcard_constraints:
         number="|".join(EXAMPLES),
+    priority: 30
     conda:
         ENVIRONMENT
     params:

@@ -1,0 +1,23 @@
+# What the run will cost, before it is started: snakemake --cores 64 plan
+
+
+localrules:
+    plan,
+
+
+rule plan:
+    log:
+        f"{FOLDER}/logs/plan.log",
+    conda:
+        ENVIRONMENT
+    params:
+        methods=[
+            asdict(method) | {"pairs": 2 * len(RUN.couples), "jobs": len(RUN.shards[name])}
+            for name, method in RUN.methods.items()
+        ],
+        networks=[asdict(RUN.networks[name]) for name, _ in RUN.trainings],
+        scans={"images": len(RUN.used), "labels": len({*RUN.tested, *RUN.validated})},
+        size=config["preprocessing"]["size"],
+        cores=workflow.cores,
+    script:
+        "../scripts/make_plan.py"

@@ -1,0 +1,34 @@
+"""Estimate what the run will cost, and print it."""
+
+from avsm.presets import recipe_preset
+from workflow.job import start_log
+from workflow.plan import Item, estimate, formatted, notes
+from workflow.referee.notes import changed_parameters
+from workflow.referee.render import markdown
+
+
+def method_item(method: dict) -> Item:
+    """Return what a method costs."""
+    gpu = method["params"].get("device", "cpu") != "cpu"
+    counts = "directed pairs", method["pairs"], method["jobs"]
+    return Item(method["label"], *counts, method["cost"], gpu, True, changed_parameters(method))
+
+
+def network_item(network: dict) -> Item:
+    """Return what a training costs; its cost is that of a step, by preset."""
+    params, cost = network["params"], network["cost"]
+    gpu = params.get("device", "cpu") != "cpu"
+    if not cost:
+        return Item(network["label"], "training", 1, 1, None, gpu, False, "")
+    recipe = recipe_preset(params["preset"]).change(params["settings"])
+    stage = getattr(recipe, cost["stage"])
+    counts = "steps", stage.epochs * stage.batches, 1
+    return Item(network["label"], *counts, cost[params["preset"]], gpu, False, "")
+
+
+start_log(snakemake.log[0])
+params = snakemake.params
+items = [*map(network_item, params.networks), *map(method_item, params.methods)]
+table = estimate(items, params.size, params.cores)
+lines = notes(table, params.scans, params.size, params.cores)
+print(markdown({"": formatted(table)}, lines))
