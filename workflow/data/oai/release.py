@@ -94,8 +94,8 @@ def _tables(root: Path) -> list[Path]:
 
 
 def _release_folders(root: Path) -> dict[str, list[Path]]:
-    """Return the folders named like 0.C.2, by name."""
-    homes = defaultdict(list)
+    """Return the folders named like 0.C.2, by name; the release may be one itself."""
+    homes = defaultdict(list, {root.resolve().name: [root]})
     for near in NEAR:
         for path in root.glob(f"{near}*.[A-Z].*"):
             homes[path.name].append(path)
