@@ -14,6 +14,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
+from workflow.dicom import read_series
 from workflow.errors import DataError
 from workflow.files import written_aside
 
@@ -38,7 +39,7 @@ def read_image(path: str | Path) -> sitk.Image:
     try:
         if path.name.endswith((".nii", ".nii.gz")):
             _check_length(path)
-        image = _read_dicom(path) if path.is_dir() else sitk.ReadImage(str(path))
+        image = sitk.ReadImage(read_series(path).files if path.is_dir() else str(path))
     except UNREADABLE as error:
         reason = str(error).strip().splitlines()[-1]
         raise DataError(
@@ -51,7 +52,10 @@ def read_image(path: str | Path) -> sitk.Image:
 
 
 def _check_length(path: Path) -> None:
-    """Raise `OSError` or `EOFError` if a NIfTI file is cut short: ITK would fill it with zeros."""
+    """Raise `OSError` or `EOFError` if a NIfTI file is not as long as its header says.
+
+    ITK would fill what is missing with zeros, and leave out what is too much.
+    """
     header = nibabel.load(path)
     expected = header.dataobj.offset + math.prod(header.shape) * header.get_data_dtype().itemsize
     if path.suffix == ".gz":
@@ -59,16 +63,9 @@ def _check_length(path: Path) -> None:
             found = sum(map(len, iter(lambda: stream.read(CHUNK_BYTES), b"")))
     else:
         found = path.stat().st_size
-    if found < expected:
-        raise OSError(f"cut short: found {found} bytes, expected {expected}")
-
-
-def _read_dicom(folder: Path) -> sitk.Image:
-    """Read the one DICOM series of a folder."""
-    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if len(series) != 1:
-        raise DataError(f"{folder}: found {len(series)} DICOM series, expected exactly one")
-    return sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    if found != expected:
+        fault = "cut short" if found < expected else "longer than its header says"
+        raise OSError(f"{fault}: found {found} bytes, expected {expected}")
 
 
 def write_image(image: sitk.Image, path: str | Path) -> None:

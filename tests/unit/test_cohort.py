@@ -64,6 +64,12 @@ def test_missing_files_are_listed_together(tmp_path, config):
         load_cohort(write_manifest(tmp_path, text, config))
 
 
+def test_paths_with_braces_are_refused(tmp_path, config):
+    text = "subject,visit,side,label\nA,1,right,{x}.nii\n"
+    with pytest.raises(DataError, match=r"\{x\}.nii: rename it"):
+        load_cohort(write_manifest(tmp_path, text, config, files=("{x}.nii",)))
+
+
 def test_patient_in_two_splits(tmp_path, config):
     text = "subject,visit,side,label,split\nA,1,right,x.nii,train\nA,2,right,x.nii,test\n"
     with pytest.raises(DataError, match="patient A is in test and train"):

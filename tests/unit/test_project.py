@@ -95,3 +95,17 @@ def test_files_stay_short():
     ]
     assert len(code) > 30
     assert not [path for path in code if len(path.read_text(encoding="utf-8").splitlines()) > 300]
+
+
+def test_the_papers_experiment_has_the_papers_settings(config):
+    """`config/oai.yaml` alone is what it would be with `config/paper-settings.yaml` behind it."""
+    oai, paper = (
+        yaml.safe_load((ROOT / "config" / name).read_text(encoding="utf-8"))
+        for name in ("oai.yaml", "paper-settings.yaml")
+    )
+    alone = merge(config, oai)
+    assert merge(alone, paper) == alone
+    assert alone["preprocessing"]["size"] == [80, 192, 192]
+    assert alone["pairs"] | {"list": None} == {
+        "longitudinal": "all", "cross-subject": 150, "list": None
+    }  # fmt: skip

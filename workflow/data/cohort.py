@@ -146,9 +146,11 @@ def _decathlon(config: dict[str, Any]) -> list[Scan]:
 
 
 def _check_files(scans: list[Scan], source: str | None) -> None:
-    """Raise one error that lists every missing file of user data."""
+    """Raise one error that lists every missing file of user data, or each that no rule can name."""
     if source is None:
         return
-    paths = (path for scan in scans for path in (scan.image, scan.label) if path)
+    paths = [path for scan in scans for path in (scan.image, scan.label) if path]
+    braces = [f"{path}: rename it" for path in paths if {"{", "}"} & {*path}]
+    raise_all(DataError, f"{source}: Snakemake takes braces in paths for wildcards:", braces)
     missing = [f"{path}: no such file or folder" for path in paths if not Path(path).exists()]
     raise_all(DataError, f"{source}: {len(missing)} of its files are missing:", missing)
