@@ -1,5 +1,6 @@
 # The checked run and helpers for the rules; no rules here.
 # Parsing must stay light: nothing in this file may import torch, ANTs or SimpleITK.
+import math
 import platform
 import re
 import shutil
@@ -73,10 +74,29 @@ def network_code(wildcards):
 
 
 def gpus(params):
-    """GPUs that a job takes; none where there is none, so that jobs run side by side there."""
+    """GPUs that a job takes; none where there is none, so that jobs run side by side there.
+
+    Jobs that are sent to a cluster ask for one whatever this machine has.
+    """
+    sent = workflow.is_main_process and workflow.nodes is not None
     found = any(map(shutil.which, ("nvidia-smi", "rocm-smi")))
     apple = (platform.system(), platform.machine()) == ("Darwin", "arm64")
-    return int(params.get("device", "cpu") != "cpu" and (found or apple))
+    return int(params.get("device", "cpu") != "cpu" and (sent or found or apple))
+
+
+def minutes(seconds, method=None):
+    """Minutes after which a cluster may end the job of a shard: twice what it should take, and 10.
+
+    `seconds` are those of one directed pair at 40x96x96 voxels on one core, with the defaults in
+    method.yaml. A job that was ended gets as much time again on each attempt.
+    """
+    voxels = math.prod(config["preprocessing"]["size"]) / (40 * 96 * 96)
+
+    def of_shard(wildcards, attempt):
+        pairs = RUN.pairs(method or wildcards.method, wildcards.shard)
+        return attempt * (10 + math.ceil(2 * len(pairs) * seconds * voxels / 60))
+
+    return of_shard
 
 
 def register_input(method):
