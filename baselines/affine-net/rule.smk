@@ -14,6 +14,7 @@ for method in methods_of_this_folder():
         threads: 1
         resources:
             mem_mb=4000,
+            runtime=minutes(method),
             gpu=gpus(RUN.methods[method].params),
         params:
             **register_params(method),

@@ -30,10 +30,14 @@ class Project:
 
     def run(self, *arguments: str, timeout: int = 900, own_group: bool = False):
         """Run `snakemake --cores all`; `own_group` lets a test kill it with all its children."""
+        return self.call("--cores", "all", *arguments, timeout=timeout, start_new_session=own_group)
+
+    def call(self, *arguments: str, **options):
+        """Run `snakemake` with some arguments; `options` are those of `subprocess.run`."""
         done = subprocess.run(
-            [sys.executable, "-m", "snakemake", "--cores", "all", *arguments],
+            [sys.executable, "-m", "snakemake", *arguments],
             cwd=self.folder, encoding="utf-8", errors="replace", capture_output=True,
-            timeout=timeout, check=False, start_new_session=own_group,
+            check=False, **options,
         )  # fmt: skip
         done.output = done.stdout + done.stderr
         return done

@@ -1,5 +1,6 @@
 # The checked run and helpers for the rules; no rules here.
 # Parsing must stay light: nothing in this file may import torch, ANTs or SimpleITK.
+import math
 import platform
 import re
 import shutil
@@ -22,6 +23,7 @@ except BenchmarkError as error:
 FOLDER = RUN.folder
 REGISTER_SCRIPT = "../../workflow/scripts/register.py"
 ENVIRONMENT = "../../environment.yml"
+UNKNOWN_COST = 60  # core-seconds of a pair of a million voxels, where method.yaml does not say it
 EXAMPLES = example_figures(RUN)
 METHOD_RULES = sorted({f"baselines/{method.folder}/rule.smk" for method in RUN.methods.values()})
 
@@ -73,10 +75,31 @@ def network_code(wildcards):
 
 
 def gpus(params):
-    """GPUs that a job takes; none where there is none, so that jobs run side by side there."""
+    """GPUs that a job takes; none where there is none, so that jobs run side by side there.
+
+    Jobs that are sent to a cluster ask for one whatever this machine has.
+    """
+    sent = workflow.is_main_process and workflow.nodes is not None
     found = any(map(shutil.which, ("nvidia-smi", "rocm-smi")))
     apple = (platform.system(), platform.machine()) == ("Darwin", "arm64")
-    return int(params.get("device", "cpu") != "cpu" and (found or apple))
+    return int(params.get("device", "cpu") != "cpu" and (sent or found or apple))
+
+
+def minutes(method=None, cost=None):
+    """Minutes after which a cluster may end the job of a shard: twice what it should take, and 10.
+
+    `cost` is that of a pair as in method.yaml, by default the method's. A job that was ended gets as
+    much time again on each attempt.
+    """
+    megavoxels = math.prod(config["preprocessing"]["size"]) / 1e6
+
+    def of_shard(wildcards, attempt):
+        name = method or wildcards.method
+        pairs = RUN.pairs(name, wildcards.shard)
+        seconds = len(pairs) * (cost or RUN.methods[name].cost or UNKNOWN_COST) * megavoxels
+        return attempt * (10 + math.ceil(2 * seconds / 60))
+
+    return of_shard
 
 
 def register_input(method):

@@ -2,6 +2,14 @@
 # the trainings, which take longest, wait for them.
 
 
+# Each takes seconds, less than a cluster takes to start a job.
+localrules:
+    phantom_label,
+    simulate_image,
+    preprocess_image,
+    preprocess_label,
+
+
 rule phantom_label:
     input:
         code=code("data/phantom", "data/phantom_anatomy", "data/phantom_variation"),
@@ -53,6 +61,9 @@ checkpoint check_cohort:
     conda:
         ENVIRONMENT
     threads: 4
+    resources:
+        # It reads every file of the cohort.
+        runtime=120,
     params:
         scans=[asdict(read_scan(RUN.scans[name])) for name in RUN.used],
         tested=RUN.tested,

@@ -1,6 +1,10 @@
 # The referee: scores every shard of every method in the same way.
 
 
+localrules:
+    visual_check,
+
+
 rule evaluate:
     input:
         fields=RUN.fields("{method}", "{shard}"),
@@ -23,6 +27,7 @@ rule evaluate:
         ENVIRONMENT
     resources:
         mem_mb=2000,
+        runtime=minutes(cost=6),
     params:
         structures=config["labels"]["structures"],
         margin=config["evaluation"]["symmetry_margin"],

@@ -3,7 +3,9 @@
 
 localrules:
     make_curves,
+    make_examples,
     make_figure9,
+    make_figure11,
     make_ranking,
     make_boxplot,
 

@@ -43,6 +43,8 @@ rule train:
     threads: config["training"]["threads"]
     resources:
         mem_mb=8000,
+        # Enough for most; one that was ended by it goes on where it was.
+        runtime=720,
         gpu=lambda wildcards: gpus(RUN.networks[wildcards.network].params),
     params:
         # No output: Snakemake would delete what a killed training left.
