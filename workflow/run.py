@@ -13,6 +13,7 @@ from typing import Any
 from workflow.config import TASKS, check_config
 from workflow.contract.methods import Method, available_methods, check_requirements, load_methods
 from workflow.contract.networks import Network, load_networks
+from workflow.contract.variants import folder_of
 from workflow.data.cohort import Scan, load_cohort
 from workflow.data.pairs import (
     Couple,
@@ -155,12 +156,17 @@ class Run:
 
 
 def _without_absent(config: dict[str, Any]) -> dict[str, Any]:
-    """Leave out Table 2 and the curves where the run does without a method of Table 1 in them."""
+    """Leave out Table 2 and curves that show a method, or variants of one, that Table 1 lacks."""
+    variants = config["variants"]["methods"]
     absent = {*available_methods()} - {*config["methods"]}
+
+    def unless_absent(shown: list, names: Iterable[str]) -> list:
+        return [] if absent & {folder_of(name, variants) for name in names} else shown
+
     rows, curves = config["table2"], config["curves"]
     return config | {
-        "table2": [] if absent & {row["method"] for row in rows} else rows,
-        "curves": {name: [] if absent & {*steps} else steps for name, steps in curves.items()},
+        "table2": unless_absent(rows, [row["method"] for row in rows]),
+        "curves": {figure: unless_absent(steps, steps) for figure, steps in curves.items()},
     }
 
 

@@ -36,6 +36,10 @@ def test_a_run_without_a_method_leaves_out_what_shows_it(config):
     run = load_run(config | {"methods": ["identity"]})
     assert list(run.methods) == ["identity"] and not run.networks
     assert example_figures(run) == {} and run.config["table2"] == []
+    one = {"figure8": ["avsm-1"], "figure10": []}  # a variant of avsm-3step
+    assert load_run(config | {"methods": ["identity"], "curves": one}).config["curves"] == {
+        "figure8": [], "figure10": [],
+    }  # fmt: skip
     without = load_run(config | {"methods": ["identity", "affine-net", "avsm-3step"]})
     assert run.config["curves"] == {"figure8": [], "figure10": []}
     assert len(without.config["table2"]) == 9 and without.config["curves"]["figure10"]

@@ -199,7 +199,7 @@ def test_the_manifest_names_versions_and_settings(project):
     assert manifest["versions"]["reg_aladin"].startswith("1.5")
     assert {"python", "antspyx", "simpleitk"} <= set(manifest["versions"])
     assert manifest["seed"] == manifest["config"]["seed"] == 2019
-    assert [m["id"] for m in manifest["methods"]][-5:] == ["before-in-mm", *VARIANTS]
+    assert sorted(m["id"] for m in manifest["methods"][-5:]) == sorted(["before-in-mm", *VARIANTS])
     trained = {training["network"]: training for training in manifest["trainings"]}
     assert {"affine", "momentum"} <= set(trained)
     assert trained["affine"]["steps"] == 3 and trained["affine"]["pairs"] == "both"
@@ -291,7 +291,8 @@ def test_the_report_is_one_page_that_shows_everything(project):
     figures = {f"Figure {number}" for number in (5, 7, 8, 9, 10)} | {"Ranking"}
     assert set(shown["Figures"]) == figures and min(shown["Figures"].values()) > 300
     assert {f"Figure {number}" for number in (4, 6, 12, 13)} == set(shown["Examples"])
-    assert len(shown["Visual checks"]) == 2 * len(project.methods)
+    assert len(shown["Visual checks"]) == len(project.methods)  # a switch shows the other task's
+    assert min(shown["Visual checks"].values()) > 300
     assert len(shown["Training"]) == 4 and min(shown["Training"].values()) > 300
 
 
