@@ -33,6 +33,11 @@ class Grid(NamedTuple):
     origin: tuple[float, ...]
     direction: tuple[float, ...]
 
+    @classmethod
+    def of(cls, header: sitk.ImageFileReader) -> Grid:
+        """Return the grid of a file whose header was read."""
+        return cls(header.GetSize(), header.GetSpacing(), header.GetOrigin(), header.GetDirection())
+
 
 @dataclass(frozen=True)
 class Series:
@@ -88,7 +93,7 @@ def _read_slice(path: Path) -> _Slice:
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
-    grid = Grid(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+    grid = Grid.of(reader)
 
     def value(tag: str, absent: str) -> str:
         return reader.GetMetaData(tag).strip("\0 ") if reader.HasMetaDataKey(tag) else absent

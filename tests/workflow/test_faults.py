@@ -155,12 +155,18 @@ def cut(path):
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
+def copy_of(whole, folder):
+    """Return a project with all that the run of another one has made."""
+    project = small_project(folder)
+    made = [f"{whole.folder}/{name}" for name in ("results", ".snakemake")]
+    subprocess.run(["cp", "-a", *made, str(project.folder)], check=True)
+    return project
+
+
 def test_a_damaged_image_is_named_and_the_rest_goes_on(tmp_path, unbroken):
     """Without the file, which the user is told to delete, the run makes it again."""
     whole, expected, files, _ = unbroken
-    project = small_project(tmp_path / "project")
-    subprocess.run(["cp", "-a", f"{whole.folder}/results", f"{whole.folder}/.snakemake",
-                    str(project.folder)], check=True)  # fmt: skip
+    project = copy_of(whole, tmp_path / "project")
     results = project.folder / "results/tiny"
     outcomes = sorted(results.glob("registrations/affine-niftyreg/*/outcomes.json"))
     scored = yaml.safe_load(outcomes[0].read_text(encoding="utf-8"))["registrations"][0]
@@ -181,9 +187,7 @@ def test_a_damaged_image_is_named_and_the_rest_goes_on(tmp_path, unbroken):
 
 def test_a_checkpoint_cut_short_is_named(tmp_path, unbroken):
     whole, _, _, _ = unbroken
-    project = small_project(tmp_path / "project")
-    subprocess.run(["cp", "-a", f"{whole.folder}/results", f"{whole.folder}/.snakemake",
-                    str(project.folder)], check=True)  # fmt: skip
+    project = copy_of(whole, tmp_path / "project")
     results = project.folder / "results/tiny"
     cut(results / "networks/affine/both/model.pt")
     for path in results.glob("registrations/affine-net/*/outcomes.json"):

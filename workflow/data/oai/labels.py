@@ -119,7 +119,7 @@ def _header(path: Path) -> Grid:
     reader.ReadImageInformation()
     if reader.GetDimension() != 3:
         raise DataError(f"found {reader.GetDimension()} dimensions, expected 3")
-    return Grid(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+    return Grid.of(reader)
 
 
 def _corners(grid: Grid) -> np.ndarray:
