@@ -5,6 +5,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,6 +164,12 @@ def copy_of(whole, folder):
     return project
 
 
+def unmake(results, method):
+    """Delete a method's registrations and all that is made of them, so that they are due again."""
+    for part in (f"registrations/{method}", f"evaluation/{method}", "tables"):
+        shutil.rmtree(results / part)
+
+
 def test_a_damaged_image_is_named_and_the_rest_goes_on(tmp_path, unbroken):
     """Without the file, which the user is told to delete, the run makes it again."""
     whole, expected, files, _ = unbroken
@@ -172,8 +179,7 @@ def test_a_damaged_image_is_named_and_the_rest_goes_on(tmp_path, unbroken):
     scored = yaml.safe_load(outcomes[0].read_text(encoding="utf-8"))["registrations"][0]
     image = results / f"images/{scored['fixed']}.nii"
     cut(image)
-    for path in outcomes:
-        path.unlink()
+    unmake(results, "affine-niftyreg")
     done = project.run("--configfile", "small.yaml")
     assert done.returncode != 0
     assert f"{image.relative_to(project.folder)}: cannot be read as an image" in done.output
@@ -190,8 +196,7 @@ def test_a_checkpoint_cut_short_is_named(tmp_path, unbroken):
     project = copy_of(whole, tmp_path / "project")
     results = project.folder / "results/tiny"
     cut(results / "networks/affine/both/model.pt")
-    for path in results.glob("registrations/affine-net/*/outcomes.json"):
-        path.unlink()
+    unmake(results, "affine-net")
     done = project.run("--configfile", "small.yaml")
     assert done.returncode != 0
     assert "model.pt: cannot be read as a checkpoint" in done.output
