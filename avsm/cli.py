@@ -33,6 +33,9 @@ MANIFEST is a CSV with the columns
   visit     when; the task longitudinal needs it
   side      left or right; optional
 
+--couples names a CSV with the columns task (longitudinal or cross-subject), fixed and moving
+(images of the manifest, relative to the CSV). Without it, pairs are drawn from all there are.
+
 The folder --out gets affine/best.pt and momentum/best.pt (weights with the best validation Dice),
 last.pt beside them (to resume from), history.csv and history.png. A run that was killed goes on
 where it was: give the same command again.
@@ -105,6 +108,7 @@ def _add_train(commands: Any) -> None:
     add("manifest", type=Path, metavar="MANIFEST", help="CSV of the scans, see above")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
     add("--preset", default="small", help="small or paper (default: small)")
+    add("--couples", type=Path, metavar="CSV", help="couples to train on, see above (default: all)")
     add("--task", default="cross-subject", help="longitudinal, cross-subject (the default) or both")
     add("--stage", default="both", help="affine, momentum or both (default: both)")
     add("--start", type=Path, metavar="MODEL", help="start from a model's weights")
@@ -179,6 +183,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         arguments.device,
         not arguments.no_resume,
         arguments.memory,
+        arguments.couples,
     )
     log.info("best weights: %s", best)
 

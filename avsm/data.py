@@ -12,7 +12,7 @@ import torch
 
 from avsm.errors import UserError, raise_all
 from avsm.images import canonical, check_unit_range, read_image
-from avsm.pairs import Scan
+from avsm.manifest import Scan
 from avsm.reduction import reduce, reduced_shape
 
 log = logging.getLogger(__name__)
@@ -54,11 +54,18 @@ class ImageStore:
         """Count the images."""
         return len(self._images)
 
+    def read(self, indices: Sequence[int], reduction: int) -> torch.Tensor:
+        """Give images as they are stored ``(B, D, H, W)``, averaged to a smaller grid.
+
+        They are copied to a GPU beside its work: where there is one, their memory is pinned.
+        """
+        images = self._images if reduction == 1 else self._at(reduction)
+        chosen = torch.from_numpy(images[list(indices)])
+        return chosen.pin_memory() if torch.cuda.is_available() else chosen
+
     def batch(self, indices: Sequence[int], reduction: int, device: torch.device) -> torch.Tensor:
         """Give images as float32 ``(B, 1, D, H, W)``, averaged to a smaller grid."""
-        images = self._images if reduction == 1 else self._at(reduction)
-        chosen = torch.from_numpy(images[list(indices)]).to(device)
-        return chosen[:, None].float()
+        return on_device(self.read(indices, reduction), device)
 
     def _at(self, reduction: int) -> np.ndarray:
         if reduction not in self._reduced:
@@ -80,6 +87,11 @@ class ImageStore:
         path = self._folder / name
         log.info("images take more than the memory that is allowed: they go to %s", path)
         return np.memmap(path, np.float16, "w+", shape=shape)
+
+
+def on_device(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Give stored images as float32 ``(B, 1, D, H, W)`` on a device."""
+    return images.to(device, non_blocking=images.is_pinned())[:, None].float()
 
 
 def _read(scan: Scan) -> np.ndarray:

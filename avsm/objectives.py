@@ -28,6 +28,7 @@ from avsm.augment import (
 from avsm.data import ImageStore
 from avsm.device import autocast
 from avsm.errors import UserError
+from avsm.loading import Batch, draw_batch
 from avsm.losses import affine_losses, both_directions, step_losses, sum_losses
 from avsm.maps import half_shape, warp
 from avsm.model import AVSM, Step
@@ -71,10 +72,22 @@ class Setup:
     poses: Affine | None = None
 
 
-def batch_losses(
+def draw_pairs(
     setup: Setup, stage: str, phase: Phase, epoch: float, generator: torch.Generator
-) -> Named:
-    """Draw a batch and give its loss ``total`` and the terms by name.
+) -> Batch:
+    """Draw a batch of a stage and a phase.
+
+    Where the affine network learns known maps, half of the pairs are twice the same image, and all
+    are if the images have no poses.
+    """
+    same = 0
+    if stage == "affine" and phase.known:
+        same = phase.pairs if setup.poses is None else phase.pairs // 2
+    return draw_batch(setup.store, setup.sampler, phase, epoch, generator, same)
+
+
+def batch_losses(setup: Setup, stage: str, batch: Batch) -> Named:
+    """Give the loss ``total`` of a batch, and the terms by name.
 
     Parameters
     ----------
@@ -82,18 +95,12 @@ def batch_losses(
         Model and images.
     stage
         ``affine`` or ``momentum``: which network is trained.
-    phase
-        What is done.
-    epoch
-        n of Eq. 13, from 0.
-    generator
-        Of everything random in the batch.
+    batch
+        What it is trained on.
     """
     if stage == "affine":
-        if phase.known:
-            return _known_affine(setup, phase, generator)
-        return _affine(setup, phase, epoch, generator)
-    return _momentum(setup, phase, generator)
+        return _known_affine(setup, batch) if batch.phase.known else _affine(setup, batch)
+    return _momentum(setup, batch)
 
 
 def at_resolution(net: AffineNet, reduction: int) -> AffineNet:
@@ -108,22 +115,19 @@ def at_resolution(net: AffineNet, reduction: int) -> AffineNet:
     return view
 
 
-def _pairs(
-    setup: Setup, phase: Phase, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor, Affine | None]:
-    """Draw pairs, change each image by itself and batch them both ways.
+def _pairs(setup: Setup, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, Affine | None]:
+    """Change each image by itself and batch the pairs both ways.
 
     Also gives the affine maps that match them, if the images have poses.
     """
-    first, second = setup.sampler.draw(phase.pairs, generator)
-    images = setup.store.batch(first + second, phase.reduction, setup.device)
-    images, changes = change(images, setup.recipe.augmentation, generator)
+    images = batch.images_on(setup.device)
+    images, changes = change(images, setup.recipe.augmentation, batch.generator)
     fixed, moving = both_directions(*images.chunk(2))
-    poses = _poses(setup, phase)
+    poses = _poses(setup, batch.phase)
     if poses is None:
         return fixed, moving, None
-    known = compose_affine(invert_affine(changes), _choose(poses, first + second))
-    one, other = (_choose(known, part) for part in torch.arange(2 * phase.pairs).chunk(2))
+    known = compose_affine(invert_affine(changes), _choose(poses, batch.first + batch.second))
+    one, other = (_choose(known, part) for part in torch.arange(len(images)).chunk(2))
     forward = compose_affine(other, invert_affine(one))
     return fixed, moving, _join(forward, invert_affine(forward))
 
@@ -143,25 +147,25 @@ def _similarity(setup: Setup, warped: torch.Tensor, fixed: torch.Tensor) -> torc
     return mk_lncc_loss(warped, fixed, choice(fixed.shape[2:]), recipe.squared)
 
 
-def _affine(setup: Setup, phase: Phase, epoch: float, generator: torch.Generator) -> Named:
+def _affine(setup: Setup, batch: Batch) -> Named:
     """Stage 1: the complete affine loss (Eq. 6), on the last step's map."""
-    fixed, moving, _ = _pairs(setup, phase, generator)
-    net = at_resolution(setup.model.affine_net, phase.reduction)
+    fixed, moving, _ = _pairs(setup, batch)
+    net = at_resolution(setup.model.affine_net, batch.phase.reduction)
     with autocast(setup.device, setup.recipe.precision):
-        affine = net(fixed, moving, phase.steps)[-1]
+        affine = net(fixed, moving, batch.phase.steps)[-1]
     warped = warp(moving, affine.map(fixed.shape[2:]))
     recipe = setup.recipe
-    weight = affine_regularisation_weight(epoch, recipe.lambda_ar, recipe.decay_ar)  # Eq. 13
+    weight = affine_regularisation_weight(batch.epoch, recipe.lambda_ar, recipe.decay_ar)  # Eq. 13
     similarity = _similarity(setup, warped, fixed)
     return affine_losses(similarity, affine, weight, recipe.lambda_as)._asdict()
 
 
-def _momentum(setup: Setup, phase: Phase, generator: torch.Generator) -> Named:
+def _momentum(setup: Setup, batch: Batch) -> Named:
     """Stage 2: the losses of all vSVF steps (Eq. 12), the affine network fixed."""
-    fixed, moving, known = _pairs(setup, phase, generator)
-    start = None
+    fixed, moving, known = _pairs(setup, batch)
+    phase, start = batch.phase, None
     if phase.known and known is not None:
-        start = _disturbed(setup, known, generator)
+        start = _disturbed(setup, known, batch.generator)
     with autocast(setup.device, setup.recipe.precision):
         if start is not None:
             steps = _steps_from(setup, phase, fixed, moving, start)
@@ -207,36 +211,30 @@ def _steps_from(
     return steps
 
 
-def _known_affine(setup: Setup, phase: Phase, generator: torch.Generator) -> Named:
+def _known_affine(setup: Setup, batch: Batch) -> Named:
     """Compare predicted affine maps with known ones, of all sizes that the steps come across."""
-    fixed, moving, expected = _known_batch(setup, phase, generator)
-    net = at_resolution(setup.model.affine_net, phase.reduction)
+    fixed, moving, expected = _known_pairs(setup, batch)
+    net = at_resolution(setup.model.affine_net, batch.phase.reduction)
     with autocast(setup.device, setup.recipe.precision):
-        affine = net(fixed, moving, phase.steps)[-1]
+        affine = net(fixed, moving, batch.phase.steps)[-1]
     error = distance(affine, expected).mean()
     return {"total": error, "known": error}
 
 
-def _known_batch(
-    setup: Setup, phase: Phase, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor, Affine]:
+def _known_pairs(setup: Setup, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, Affine]:
     """Make pairs of images both ways, and the affine maps that match them.
 
     The fixed image is read at a_i(c(x)), the moving one at a_j(c(r^-1(x))), with the images' poses
-    a and a random pose c: the map that matches them is r. Half of the pairs are twice the same
-    image, and all are if the images have no poses. Shapes and contrasts change at random.
+    a and a random pose c: the map that matches them is r. Shapes and contrasts change at random.
     """
-    spread, count = setup.recipe.augmentation, phase.pairs
-    first, second = setup.sampler.draw(count, generator)
-    poses = _poses(setup, phase)
-    same = count if poses is None else count // 2
-    second[:same] = first[:same]
+    spread, generator, count = setup.recipe.augmentation, batch.generator, batch.phase.pairs
+    poses = _poses(setup, batch.phase)
     pose, wanted = _random_poses(setup, poses, count, generator)
     back = compose_affine(pose, invert_affine(wanted))
     if poses is not None:
-        pose = compose_affine(_choose(poses, first), pose)
-        back = compose_affine(_choose(poses, second), back)
-    images = setup.store.batch(first + second, phase.reduction, setup.device)
+        pose = compose_affine(_choose(poses, batch.first), pose)
+        back = compose_affine(_choose(poses, batch.second), back)
+    images = batch.images_on(setup.device)
     shapes = random_shapes(2 * count, images.shape[2:], spread, generator)
     images = resample(images, _join(pose, back), shapes)
     images = random_contrast(images, spread, generator)

@@ -1,111 +1,21 @@
-"""The manifest of preprocessed scans, and which of them make pairs."""
+"""Which scans make pairs, and drawing of them."""
 
 from __future__ import annotations
 
-import csv
 import itertools
 import random
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from avsm.errors import UserError, nearest, raise_all
+from avsm.manifest import SPLITS, Scan, read_manifest, read_rows
 
 TASKS = ("longitudinal", "cross-subject", "both")
-SPLITS = ("train", "validation")
-REQUIRED = ("subject", "image", "split")
-OPTIONAL = ("label", "visit", "side")
-
-
-@dataclass(frozen=True)
-class Scan:
-    """One row of a manifest.
-
-    Attributes
-    ----------
-    subject
-        Who was scanned.
-    image, label
-        Files; ``label`` is None for a scan without one.
-    split
-        ``train`` or ``validation``.
-    visit, side
-        When, and which side of the body; may be empty.
-    """
-
-    subject: str
-    image: Path
-    label: Path | None
-    split: str
-    visit: str = ""
-    side: str = ""
-
-
-def read_manifest(path: str | Path) -> list[Scan]:
-    """Read a CSV with the columns subject, image, split and optionally label, visit, side.
-
-    Relative paths are relative to the manifest's folder. Rows of other splits (a test set) are
-    left out.
-
-    Raises
-    ------
-    UserError
-        If the file, a column, a value or a named file is missing or wrong; lists all faults.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected a CSV with columns {', '.join(REQUIRED)}")
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        columns = reader.fieldnames or []
-        rows = list(reader)
-    missing = [f"no column '{name}'{nearest(name, columns)}" for name in REQUIRED]
-    missing = [text for name, text in zip(REQUIRED, missing, strict=True) if name not in columns]
-    raise_all(f"{path}: found the columns {', '.join(columns) or 'none'}:", missing)
-    faults: list[str] = []
-    scans = []
-    for line, row in enumerate(rows, start=2):
-        values = {key: (row.get(key) or "").strip() for key in REQUIRED + OPTIONAL}
-        wrong = _row_faults(values, path.parent)
-        faults += [f"line {line}: {fault}" for fault in wrong]
-        if not wrong and values["split"] in SPLITS:
-            scans.append(_scan(values, path.parent))
-    raise_all(f"{path}: the manifest has faults:", faults)
-    for split in SPLITS:
-        if not any(scan.split == split for scan in scans):
-            raise UserError(f"{path}: no scan has the split '{split}'; training needs both splits")
-    _check_subjects(scans, path)
-    return scans
-
-
-def _row_faults(values: dict[str, str], folder: Path) -> list[str]:
-    faults = [f"{key} is empty" for key in REQUIRED if not values[key]]
-    if values["split"] and values["split"] not in (*SPLITS, "test"):
-        hint = nearest(values["split"], SPLITS)
-        faults.append(f"split '{values['split']}': expected {', '.join(SPLITS)} or test{hint}")
-    faults += [
-        f"{key} {folder / values[key]}: no such file"
-        for key in ("image", "label")
-        if values[key] and values["split"] in SPLITS and not (folder / values[key]).is_file()
-    ]
-    return faults
-
-
-def _scan(values: dict[str, str], folder: Path) -> Scan:
-    label = folder / values["label"] if values["label"] else None
-    rest = {key: values[key] for key in ("subject", "split", "visit", "side")}
-    return Scan(image=folder / values["image"], label=label, **rest)
-
-
-def _check_subjects(scans: Sequence[Scan], path: Path) -> None:
-    splits: dict[str, set[str]] = defaultdict(set)
-    for scan in scans:
-        splits[scan.subject].add(scan.split)
-    shared = [name for name, found in splits.items() if len(found) > 1]
-    raise_all(f"{path}: subjects in both splits:", shared)
+Couples = dict[str, list[tuple[int, int]]]  # by task; positions of scans
 
 
 def single_tasks(task: str) -> tuple[str, ...]:
@@ -123,11 +33,54 @@ def is_pair(task: str, a: Scan, b: Scan) -> bool:
     return a.subject == b.subject and a.side == b.side and not same_visit
 
 
+def read_couples(path: str | Path, scans: Sequence[Scan]) -> Couples:
+    """Read couples from a CSV with the columns task, fixed, moving.
+
+    Parameters
+    ----------
+    path
+        The CSV; images in it are relative to its folder.
+    scans
+        The scans that the images must be of; couples are given by their positions.
+
+    Returns
+    -------
+    Couples
+        Of each task that the CSV has any of.
+
+    Raises
+    ------
+    UserError
+        If file, column, task or image is missing or wrong, or scans make no pair; lists all faults.
+    """
+    path = Path(path)
+    positions = {scan.image.resolve(): index for index, scan in enumerate(scans)}
+    couples: Couples = {}
+    faults = []
+    for line, row in enumerate(read_rows(path, ("task", "fixed", "moving")), start=2):
+        task, *images = ((row[name] or "").strip() for name in ("task", "fixed", "moving"))
+        found = [positions.get((path.parent / image).resolve()) for image in images]
+        wrong = [
+            f"image {image}: none of the training scans has it"
+            for image, position in zip(images, found, strict=True)
+            if position is None
+        ]
+        if task not in TASKS[:2]:
+            wrong.append(f"task '{task}': expected {' or '.join(TASKS[:2])}{nearest(task, TASKS)}")
+        if not wrong and not is_pair(task, *(scans[position] for position in found)):
+            wrong.append(f"{images[0]} and {images[1]} make no {task} pair")
+        faults += [f"line {line}: {fault}" for fault in wrong]
+        if not wrong:
+            couples.setdefault(task, []).append(tuple(found))
+    raise_all(f"{path}: the couples have faults:", faults)
+    return couples
+
+
 class PairSampler:
-    """Draw training pairs of a task, every subject (longitudinal: every pair) as likely.
+    """Draw training pairs of a task, every subject (longitudinal: every couple) as likely.
 
     Deviation: the paper fixes 4,200 or 2,800 directed pairs beforehand; here every batch draws
-    from all there are.
+    from all there are, unless couples are given.
 
     Parameters
     ----------
@@ -135,23 +88,25 @@ class PairSampler:
         The training scans; a pair is given by their positions.
     task
         ``longitudinal``, ``cross-subject`` or ``both``, each as likely.
+    listed
+        The couples to draw from, in either direction; a task without any draws from all.
     """
 
-    def __init__(self, scans: Sequence[Scan], task: str) -> None:
+    def __init__(self, scans: Sequence[Scan], task: str, listed: Couples | None = None) -> None:
         self.tasks = single_tasks(task)
         by_subject: dict[str, list[int]] = defaultdict(list)
         for index, scan in enumerate(scans):
             by_subject[scan.subject].append(index)
         self.groups = list(by_subject.values())
-        self.couples = [
+        visits = [
             couple
             for group in self.groups
             for couple in itertools.combinations(group, 2)
             if is_pair("longitudinal", scans[couple[0]], scans[couple[1]])
         ]
+        self.couples: Couples = {"longitudinal": visits} | (listed or {})
         for name in self.tasks:
-            possible = self.couples if name == "longitudinal" else self.groups[1:]
-            if not possible:
+            if not self.couples.get(name, self.groups[1:]):
                 raise UserError(_no_pairs("training", name, len(scans), len(self.groups)))
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[list[int], list[int]]:
@@ -164,8 +119,8 @@ class PairSampler:
             return int(torch.randint(n, (1,), generator=generator))
 
         task = self.tasks[below(len(self.tasks))] if len(self.tasks) > 1 else self.tasks[0]
-        if task == "longitudinal":
-            couple = self.couples[below(len(self.couples))]
+        if task in self.couples:
+            couple = self.couples[task][below(len(self.couples[task]))]
             return couple if below(2) else couple[::-1]
         first = below(len(self.groups))
         second = (first + 1 + below(len(self.groups) - 1)) % len(self.groups)
@@ -201,6 +156,37 @@ def validation_pairs(
     random.Random(f"{seed}-validation-{task}").shuffle(couples)
     directed = [pair for a, b in couples for pair in ((a, b), (b, a))]
     return directed[: max(most, 1)]
+
+
+class Cohort(NamedTuple):
+    """The scans of a training run, the couples that were listed, and what draws its pairs."""
+
+    training: list[Scan]
+    validation: list[Scan]
+    listed: Couples
+    sampler: PairSampler
+
+
+def read_cohort(manifest: str | Path, task: str, couples: str | Path | None = None) -> Cohort:
+    """Read a manifest and, if there is one, the list of couples to train on.
+
+    Training scans that are in no pair of the task are left out.
+
+    Raises
+    ------
+    UserError
+        See ``read_manifest``, ``read_couples``; or if there is no pair to train on.
+    """
+    scans = read_manifest(manifest)
+    training, validation = ([scan for scan in scans if scan.split == name] for name in SPLITS)
+    listed = {} if couples is None else read_couples(couples, training)
+    listed = {name: listed[name] for name in single_tasks(task) if name in listed}
+    if len(listed) == len(single_tasks(task)):
+        used = sorted({index for own in listed.values() for couple in own for index in couple})
+        place = {before: now for now, before in enumerate(used)}
+        training = [training[index] for index in used]
+        listed = {name: [(place[a], place[b]) for a, b in own] for name, own in listed.items()}
+    return Cohort(training, validation, listed, PairSampler(training, task, listed))
 
 
 def _no_pairs(kind: str, task: str, scans: int, subjects: int) -> str:

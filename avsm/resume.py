@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from avsm.checkpoint import load_checkpoint, load_weights
 from avsm.errors import UserError
 from avsm.model import AVSM
-from avsm.pairs import Scan
+from avsm.pairs import Cohort
 from avsm.recipe import Recipe, flat
 
 MAY_CHANGE = ("epochs", "max_minutes")  # settings that a resumed run may change
@@ -59,10 +59,15 @@ def load_previous(model: AVSM, stage: str, content: dict[str, Any], path: Path) 
     load_weights(model, content, path)
 
 
-def digest(scans: Sequence[Scan]) -> str:
-    """Tell sets of scans apart, wherever their folder is."""
-    rows = sorted(
+def digest(cohort: Cohort) -> str:
+    """Tell cohorts apart, by scans and listed couples, wherever their folder is."""
+    rows: list[tuple[str, ...]] = sorted(
         (s.split, s.subject, s.visit, s.side, s.image.name, s.label.name if s.label else "")
-        for s in scans
+        for s in (*cohort.training, *cohort.validation)
     )
+    rows += [
+        (task, *(cohort.training[index].image.name for index in couple))
+        for task, couples in cohort.listed.items()
+        for couple in couples
+    ]
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from avsm.augment import keyed_generator
 from avsm.checkpoint import BEST, LAST, save_checkpoint
 from avsm.errors import UserError
 from avsm.history import Row, describe_row, epoch_row, time_left, write_history
+from avsm.loading import Batch, one_ahead
 from avsm.recipe import Phase, Recipe, StageRecipe
 from avsm.validate import Score
 
@@ -34,9 +36,10 @@ class Learner:
         In the history and in messages.
     net
         The network; its parameters are optimised.
+    draw
+        Draws a batch by a generator, for a phase and an epoch from 0.
     losses
-        Draws a batch from a generator, for a phase and an epoch from 0, and gives the loss
-        ``total`` and its terms by name.
+        Gives the loss ``total`` of a batch and its terms by name.
     score
         Gives the score on the validation pairs.
     describe
@@ -47,7 +50,8 @@ class Learner:
 
     name: str
     net: nn.Module
-    losses: Callable[[Phase, int, torch.Generator], dict[str, torch.Tensor]]
+    draw: Callable[[Phase, int, torch.Generator], Batch]
+    losses: Callable[[Batch], dict[str, torch.Tensor]]
     score: Callable[[], Score]
     describe: Callable[[], dict[str, Any]]
     kept: Mapping[str, Any] = field(default_factory=dict)
@@ -123,46 +127,57 @@ class StageRun:
         self._clock = time.monotonic() - self.seconds
         if previous is None:
             self._close_epoch({}, 0)
-        while self._progress() < 1:
+        while self._progress(self.step) < 1:
             self._one_epoch()
         return self.before + self.rows
 
-    def _progress(self) -> float:
-        """Give the part of the stage that is done."""
+    def _progress(self, step: int) -> float:
+        """Give the part of the stage that is done with so many steps."""
         if self.stage.max_minutes is not None:
             return (time.monotonic() - self._clock) / (60 * self.stage.max_minutes)
-        return self.step / (self.stage.epochs * self.stage.batches)
+        return step / (self.stage.epochs * self.stage.batches)
 
     def _one_epoch(self) -> None:
         self.epoch += 1
         sums: dict[str, float] = {}
-        done = 0
-        title = f"{self.learner.name} epoch {self.epoch}"
-        for batch in _with_bar(range(self.stage.batches), title):
-            progress = self._progress()
-            if progress >= 1:
-                break
+        before, draws = self.step, self._draws()
+        # A processor would read in the time that it takes from the network.
+        batches = (draw() for draw in draws) if self.device.type == "cpu" else one_ahead(draws)
+        for progress, batch in batches:
             for name, value in self._one_batch(batch, progress).items():
                 sums[name] = sums.get(name, 0.0) + value
-            done += 1
+        done = self.step - before
         if done:
             self._close_epoch({name: total / done for name, total in sums.items()}, done)
 
-    def _one_batch(self, batch: int, progress: float) -> dict[str, float]:
-        name, epoch = self.learner.name, self.epoch - 1
+    def _draws(self) -> Iterator[Callable[[], tuple[float, Batch]]]:
+        """Give what draws the epoch's batches, each with the part of the stage done before it."""
+        name, epoch, before = self.learner.name, self.epoch - 1, self.step
+        for number in _with_bar(range(self.stage.batches), f"{name} epoch {self.epoch}"):
+            progress = self._progress(before + number)
+            if progress >= 1:
+                return
+            generator = keyed_generator(self.recipe.seed, name, epoch, number)
+            yield partial(self._draw, progress, generator)
+
+    def _draw(self, progress: float, generator: torch.Generator) -> tuple[float, Batch]:
+        phase = phase_at(self.stage, progress)
+        return progress, self.learner.draw(phase, self.epoch - 1, generator)
+
+    def _one_batch(self, batch: Batch, progress: float) -> dict[str, float]:
+        name = self.learner.name
         for group in self.optimiser.param_groups:
-            group["lr"] = rate_at(self.stage, progress, epoch)
-        generator = keyed_generator(self.recipe.seed, name, epoch, batch)
+            group["lr"] = rate_at(self.stage, progress, self.epoch - 1)
         self.optimiser.zero_grad(set_to_none=True)
-        losses = self.learner.losses(phase_at(self.stage, progress), epoch, generator)
+        losses = self.learner.losses(batch)
         losses["total"].backward()
         values = {name: float(loss.detach()) for name, loss in losses.items()}
         limit = math.inf if self.stage.clip is None else self.stage.clip
         norm = torch.nn.utils.clip_grad_norm_(self.learner.net.parameters(), limit)
         if not (math.isfinite(values["total"]) and bool(norm.isfinite())):
             raise UserError(
-                f"{name} epoch {self.epoch}, batch {batch}: expected a finite loss and gradient, "
-                f"found {values}, {float(norm):g}; start anew, with a rate of less than "
+                f"{name} epoch {self.epoch}, step {self.step + 1}: expected a finite loss and "
+                f"gradient, found {values}, {float(norm):g}; start anew, with a rate of less than "
                 f"{self.stage.rate:g}"
             )
         self.optimiser.step()
@@ -175,7 +190,7 @@ class StageRun:
         improved = score.dice > self.best
         self.best = max(self.best, score.dice)
         now = time.monotonic() - self._clock
-        progress = min(self._progress(), 1.0)
+        progress = min(self._progress(self.step), 1.0)
         row = epoch_row(
             self.learner.name,
             self.epoch,

@@ -30,8 +30,8 @@ from avsm.errors import choose
 from avsm.history import Row
 from avsm.initialise import he_weights
 from avsm.model import AVSM
-from avsm.objectives import Setup, batch_losses
-from avsm.pairs import PairSampler, read_manifest
+from avsm.objectives import Setup, batch_losses, draw_pairs
+from avsm.pairs import read_cohort
 from avsm.recipe import Recipe
 from avsm.resume import check_same, digest, find_previous, load_previous
 from avsm.stage import Learner, StageRun
@@ -50,6 +50,7 @@ def train(
     device: str = "auto",
     resume: bool = True,
     memory_gb: float = 8,
+    couples: str | Path | None = None,
 ) -> Path:
     """Train a model on the scans of a manifest.
 
@@ -79,6 +80,8 @@ def train(
         Whether to go on with a run found in the folder; otherwise it starts anew.
     memory_gb
         Images that take more memory go to a file in the folder.
+    couples
+        CSV of the couples to train on, see ``pairs.read_couples``; None takes all there are.
 
     Returns
     -------
@@ -88,25 +91,23 @@ def train(
     Raises
     ------
     UserError
-        If manifest, images, recipe or folder do not fit.
+        If manifest, images, couples, recipe or folder do not fit.
     """
     chosen = [name for name in STAGES if name in [choose("stage", s, STAGES) for s in stages]]
     out, place = Path(out), find_device(device)
-    scans = read_manifest(manifest)
-    training = [scan for scan in scans if scan.split == "train"]
-    validation = [scan for scan in scans if scan.split == "validation"]
-    sampler = PairSampler(training, recipe.task)
+    cohort = read_cohort(manifest, recipe.task, couples)
     previous = {name: find_previous(out / name / LAST, recipe, resume) for name in chosen}
-    store = ImageStore(training, out, memory_gb)
-    scored = Validation(validation, recipe, store.shape, labels, place)
-    data = {"scans": digest(scans), "structures": list(scored.values)}
+    store = ImageStore(cohort.training, out, memory_gb)
+    scored = Validation(cohort.validation, recipe, store.shape, labels, place)
+    data = {"scans": digest(cohort), "structures": list(scored.values)}
     for name, content in previous.items():
         if content is not None:
             check_same(out / name / LAST, "other data", content.get("data", {}), data)
     log.info(
         "%d training and %d validation scans of %s voxels (z, y, x); %d validation pairs, "
         "structures %s; device %s, %d threads",
-        *(len(training), len(validation), "x".join(map(str, store.shape)), len(scored.pairs)),
+        *(len(cohort.training), len(cohort.validation)),
+        *("x".join(map(str, store.shape)), len(scored.pairs)),
         *(scored.values, place, torch.get_num_threads()),
     )
     model = _new_model(recipe, store.shape).to(place, memory_format=torch.channels_last_3d)
@@ -125,7 +126,7 @@ def train(
             load_previous(model, name, previous[name], out / name / LAST)
         if poses is None:
             poses = _align(store, recipe, name, place, previous[name])
-        setup = Setup(recipe, model, store, sampler, place, poses)
+        setup = Setup(recipe, model, store, cohort.sampler, place, poses)
         learner = _learner(setup, name, scored, trained, data)
         run = StageRun(learner, getattr(recipe, name), recipe, out / name, out, place, rows)
         rows = run.run(previous[name], spent=time.monotonic() - began)
@@ -155,6 +156,7 @@ def _learner(
     return Learner(
         name,
         net,
+        draw=partial(draw_pairs, setup, name),
         losses=partial(batch_losses, setup, name),
         score=lambda: validation.score(model, 0 if name == "affine" else None),
         describe=lambda: describe_model(model, setup.store.shape, trained),

@@ -11,9 +11,10 @@ import torch
 from avsm.data import ImageStore, label_values, read_labels
 from avsm.device import autocast
 from avsm.errors import UserError
+from avsm.manifest import Scan
 from avsm.maps import jacobian_determinant, warp
 from avsm.model import AVSM
-from avsm.pairs import Scan, validation_pairs
+from avsm.pairs import validation_pairs
 from avsm.recipe import Recipe
 
 

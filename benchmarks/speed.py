@@ -24,9 +24,10 @@ import torch
 
 from avsm.data import ImageStore
 from avsm.device import autocast, peak_memory_mb
+from avsm.manifest import Scan
 from avsm.model import AVSM
-from avsm.objectives import Setup, batch_losses
-from avsm.pairs import PairSampler, Scan
+from avsm.objectives import Setup, batch_losses, draw_pairs
+from avsm.pairs import PairSampler
 from avsm.presets import PRESETS, recipe_preset
 from avsm.recipe import Recipe
 from benchmarks.solvers import seconds
@@ -79,7 +80,8 @@ def training_step(setup: Setup, stage: str, index: int) -> Callable[[], None]:
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
-        batch_losses(setup, stage, phase, 0, generator)["total"].backward()
+        batch = draw_pairs(setup, stage, phase, 0, generator)
+        batch_losses(setup, stage, batch)["total"].backward()
         optimiser.step()
 
     return step

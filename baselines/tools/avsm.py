@@ -43,7 +43,10 @@ def train_stage(
         raise ConfigError(f"network_params.{stage}: {error}") from error
     start = context.models[0] if context.models else None
     try:
-        best = train(manifest, state, recipe, [stage], start, context.labels, params["device"])
+        best = train(
+            manifest, state, recipe, [stage], start, context.labels, params["device"],
+            couples=context.couples,
+        )  # fmt: skip
     except UserError as error:
         raise BenchmarkError(str(error)) from error
     last = load_checkpoint(state / stage / LAST)

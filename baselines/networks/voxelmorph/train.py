@@ -14,10 +14,11 @@ from avsm.checkpoint import BEST, LAST, load_checkpoint, load_model
 from avsm.data import ImageStore
 from avsm.device import autocast, find_device
 from avsm.errors import UserError
+from avsm.loading import Batch, draw_batch
 from avsm.losses import both_directions
-from avsm.pairs import PairSampler, read_manifest
+from avsm.pairs import PairSampler, read_cohort
 from avsm.presets import recipe_preset
-from avsm.recipe import Phase, Recipe
+from avsm.recipe import Recipe
 from avsm.stage import Learner, StageRun
 from avsm.validate import Validation
 from baselines.tools.avsm import device_name
@@ -62,19 +63,16 @@ def set_up(manifest: Path, state: Path, params: dict, context: Training) -> Setu
         {"seed": context.seed} | params["settings"] | {"momentum.rate": params["rate"]}
     )
     device = find_device(params["device"])
-    scans = read_manifest(manifest)
-    training, validation = (
-        [scan for scan in scans if scan.split == split] for split in ("train", "validation")
-    )
-    sampler, store = PairSampler(training, recipe.task), ImageStore(training, state)
+    cohort = read_cohort(manifest, recipe.task, context.couples)
+    store = ImageStore(cohort.training, state)
     affine = load_model(context.models[0]) if context.models else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = build(params, affine)
     model.to(device, memory_format=torch.channels_last_3d)
     return Setup(
-        model, store, sampler, Losses(params["window"], params["smoothness"]),
-        Validation(validation, recipe, store.shape, context.labels or None, device),
+        model, store, cohort.sampler, Losses(params["window"], params["smoothness"]),
+        Validation(cohort.validation, recipe, store.shape, context.labels or None, device),
         recipe, params, device,
     )  # fmt: skip
 
@@ -85,6 +83,7 @@ def fit(setup: Setup, state: Path) -> StageRun:
     learner = Learner(
         "voxelmorph",
         model.net,
+        draw=partial(draw_batch, setup.store, setup.sampler),
         losses=partial(batch_losses, setup),
         score=lambda: setup.validation.score(model, None),
         describe=lambda: describe(model, setup.store.shape, setup.params),
@@ -97,14 +96,11 @@ def fit(setup: Setup, state: Path) -> StageRun:
     return run
 
 
-def batch_losses(
-    setup: Setup, phase: Phase, epoch: int, generator: torch.Generator
-) -> dict[str, torch.Tensor]:
-    """Draw pairs as AVSM does, each in both directions; give ``total`` and the terms by name."""
-    first, second = setup.sampler.draw(phase.pairs, generator)
-    images = setup.store.batch([*first, *second], phase.reduction, setup.device)
-    images, _ = change(images, setup.recipe.augmentation, generator)
+def batch_losses(setup: Setup, batch: Batch) -> dict[str, torch.Tensor]:
+    """Change images as AVSM does and batch the pairs both ways; give ``total`` and its terms."""
+    images = batch.images_on(setup.device)
+    images, _ = change(images, setup.recipe.augmentation, batch.generator)
     fixed, moving = both_directions(*images.chunk(2))
     with autocast(setup.device, setup.recipe.precision):
-        result = setup.model(fixed, moving, reduction=phase.reduction)
+        result = setup.model(fixed, moving, reduction=batch.phase.reduction)
     return setup.losses(fixed, result)

@@ -63,6 +63,16 @@ def write_cohort(folder: Path) -> Path:
     return path
 
 
+def write_couples(manifest: Path, couples: list[tuple[str, str, str]]) -> Path:
+    """Write a list of couples beside a manifest: task, and scans such as s0_v1; return its path."""
+    path = manifest.with_name("couples.csv")
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("task", "fixed", "moving"))
+        writer.writerows((task, f"{a}_image.nii", f"{b}_image.nii") for task, a, b in couples)
+    return path
+
+
 def tiny_recipe(epochs: int = 2, batches: int = 4, task: str = "cross-subject") -> Recipe:
     """Make a recipe that has all phases of ``small`` and takes a second."""
     known = Phase(until=0.5, pairs=2, reduction=2, known=True)

@@ -12,9 +12,10 @@ import torch
 from avsm.augment import keyed_generator
 from avsm.data import ImageStore, label_values, read_labels
 from avsm.errors import UserError
-from avsm.pairs import PairSampler, Scan, read_manifest, validation_pairs
+from avsm.manifest import Scan, read_manifest
+from avsm.pairs import PairSampler, read_cohort, read_couples, validation_pairs
 from avsm.reduction import reduce
-from tests.unit.avsm.knees import SHAPE, write_cohort
+from tests.unit.avsm.knees import SHAPE, write_cohort, write_couples
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +80,57 @@ def test_cross_subject_pairs_are_of_two_subjects_equally_often() -> None:
     assert all(scans[i].subject != scans[j].subject for i, j in zip(fixed, moving, strict=True))
     for name in "abc":
         assert 150 < subjects.count(name) < 250
+
+
+LISTED = [
+    ("longitudinal", "s3_v0", "s3_v1"),
+    ("cross-subject", "s0_v0", "s1_v1"),
+    ("cross-subject", "s3_v1", "s0_v0"),
+]
+
+
+def drawn(manifest: Path, task: str, couples: Path) -> set[frozenset[str]]:
+    """Draw many pairs; give the couples that they are of."""
+    cohort = read_cohort(manifest, task, couples)
+    first, second = cohort.sampler.draw(300, keyed_generator(0))
+    pairs = {(a, b) for a, b in zip(first, second, strict=True)}
+    assert pairs == {pair[::-1] for pair in pairs}  # in both directions
+    names = [scan.image.name.removesuffix("_image.nii") for scan in cohort.training]
+    return {frozenset((names[a], names[b])) for a, b in pairs}
+
+
+def test_listed_couples_are_all_that_is_drawn(cohort: Path) -> None:
+    couples = write_couples(cohort, LISTED)
+    across = {frozenset(names) for task, *names in LISTED if task == "cross-subject"}
+    assert drawn(cohort, "cross-subject", couples) == across
+    assert drawn(cohort, "both", couples) == across | {frozenset(("s3_v0", "s3_v1"))}
+    used = read_cohort(cohort, "cross-subject", couples)
+    assert [scan.subject for scan in used.training] == ["s0", "s1", "s3"]
+    assert len(used.validation) == 4
+
+
+def test_a_task_without_listed_couples_draws_from_all(cohort: Path) -> None:
+    couples = write_couples(cohort, LISTED[:1])
+    assert len(drawn(cohort, "cross-subject", couples)) == 4 * 3 // 2 * 4
+    assert len(read_cohort(cohort, "both", couples).training) == 8
+    assert drawn(cohort, "longitudinal", write_couples(cohort, [])) == {
+        frozenset((f"s{subject}_v0", f"s{subject}_v1")) for subject in range(4)
+    }
+
+
+def test_wrong_couples_say_what_is_wrong(cohort: Path) -> None:
+    wrong = [
+        ("longitudinal", "s0_v0", "s1_v0"),
+        ("cross-sbject", "s0_v0", "s1_v0"),
+        ("cross-subject", "s0_v0", "s4_v0"),
+    ]
+    scans = [scan for scan in read_manifest(cohort) if scan.split == "train"]
+    with pytest.raises(UserError) as caught:
+        read_couples(write_couples(cohort, wrong), scans)
+    message = str(caught.value)
+    assert "line 2: s0_v0_image.nii and s1_v0_image.nii make no longitudinal pair" in message
+    assert "line 3: task 'cross-sbject': expected longitudinal or cross-subject" in message
+    assert "line 4: image s4_v0_image.nii: none of the training scans has it" in message
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
+import threading
 from pathlib import Path
 
 import pytest
@@ -27,16 +28,19 @@ from avsm.augment import (
 from avsm.checkpoint import load_checkpoint, load_model
 from avsm.data import ImageStore
 from avsm.errors import UserError
+from avsm.loading import draw_batch
 from avsm.losses import both_directions
+from avsm.manifest import read_manifest
 from avsm.maps import affine_part, identity_map, warp
 from avsm.model import AVSM
-from avsm.objectives import Setup, batch_losses, distance
-from avsm.pairs import PairSampler, read_manifest
+from avsm.objectives import Setup, batch_losses, distance, draw_pairs
+from avsm.pairs import PairSampler
 from avsm.recipe import Augmentation, Phase, StageRecipe
 from avsm.similarity import ncc_loss
+from avsm.stage import StageRun
 from avsm.train import fit_grid, train
 from avsm.validate import Validation, dice
-from tests.unit.avsm.knees import SHAPE, TINY, tiny_recipe, write_cohort
+from tests.unit.avsm.knees import SHAPE, TINY, tiny_recipe, write_cohort, write_couples
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +91,55 @@ def test_resumed_run_equals_an_unbroken_one(
         ours, theirs = (load_checkpoint(f / stage / "last.pt") for f in (tmp_path, unbroken))
         torch.testing.assert_close(ours["weights"], theirs["weights"], rtol=0, atol=0)
         assert ours["step"] == theirs["step"] == 8
+
+
+def test_reading_in_the_background_changes_nothing(
+    cohort: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: the next batch is drawn while the network computes."""
+    threads = set()
+
+    def watched(*arguments):
+        threads.add(threading.current_thread())
+        return draw_batch(*arguments)
+
+    class Elsewhere:
+        """The processor, which says that it is none."""
+
+        type = "elsewhere"
+
+    def run(stage: StageRun, *arguments, **named):
+        place, stage.device = stage.device, Elsewhere
+        monkeypatch.setattr("avsm.history.peak_memory_mb", lambda device: 0.0)
+        rows = whole(stage, *arguments, **named)
+        stage.device = place
+        return rows
+
+    whole = StageRun.run
+    monkeypatch.setattr(StageRun, "run", run)
+    monkeypatch.setattr("avsm.objectives.draw_batch", watched)
+    train(cohort, tmp_path, tiny_recipe(), device="cpu")
+    assert threading.main_thread() not in threads and len(threads) > 1
+    assert history(tmp_path) == history(unbroken)
+
+
+def test_only_listed_couples_are_trained_on(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = write_couples(cohort, [("cross-subject", "s0_v0", "s1_v0")])
+    seen = set()
+
+    def watched(*arguments):
+        batch = draw_batch(*arguments)
+        seen.update(zip(batch.first, batch.second, strict=True))
+        return batch
+
+    monkeypatch.setattr("avsm.objectives.draw_batch", watched)
+    recipe = dataclasses.replace(tiny_recipe(), alignment=0)
+    train(cohort, tmp_path, recipe, ["momentum"], device="cpu", couples=listed)
+    assert seen == {(0, 1), (1, 0)}
+    with pytest.raises(UserError, match="other data"):
+        train(cohort, tmp_path, recipe, ["momentum"], device="cpu")
 
 
 def test_a_run_writes_history_curve_and_weights(unbroken: Path) -> None:
@@ -153,6 +206,12 @@ def test_momentum_network_alone_raises_dice(cohort: Path, tmp_path: Path) -> Non
     assert after > before + 0.1
 
 
+def drawn_losses(setup: Setup, epoch: int, seed: int) -> dict[str, torch.Tensor]:
+    """Give the losses of a batch of the affine network's."""
+    batch = draw_pairs(setup, "affine", Phase(), epoch, keyed_generator(seed))
+    return batch_losses(setup, "affine", batch)
+
+
 def test_affine_regularisation_decays_by_epochs(cohort: Path, tmp_path: Path) -> None:
     """The same batch in two epochs: its regularisation falls as Eq. 13 does."""
     recipe = tiny_recipe().change({"lambda_ar": 10.0})
@@ -161,9 +220,7 @@ def test_affine_regularisation_decays_by_epochs(cohort: Path, tmp_path: Path) ->
     torch.nn.init.normal_(model.affine_net.last.bias, std=0.1)
     sampler = PairSampler(scans, recipe.task)
     setup = Setup(recipe, model, ImageStore(scans, tmp_path), sampler, torch.device("cpu"))
-    first, later = (
-        batch_losses(setup, "affine", Phase(), epoch, keyed_generator(0)) for epoch in (0, 8)
-    )
+    first, later = (drawn_losses(setup, epoch, 0) for epoch in (0, 8))
     assert first["regularisation"] > 0 and torch.equal(first["similarity"], later["similarity"])
     decay = affine_regularisation_weight(8) / affine_regularisation_weight(0)
     assert (later["regularisation"] / first["regularisation"]).item() == pytest.approx(decay)
@@ -179,7 +236,7 @@ def test_similarity_may_be_plain_ncc(cohort: Path, tmp_path: Path) -> None:
         recipe = dataclasses.replace(recipe, augmentation=Augmentation())
         sampler = PairSampler(scans, recipe.task)
         setup = Setup(recipe, AVSM(TINY), store, sampler, torch.device("cpu"))
-        losses[similarity] = batch_losses(setup, "affine", Phase(), 0, keyed_generator(4))
+        losses[similarity] = drawn_losses(setup, 0, 4)
     first, second = PairSampler(scans, "cross-subject").draw(1, keyed_generator(4))
     images = store.batch([*first, *second], 1, torch.device("cpu"))
     fixed, moving = both_directions(*images.chunk(2))

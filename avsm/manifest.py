@@ -1,0 +1,109 @@
+"""The manifest: which scans there are, and which of them are trained and validated on."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from avsm.errors import UserError, nearest, raise_all
+
+SPLITS = ("train", "validation")
+REQUIRED = ("subject", "image", "split")
+OPTIONAL = ("label", "visit", "side")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One row of a manifest.
+
+    Attributes
+    ----------
+    subject
+        Who was scanned.
+    image, label
+        Files; ``label`` is None for a scan without one.
+    split
+        ``train`` or ``validation``.
+    visit, side
+        When, and which side of the body; may be empty.
+    """
+
+    subject: str
+    image: Path
+    label: Path | None
+    split: str
+    visit: str = ""
+    side: str = ""
+
+
+def read_manifest(path: str | Path) -> list[Scan]:
+    """Read a CSV with the columns subject, image, split and optionally label, visit, side.
+
+    Relative paths are relative to the manifest's folder. Rows of other splits (a test set) are
+    left out.
+
+    Raises
+    ------
+    UserError
+        If the file, a column, a value or a named file is missing or wrong; lists all faults.
+    """
+    path = Path(path)
+    rows = read_rows(path, REQUIRED)
+    faults: list[str] = []
+    scans = []
+    for line, row in enumerate(rows, start=2):
+        values = {key: (row.get(key) or "").strip() for key in REQUIRED + OPTIONAL}
+        wrong = _row_faults(values, path.parent)
+        faults += [f"line {line}: {fault}" for fault in wrong]
+        if not wrong and values["split"] in SPLITS:
+            scans.append(_scan(values, path.parent))
+    raise_all(f"{path}: the manifest has faults:", faults)
+    for split in SPLITS:
+        if not any(scan.split == split for scan in scans):
+            raise UserError(f"{path}: no scan has the split '{split}'; training needs both splits")
+    _check_subjects(scans, path)
+    return scans
+
+
+def read_rows(path: Path, required: Sequence[str]) -> list[dict[str, str | None]]:
+    """Read a CSV with at least the required columns; see ``read_manifest`` for errors."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected a CSV with columns {', '.join(required)}")
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream)
+        columns = reader.fieldnames or []
+        rows = list(reader)
+    missing = [f"no column '{name}'{nearest(name, columns)}" for name in required]
+    missing = [text for name, text in zip(required, missing, strict=True) if name not in columns]
+    raise_all(f"{path}: found the columns {', '.join(columns) or 'none'}:", missing)
+    return rows
+
+
+def _row_faults(values: dict[str, str], folder: Path) -> list[str]:
+    faults = [f"{key} is empty" for key in REQUIRED if not values[key]]
+    if values["split"] and values["split"] not in (*SPLITS, "test"):
+        hint = nearest(values["split"], SPLITS)
+        faults.append(f"split '{values['split']}': expected {', '.join(SPLITS)} or test{hint}")
+    faults += [
+        f"{key} {folder / values[key]}: no such file"
+        for key in ("image", "label")
+        if values[key] and values["split"] in SPLITS and not (folder / values[key]).is_file()
+    ]
+    return faults
+
+
+def _scan(values: dict[str, str], folder: Path) -> Scan:
+    label = folder / values["label"] if values["label"] else None
+    rest = {key: values[key] for key in ("subject", "split", "visit", "side")}
+    return Scan(image=folder / values["image"], label=label, **rest)
+
+
+def _check_subjects(scans: Sequence[Scan], path: Path) -> None:
+    splits: dict[str, set[str]] = defaultdict(set)
+    for scan in scans:
+        splits[scan.subject].add(scan.split)
+    shared = [name for name, found in splits.items() if len(found) > 1]
+    raise_all(f"{path}: subjects in both splits:", shared)
