@@ -6,6 +6,7 @@ import logging
 import sys
 from pathlib import Path
 
+from workflow.contract.gpu import claim_gpu
 from workflow.errors import BenchmarkError
 
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -24,12 +25,14 @@ def start_log(path: str | Path) -> None:
     sys.excepthook = _record
 
 
-def start_job(path: str | Path, threads: int, seed: int = 0) -> None:
-    """Start the log and bound the threads of a job that computes."""
+def start_job(path: str | Path, threads: int, seed: int = 0, gpus: int = 0) -> None:
+    """Start the log, bound the threads of a job that computes, and take a GPU if it asked."""
     from workflow.contract.shard import set_threads  # tables and figures need no ITK
 
     start_log(path)
     set_threads(threads, seed)
+    if gpus:
+        claim_gpu()
 
 
 def _record(kind: type[BaseException], error: BaseException, trace: object) -> None:

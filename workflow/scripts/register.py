@@ -10,7 +10,7 @@ from workflow.job import start_job
 from workflow.provenance import processor, versions
 
 params, threads = snakemake.params, snakemake.threads
-start_job(snakemake.log[0], threads, params.seed)
+start_job(snakemake.log[0], threads, params.seed, snakemake.resources.get("gpu", 0))
 images = {Path(path).name.removesuffix(".nii"): path for path in snakemake.input.images}
 programs = {name: find_program(name, params.program_folders) for name in params.programs}
 minutes = snakemake.config["time_limit_minutes"]
