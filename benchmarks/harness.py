@@ -1,9 +1,6 @@
-"""What the harness itself costs: scoring one directed pair, and planning the paper's pair list.
+"""What scoring a directed pair costs, on one core at the paper's grid (80x192x192), with the disk.
 
-    python -m benchmarks.harness
-
-Scoring runs on one core at the paper's grid (80x192x192), disk included. Planning is Snakemake's
-parse and DAG of 88 longitudinal and 150 cross-subject couples with all methods of config.yaml.
+python -m benchmarks.harness
 """
 
 from __future__ import annotations
@@ -13,8 +10,6 @@ import os
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
     os.environ[name] = "1"
 
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from workflow.config import ROOT
 from workflow.contract.shard import field_path
 from workflow.geometry import vector_image
 from workflow.images import write_image
@@ -31,12 +25,6 @@ from workflow.referee.evaluate import Rules, evaluate_shard
 
 SIZE = (80, 192, 192)
 REPEATS = 3
-PAPER_PAIRS = """
-run: plan
-phantom: {subjects: 88}
-split: {test: 1.0, validation: 0.0}
-pairs: {longitudinal: 88, cross-subject: 150}
-"""
 
 
 def seconds_to_score_a_pair(folder: Path) -> float:
@@ -69,26 +57,12 @@ def seconds_to_score_a_pair(folder: Path) -> float:
     return min(times)
 
 
-def seconds_to_plan() -> float:
-    """Return the seconds of a dry run of the paper's test pairs with all methods."""
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as config:
-        config.write(PAPER_PAIRS)
-        config.flush()
-        command = [sys.executable, "-m", "snakemake", "-n", "--quiet", "rules"]
-        start = time.perf_counter()
-        subprocess.run(
-            [*command, "--configfile", config.name], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
-        )
-        return time.perf_counter() - start
-
-
 def main() -> None:
-    """Print both costs."""
+    """Print the cost."""
     with tempfile.TemporaryDirectory() as folder:
         scoring = seconds_to_score_a_pair(Path(folder))
     print(f"{processor()}")
     print(f"scoring one directed pair at 80x192x192, one core: {scoring:.2f} s")
-    print(f"planning 88 + 150 couples, all methods: {seconds_to_plan():.1f} s")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from workflow.data.pairs import (
     select_couples,
     shards,
 )
-from workflow.data.training import check_training, training_scans
+from workflow.data.training import check_training, training_couples, training_scans
 
 BOTH = "both"  # tasks, of one network
 
@@ -53,9 +53,15 @@ class Run:
         return sorted({name for couple in self.couples for name in couple[1:]})
 
     @cached_property
+    def training_couples(self) -> dict[str, list[Couple]]:
+        """The couples to train on by task; a task without any takes all."""
+        return training_couples(self.scans, self.config, self.tasks) if self.networks else {}
+
+    @cached_property
     def trained(self) -> list[str]:
         """Names of the scans that networks are trained or validated on; none without networks."""
-        return [scan.name for scan in training_scans(self.scans)] if self.networks else []
+        chosen = training_scans(self.scans, self.training_couples) if self.networks else []
+        return [scan.name for scan in chosen]
 
     @property
     def validated(self) -> list[str]:
@@ -184,5 +190,6 @@ def load_run(config: dict[str, Any]) -> Run:
     if networks:
         learned = [m.folder for m in methods.values() if m.networks]  # without variants' names
         mirrored = config["preprocessing"]["mirror_left"]
-        check_training(training_scans(scans), run.tasks, mirrored, list(dict.fromkeys(learned)))
+        trained = [scans[name] for name in run.trained]
+        check_training(trained, run.tasks, mirrored, list(dict.fromkeys(learned)))
     return run

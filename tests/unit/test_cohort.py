@@ -6,12 +6,13 @@ from collections import Counter
 import pytest
 import SimpleITK as sitk
 
-from workflow.data.checks import check_scans
+from workflow.data.checks import faults_of_scans
 from workflow.data.cohort import Scan, load_cohort
 from workflow.data.pairs import both_directions, read_pair_list, select_couples, shards
 from workflow.data.splits import assign_splits
 from workflow.errors import DataError
 from workflow.images import write_image
+from workflow.parts import in_parts
 
 
 def write_manifest(folder, text, config, files=("x.nii",)):
@@ -242,9 +243,7 @@ def test_faulty_files_are_all_named(tmp_path):
         scan("A", "nan", "label"), scan("B", "flat", "label"), scan("C", "good", "moved"),
         scan("D", "good", "cut"), scan("E", None, "label"),
     ]  # fmt: skip
-    with pytest.raises(DataError) as caught:
-        check_scans(scans, labels)
-    message = str(caught.value)
+    message = "\n".join(faults_of_scans(scans, labels, threads=2))
     for part in (
         "A: ", "1 voxels that are NaN", "B: ", "constant image", "C: ",
         "not on the grid of its image",
@@ -252,4 +251,15 @@ def test_faulty_files_are_all_named(tmp_path):
     ):  # fmt: skip
         assert part in message
     labels = {"structures": [{"name": "bone", "value": 3}], "merge": [{"from": 1, "to": 3}]}
-    check_scans([scan("F", "good", "label")], labels)
+    assert faults_of_scans([scan("F", "good", "label")], labels) == []
+
+
+def test_parts_hold_every_name_once_and_change_little():
+    names = [f"scan-{number}" for number in range(950)]
+    parts = in_parts(names)
+    assert len(parts) == 10 and max(map(len, parts)) < 150
+    assert sorted(itertools.chain(*parts)) == sorted(names)
+    assert all(part == sorted(part, key=names.index) for part in parts)
+    fewer = in_parts([name for name in names if name != "scan-7"])
+    assert sum(before != after for before, after in zip(parts, fewer, strict=True)) == 1
+    assert in_parts(names[:99]) == [names[:99]] and in_parts([]) == []

@@ -1,6 +1,8 @@
 """Networks in the benchmark: descriptions, scans, what a killed training leaves, footnotes."""
 
+import itertools
 import shutil
+from collections import Counter
 
 import pandas as pd
 import pytest
@@ -13,7 +15,13 @@ from workflow.contract.networks import NETWORKS, available_networks, load_networ
 from workflow.contract.sources import sources
 from workflow.contract.training import Trained, check_trained, digests, open_state
 from workflow.data.cohort import Scan
-from workflow.data.training import manifest_rows, read_scan
+from workflow.data.training import (
+    couple_rows,
+    manifest_rows,
+    read_scan,
+    training_couples,
+    training_scans,
+)
 from workflow.errors import ConfigError, ContractError, ToolError
 from workflow.referee.notes import notes
 from workflow.run import load_run
@@ -123,6 +131,67 @@ def test_tested_scans_are_never_trained_on(config):
     assert set(run.used) == {*run.trained, *run.tested}
     classical = load_run(config | {"methods": ["identity"]})
     assert classical.trained == [] and classical.trainings == []
+
+
+def knees(patients, visits=2):
+    """Return training scans of both knees of patients, and one more to validate on."""
+    scans = [
+        Scan(f"P{patient}", str(visit), side, "i.nii", None, "train")
+        for patient, visit, side in itertools.product(
+            range(patients), range(visits), ("left", "right")
+        )
+    ]
+    scans.append(Scan("V", "0", "left", "i.nii", "l.nii", "validation"))
+    return {scan.name: scan for scan in scans}
+
+
+def test_training_couples_are_chosen_evenly(config):
+    scans = knees(8)
+    config["training"]["couples"] = {"longitudinal": 9, "cross-subject": 20}
+    couples = training_couples(scans, config, ["longitudinal", "cross-subject"])
+    assert couples == training_couples(scans, config, ["longitudinal", "cross-subject"])
+    for task, most in (("longitudinal", 1), ("cross-subject", 2)):
+        own = couples[task]
+        assert len(own) == len({frozenset(couple[1:]) for couple in own})
+        often = Counter(name for _, *names in own for name in names)
+        assert max(often.values()) <= most
+        for _, a, b in own:
+            assert (scans[a].subject == scans[b].subject) == (task == "longitudinal")
+    used = {name for own in couples.values() for _, *names in own for name in names}
+    chosen = {scan.name for scan in training_scans(scans, couples)}
+    assert chosen == used | {"V_0_left"}
+    config["seed"] += 1
+    assert couples != training_couples(scans, config, ["longitudinal", "cross-subject"])
+
+
+@pytest.mark.parametrize(("patients", "mirrored"), [(3, True), (4, True), (3, False)])
+def test_training_couples_may_be_all_there_are(config, patients, mirrored):
+    """The rounds of the tournament miss no couple, with odd numbers of scans too."""
+    config["preprocessing"]["mirror_left"] = mirrored
+    scans = knees(patients)
+    del scans["P0_1_left"]
+    training = [scan for scan in scans.values() if scan.split == "train"]
+    expected = {
+        frozenset((a.name, b.name))
+        for a, b in itertools.combinations(training, 2)
+        if a.subject != b.subject and (mirrored or a.side == b.side)
+    }
+    config["training"]["couples"]["cross-subject"] = len(expected)
+    (own,) = training_couples(scans, config, ["cross-subject"]).values()
+    assert {frozenset(names) for _, *names in own} == expected
+    config["training"]["couples"]["cross-subject"] += 1
+    with pytest.raises(ConfigError, match=rf"cross-subject: found {len(expected)}, asked for"):
+        training_couples(scans, config, ["cross-subject"])
+
+
+def test_couples_of_one_task_alone_need_all_scans(config):
+    config["training"]["couples"]["longitudinal"] = 2
+    run = load_run(config)
+    everything = {scan.name for scan in run.scans.values() if scan.split == "train"}
+    assert everything < {*run.trained}
+    assert [row["task"] for row in couple_rows(run.training_couples)] == 2 * ["longitudinal"]
+    config["training"]["couples"]["cross-subject"] = 1
+    assert len(load_run(config).trained) < len(run.trained)
 
 
 def test_missing_training_scans_name_the_settings(config):

@@ -53,6 +53,7 @@ def test_from_dicom_to_table_1(fresh_project):
         run="mini",
         methods=["identity", "affine-niftyreg", "affine-net"],
         pairs={"longitudinal": "all", "cross-subject": 2},
+        training={"couples": {"longitudinal": 2, "cross-subject": 3}},
         table2=[],
         curves={"figure8": [], "figure10": []},
     )
@@ -68,6 +69,10 @@ def test_from_dicom_to_table_1(fresh_project):
         assert dice["affine-NiftyReg"] > dice["Before registration"] > 0
     tested = {str(9000100 + patient) for patient in range(LABELLED)}
     manifest = pd.read_csv(results / "training/manifest.csv", dtype=str)
+    couples = pd.read_csv(results / "training/couples.csv")
+    assert couples["task"].value_counts().to_dict() == {"longitudinal": 2, "cross-subject": 3}
+    in_couples = {*couples["fixed"], *couples["moving"]}
+    assert {*manifest.loc[manifest["split"] == "train", "image"]} == in_couples
     assert set(manifest["split"]) == {"train", "validation"}
     assert not tested & set(manifest["subject"])
     splits = json.loads((results / "cohort.json").read_text(encoding="utf-8"))["splits"]

@@ -25,6 +25,8 @@ class Training:
     task : the pairs to train for: `longitudinal`, `cross-subject` or `both`.
     labels : values of the structures that are scored; for validation only.
     models : the trained networks that network.yaml needs, in its order.
+    couples : a CSV of couples to train on, with the columns task, fixed, moving (images as in the
+        manifest, relative to the CSV's folder); a task that it has none of takes all there are.
     """
 
     task: str
@@ -32,6 +34,7 @@ class Training:
     threads: int
     labels: tuple[int, ...]
     models: tuple[Path, ...] = ()
+    couples: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 
 from workflow.data.cohort import Scan
 from workflow.data.preprocess import merge_labels
-from workflow.errors import DataError, raise_all
+from workflow.errors import DataError
 from workflow.geometry import describe_grid, same_grid
 from workflow.images import canonical, read_image
 
@@ -19,14 +19,13 @@ from workflow.images import canonical, read_image
 BONES = (1, 3, 5)
 
 
-def check_scans(scans: Sequence[Scan], labels: dict[str, list], threads: int = 1) -> None:
-    """Raise one `DataError` that lists every fault of the scans' files."""
+def faults_of_scans(scans: Sequence[Scan], labels: dict[str, list], threads: int = 1) -> list[str]:
+    """Return what is wrong with the scans' files, each with its scan's name in front."""
     with ThreadPoolExecutor(threads) as pool:
         found = pool.map(lambda scan: scan_faults(scan, labels), scans)
-    faults = [
+    return [
         f"{scan.name}: {fault}" for scan, own in zip(scans, found, strict=True) for fault in own
     ]
-    raise_all(DataError, "Scans with faults (mend them, or take them off the manifest):", faults)
 
 
 def scan_faults(scan: Scan, labels: dict[str, list]) -> list[str]:

@@ -57,13 +57,13 @@ def select_couples(
         possible = [
             (task, a.name, b.name)
             for a, b in itertools.combinations(tested, 2)
-            if not _misfit(task, a, b, mirrored)
+            if not misfit(task, a, b, mirrored)
         ]
         number = len(possible) if wanted == "all" else wanted
         if not possible or len(possible) < number:
             faults.append(f"{task}: found {len(possible)} couples, pairs.{task} asks for {wanted}")
         else:
-            couples += _choose(possible, number, config["seed"])
+            couples += choose_evenly(possible, number, config["seed"])
     heading = (
         f"Too few pairs among the {len(tested)} labelled test scans (ask for fewer in pairs, raise "
         "split.test, or add scans):"
@@ -76,10 +76,10 @@ def select_couples(
 
 def has_couples(scans: Sequence[Scan], task: str, mirrored: bool) -> bool:
     """Tell whether two of the scans make a couple of a task."""
-    return any(not _misfit(task, a, b, mirrored) for a, b in itertools.combinations(scans, 2))
+    return any(not misfit(task, a, b, mirrored) for a, b in itertools.combinations(scans, 2))
 
 
-def _choose(possible: list[Couple], number: int, seed: int) -> list[Couple]:
+def choose_evenly(possible: list[Couple], number: int, seed: int) -> list[Couple]:
     """Choose couples at random but evenly: no scan a second time before others had their first."""
     random.Random(f"{seed}-{possible[0][0]}").shuffle(possible)
     used: Counter[str] = Counter()
@@ -97,7 +97,7 @@ def _choose(possible: list[Couple], number: int, seed: int) -> list[Couple]:
     return chosen
 
 
-def _misfit(task: str, a: Scan, b: Scan, mirrored: bool) -> str:
+def misfit(task: str, a: Scan, b: Scan, mirrored: bool) -> str:
     """Return why two scans are no couple of this task, or an empty string."""
     if a.name == b.name:
         return "a scan with itself"
@@ -125,8 +125,8 @@ def _check_listed(
         if (fixed, moving) in seen:
             wrong.append(f"pair {fixed}, {moving} again")
         if not wrong:
-            misfit = _misfit(task, scans[fixed], scans[moving], mirrored)
-            wrong += [f"pair {fixed}, {moving}: {misfit}"] if misfit else []
+            reason = misfit(task, scans[fixed], scans[moving], mirrored)
+            wrong += [f"pair {fixed}, {moving}: {reason}"] if reason else []
             wrong += [f"scan {n} has no label map" for n in (fixed, moving) if not scans[n].label]
         seen.add((fixed, moving))
         faults += [f"line {line}: {fault}" for fault in wrong]

@@ -1,25 +1,100 @@
-"""Scans that networks are trained and validated on, and the manifest that hands them over."""
+"""What networks are trained and validated on, and the CSVs that hand it over."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from workflow.data.cohort import Scan
-from workflow.data.pairs import has_couples
+from workflow.data.pairs import Couple, choose_evenly, has_couples, misfit
 from workflow.errors import ConfigError, raise_all
 
 COLUMNS = ("subject", "image", "label", "split", "visit", "side")
+COUPLE_COLUMNS = ("task", "fixed", "moving")
 
 
-def training_scans(scans: dict[str, Scan]) -> list[Scan]:
-    """Return the scans of the splits train and validation; of the latter those with labels."""
+def training_scans(scans: dict[str, Scan], couples: dict[str, list[Couple]]) -> list[Scan]:
+    """Return the scans to train on, and those to validate on, which have labels.
+
+    `couples` are those of `training_couples`; a task that they leave open may take any scan.
+    """
+    listed = {name for own in couples.values() for _, *names in own for name in names}
+    everything = not all(couples.values())
     chosen = [
         scan
         for scan in scans.values()
-        if scan.split == "train" or (scan.split == "validation" and scan.label)
+        if (scan.split == "train" and (everything or scan.name in listed))
+        or (scan.split == "validation" and scan.label)
     ]
     return sorted(chosen, key=lambda scan: scan.name)
+
+
+def training_couples(
+    scans: dict[str, Scan], config: dict[str, Any], tasks: Sequence[str]
+) -> dict[str, list[Couple]]:
+    """Return so many couples of each task as the configuration asks for; none of a task: all.
+
+    They are a seeded choice, and an even one: no scan a second time before others had their first.
+
+    Raises
+    ------
+    ConfigError
+        If the training scans make fewer.
+    """
+    mirrored, seed = config["preprocessing"]["mirror_left"], config["seed"]
+    training = sorted(
+        (scan for scan in scans.values() if scan.split == "train"), key=lambda scan: scan.name
+    )
+    couples: dict[str, list[Couple]] = {}
+    faults = []
+    for task in tasks:
+        wanted = config["training"]["couples"][task]
+        couples[task] = []
+        if wanted == "all":
+            continue
+        if task == "longitudinal":
+            couples[task] = choose_evenly([*_visits(training, mirrored)], wanted, seed)
+        else:
+            couples[task] = [*itertools.islice(_across(training, mirrored, seed), wanted)]
+        if len(couples[task]) < wanted:
+            faults.append(f"{task}: found {len(couples[task])}, asked for {wanted}")
+    raise_all(ConfigError, "training.couples: more than the training scans make:", faults)
+    return couples
+
+
+def _visits(scans: Sequence[Scan], mirrored: bool) -> Iterator[Couple]:
+    """Yield all longitudinal couples; only scans of one patient are compared."""
+    of_patient = defaultdict(list)
+    for scan in scans:
+        of_patient[scan.subject].append(scan)
+    for own in of_patient.values():
+        for a, b in itertools.combinations(own, 2):
+            if not misfit("longitudinal", a, b, mirrored):
+                yield "longitudinal", a.name, b.name
+
+
+def _across(scans: Sequence[Scan], mirrored: bool, seed: int) -> Iterator[Couple]:
+    """Yield all cross-subject couples in random order, each scan once before one comes twice.
+
+    By rounds as in a tournament (the circle method), so that a few out of millions cost little.
+    """
+    rng = random.Random(f"{seed}-training")
+    order = [*scans]
+    rng.shuffle(order)
+    last = len(order) - 1 + len(order) % 2  # of an even number of places, one of them empty
+    for turn in rng.sample(range(last), last):
+        for place in range(last):
+            other = (turn - place) % last
+            if other == place:
+                other = last
+            if place < other < len(order):
+                a, b = order[place], order[other]
+                if not misfit("cross-subject", a, b, mirrored):
+                    yield "cross-subject", a.name, b.name
 
 
 def read_scan(scan: Scan) -> Scan:
@@ -48,6 +123,19 @@ def check_training(
         "these methods off methods):",
         found,
     )
+
+
+def couple_rows(couples: dict[str, list[Couple]]) -> list[dict[str, str]]:
+    """Return the rows of the list of training couples, which lies beside the manifest."""
+    return [
+        {
+            "task": task,
+            "fixed": f"../images/{fixed}.nii",
+            "moving": f"../images/{moving}.nii",
+        }
+        for own in couples.values()
+        for task, fixed, moving in own
+    ]
 
 
 def manifest_rows(scans: Sequence[Scan]) -> list[dict[str, str]]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from workflow.contract.sources import sources
-from workflow.data.training import manifest_rows, read_scan
+from workflow.data.training import couple_rows, manifest_rows, read_scan
 from workflow.errors import BenchmarkError
 from workflow.examples import AVSM, example_figures
+from workflow.parts import in_parts
 from workflow.run import load_run
 
 try:
@@ -25,6 +26,8 @@ REGISTER_SCRIPT = "../../workflow/scripts/register.py"
 ENVIRONMENT = "../../environment.yml"
 UNKNOWN_COST = 60  # core-seconds of a pair of a million voxels, where method.yaml does not say it
 EXAMPLES = example_figures(RUN)
+TRAINING_PARTS = in_parts(RUN.trained)
+CHECK_PARTS = in_parts(RUN.used if config["cohort"]["source"] != "phantom" else [])
 METHOD_RULES = sorted({f"baselines/{method.folder}/rule.smk" for method in RUN.methods.values()})
 
 
@@ -35,6 +38,7 @@ wildcard_constraints:
     network="|".join(map(re.escape, RUN.networks)),
     pairs="|".join(sorted({pairs for _, pairs in RUN.trainings})),
     shard=r"[a-z-]+-\d{4}",
+    part=r"\d+",
 
 
 def methods_of_this_folder():
@@ -151,12 +155,14 @@ def after_check(wildcards):
     return []
 
 
-def user_files(wildcards):
-    """Files of the scans in use that the user brought (the phantom has none)."""
-    if config["cohort"]["source"] == "phantom":
-        return []
-    scans = [read_scan(RUN.scans[name]) for name in RUN.used]
-    return [path for scan in scans for path in (scan.image, scan.label) if path]
+def check_part(wildcards):
+    """Scans in a part of the check, without the label maps that are never read."""
+    return [read_scan(RUN.scans[name]) for name in CHECK_PARTS[int(wildcards.part)]]
+
+
+def training_part(wildcards):
+    """Names of the scans in a part of the training manifest."""
+    return TRAINING_PARTS[int(wildcards.part)]
 
 
 def labels_of_shard(wildcards):

@@ -4,6 +4,7 @@
 
 # Each takes seconds, less than a cluster takes to start a job.
 localrules:
+    check_cohort,
     phantom_label,
     simulate_image,
     preprocess_image,
@@ -50,9 +51,32 @@ rule simulate_image:
         "../scripts/simulate_image.py"
 
 
+# Faults are handed on, so that those of all scans are told together.
+rule check_scans:
+    input:
+        lambda wildcards: [
+            path for scan in check_part(wildcards) for path in (scan.image, scan.label) if path
+        ],
+    output:
+        f"{FOLDER}/checks/{{part}}.json",
+    log:
+        f"{FOLDER}/logs/check_scans/{{part}}.log",
+    priority: 10
+    conda:
+        ENVIRONMENT
+    threads: 4
+    resources:
+        runtime=60,
+    params:
+        scans=lambda wildcards: [asdict(scan) for scan in check_part(wildcards)],
+        labels=config["labels"],
+    script:
+        "../scripts/check_scans.py"
+
+
 checkpoint check_cohort:
     input:
-        user_files,
+        [f"{FOLDER}/checks/{part}.json" for part in range(len(CHECK_PARTS))],
     output:
         f"{FOLDER}/cohort.json",
     log:
@@ -60,17 +84,10 @@ checkpoint check_cohort:
     priority: 10
     conda:
         ENVIRONMENT
-    threads: 4
-    resources:
-        # It reads every file of the cohort.
-        runtime=120,
     params:
-        scans=[asdict(read_scan(RUN.scans[name])) for name in RUN.used],
-        tested=RUN.tested,
+        tested=[f"{RUN.scans[name].subject} {RUN.scans[name].visit}" for name in RUN.tested],
         couples=RUN.couples,
         splits={scan.subject: scan.split for scan in RUN.scans.values()},
-        labels=config["labels"],
-        read=config["cohort"]["source"] != "phantom",
     script:
         "../scripts/check_cohort.py"
 

@@ -1,9 +1,35 @@
 # Networks: trained on the splits train and validation, once for all methods that need them.
 
 
-rule training_manifest:
+# Snakemake plans a job of many inputs in the square of their number. So a cohort is listed in parts
+# and trainings depend on the list, which says by digests what is in the images.
+rule training_part:
+    input:
+        images=lambda wildcards: [RUN.image(scan) for scan in training_part(wildcards)],
+        # Of validation scans alone: they choose the weights, as in the paper.
+        labels=lambda wildcards: [
+            RUN.label(scan) for scan in training_part(wildcards) if scan in RUN.validated
+        ],
     output:
-        f"{FOLDER}/training/manifest.csv",
+        temp(f"{FOLDER}/training/parts/{{part}}.csv"),
+    log:
+        f"{FOLDER}/logs/training_part/{{part}}.log",
+    priority: 10
+    localrule: True
+    conda:
+        ENVIRONMENT
+    params:
+        rows=lambda wildcards: manifest_rows([RUN.scans[name] for name in training_part(wildcards)]),
+    script:
+        "../scripts/training_part.py"
+
+
+rule training_manifest:
+    input:
+        [f"{FOLDER}/training/parts/{part}.csv" for part in range(len(TRAINING_PARTS))],
+    output:
+        manifest=f"{FOLDER}/training/manifest.csv",
+        couples=f"{FOLDER}/training/couples.csv",
     log:
         f"{FOLDER}/logs/training_manifest.log",
     priority: 10
@@ -11,7 +37,7 @@ rule training_manifest:
     conda:
         ENVIRONMENT
     params:
-        rows=manifest_rows([RUN.scans[name] for name in RUN.trained]),
+        couples=couple_rows(RUN.training_couples),
     script:
         "../scripts/training_manifest.py"
 
@@ -19,9 +45,7 @@ rule training_manifest:
 rule train:
     input:
         manifest=f"{FOLDER}/training/manifest.csv",
-        images=[RUN.image(scan) for scan in RUN.trained],
-        # Of validation scans alone: they choose the weights, as in the paper.
-        labels=[RUN.label(scan) for scan in RUN.validated],
+        couples=f"{FOLDER}/training/couples.csv",
         models=lambda wildcards: RUN.needed_models(wildcards.network, wildcards.pairs),
         code=network_code,
     output:

@@ -1,23 +1,26 @@
-"""Check the files of all scans in use and record who is in which split."""
+"""Stop if a scan in use has faults; record who is in which split."""
 
 import json
 from collections import Counter
+from pathlib import Path
 
-from workflow.data.checks import check_scans
-from workflow.data.cohort import Scan
+from workflow.errors import DataError, raise_all
 from workflow.files import write_text
-from workflow.job import start_job
+from workflow.job import start_log
 
-start_job(snakemake.log[0], snakemake.threads)
+start_log(snakemake.log[0])
 params = snakemake.params
-scans = [Scan(**scan) for scan in params.scans]
-if params.read:
-    check_scans(scans, params.labels, snakemake.threads)
+faults = [
+    fault
+    for part in snakemake.input
+    for fault in json.loads(Path(part).read_text(encoding="utf-8"))
+]
+raise_all(
+    DataError, "Scans with faults (mend them, or take them off the manifest):", sorted(faults)
+)
 summary = {
     "patients": Counter(params.splits.values()),
-    "tested_scans": [
-        f"{scan.subject} {scan.visit}" for scan in scans if scan.name in params.tested
-    ],
+    "tested_scans": params.tested,
     "couples": Counter(task for task, *_ in params.couples),
     "splits": params.splits,
 }

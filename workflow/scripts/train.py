@@ -11,13 +11,20 @@ from workflow.job import start_job
 from workflow.provenance import processor, versions
 
 params, threads, output = snakemake.params, snakemake.threads, snakemake.output
-start_job(snakemake.log[0], threads, params.seed)
+start_job(snakemake.log[0], threads, params.seed, snakemake.resources.get("gpu", 0))
 network, pairs = snakemake.wildcards.network, snakemake.wildcards.pairs
 state = Path(params.state)
 decided_by = {"params": params.params, "seed": params.seed, "task": pairs, "labels": params.labels}
 open_state(state, decided_by | {"inputs": digests(snakemake.input)})
 models = tuple(map(Path, snakemake.input.models))
-context = Training(pairs, params.seed, threads, tuple(params.labels), models)
+context = Training(
+    pairs,
+    params.seed,
+    threads,
+    tuple(params.labels),
+    models,
+    Path(snakemake.input.couples),
+)
 train = load_train(NETWORKS / params.folder).train
 trained = check_trained(
     train(Path(snakemake.input.manifest), state, dict(params.params), context), network

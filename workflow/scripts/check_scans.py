@@ -1,0 +1,13 @@
+"""Check the files of a part of the scans."""
+
+import json
+
+from workflow.data.checks import faults_of_scans
+from workflow.data.cohort import Scan
+from workflow.files import write_text
+from workflow.job import start_job
+
+params, threads = snakemake.params, snakemake.threads
+start_job(snakemake.log[0], threads)
+faults = faults_of_scans([Scan(**scan) for scan in params.scans], params.labels, threads)
+write_text(snakemake.output[0], json.dumps(faults, indent=1) + "\n")

@@ -1,0 +1,16 @@
+"""List a part of the scans that networks are trained and validated on, with their digests."""
+
+import pandas as pd
+
+from workflow.contract.training import digests
+from workflow.data.training import COLUMNS
+from workflow.files import write_text
+from workflow.job import start_log
+
+start_log(snakemake.log[0])
+scans = pd.DataFrame(snakemake.params.rows, columns=COLUMNS)
+# Trainings start anew when an image or a label map changed, and only then.
+scans["sha256"] = [*digests(snakemake.input.images).values()]
+maps = iter(digests(snakemake.input.labels).values())
+scans["label_sha256"] = [next(maps) if label else "" for label in scans["label"]]
+write_text(snakemake.output[0], scans.to_csv(index=False))
