@@ -65,13 +65,18 @@ def _training_note(trainings: Sequence[dict]) -> list[str]:
 
 def training_text(training: dict) -> str:
     """Say of one training for which pairs, how long and on what it was."""
-    pairs = "both tasks" if training["pairs"] == "both" else f"{training['pairs']} pairs"
     threads = training["threads"]
     return (
-        f"{training['label']}, {pairs}: {training['steps']:,} steps, "
+        f"{labelled(training)}: {training['steps']:,} steps, "
         f"{_duration(training['seconds'])} on {training['device'] or training['processor']}, "
         f"{threads} thread{'' if threads == 1 else 's'}"
     )
+
+
+def labelled(training: dict) -> str:
+    """Return the label of a training with the pairs that it is for."""
+    pairs = "both tasks" if training["pairs"] == "both" else f"{training['pairs']} pairs"
+    return f"{training['label']}, {pairs}"
 
 
 def _duration(seconds: float) -> str:

@@ -89,6 +89,15 @@ def gpus(params):
     return int(params.get("device", "cpu") != "cpu" and (sent or found or apple))
 
 
+def training_memory(wildcards):
+    """MB that a training takes, by the grid and the number of scans.
+
+    Images are kept in half precision, up to 8 GB. A step at 80x192x192 takes 5.4 GB in float32.
+    """
+    megavoxels = math.prod(config["preprocessing"]["size"]) / 1e6
+    return math.ceil(2000 + 1500 * megavoxels + min(8192, 2.3 * megavoxels * len(RUN.trained)))
+
+
 def minutes(method=None, cost=None):
     """Minutes after which a cluster may end the job of a shard: twice what it should take, and 10.
 

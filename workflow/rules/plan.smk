@@ -15,7 +15,7 @@ rule plan:
             asdict(method) | {"pairs": 2 * len(RUN.couples), "jobs": len(RUN.shards[name])}
             for name, method in RUN.methods.items()
         ],
-        networks=[asdict(RUN.networks[name]) for name, _ in RUN.trainings],
+        networks=[asdict(RUN.networks[name]) | {"pairs": pairs} for name, pairs in RUN.trainings],
         scans={"images": len(RUN.used), "labels": len({*RUN.tested, *RUN.validated})},
         size=config["preprocessing"]["size"],
         cores=workflow.cores,

@@ -66,7 +66,7 @@ rule train:
         ENVIRONMENT
     threads: config["training"]["threads"]
     resources:
-        mem_mb=8000,
+        mem_mb=training_memory,
         # Enough for most; one that was ended by it goes on where it was.
         runtime=720,
         gpu=lambda wildcards: gpus(RUN.networks[wildcards.network].params),

@@ -3,7 +3,7 @@
 from avsm.presets import recipe_preset
 from workflow.job import start_log
 from workflow.plan import Item, estimate, formatted, notes
-from workflow.referee.notes import changed_parameters
+from workflow.referee.notes import changed_parameters, labelled
 from workflow.referee.render import markdown
 
 
@@ -17,13 +17,14 @@ def method_item(method: dict) -> Item:
 def network_item(network: dict) -> Item:
     """Return what a training costs; its cost is that of a step, by preset."""
     params, cost = network["params"], network["cost"]
+    label = labelled(network)
     gpu = params.get("device", "cpu") != "cpu"
     if not cost:
-        return Item(network["label"], "training", 1, 1, None, gpu, False, "")
+        return Item(label, "training", 1, 1, None, gpu, False, "")
     recipe = recipe_preset(params["preset"]).change(params["settings"])
     stage = getattr(recipe, cost["stage"])
     counts = "steps", stage.epochs * stage.batches, 1
-    return Item(network["label"], *counts, cost[params["preset"]], gpu, False, "")
+    return Item(label, *counts, cost[params["preset"]], gpu, False, "")
 
 
 start_log(snakemake.log[0])
