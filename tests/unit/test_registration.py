@@ -1,6 +1,7 @@
 """The harness: failures become rows, the clock ticks, nothing half-written."""
 
 import json
+import multiprocessing
 import os
 
 import numpy as np
@@ -174,6 +175,16 @@ def test_a_program_that_hangs_is_stopped_and_costs_its_pair_only(scans):
 def test_a_field_off_the_grid_stops_the_job(scans):
     with pytest.raises(ContractError, match="a__b: displacement is not on the fixed grid"):
         run_shard(scans, "fixed = fixed[:-1]; vectors = vectors[..., :-1]")
+    assert not multiprocessing.active_children()
+
+
+def test_a_damaged_image_stops_the_job(scans):
+    """No process stays behind: the job would wait for it for ever."""
+    path = scans / "b.nii"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"b\.nii: cannot be read as an image"):
+        run_shard(scans, "pass")
+    assert not multiprocessing.active_children()
 
 
 def test_a_method_that_cannot_be_loaded_stops_the_job(scans):

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -72,13 +73,14 @@ def register_shard(
     fields.mkdir(parents=True, exist_ok=True)
     outcomes: list[Outcome] = []
     worker = None
-    with tempfile.TemporaryDirectory(prefix="registration-") as scratch:
+    # A worker that nobody closes keeps this process from ending.
+    with tempfile.TemporaryDirectory(prefix="registration-") as scratch, ExitStack() as workers:
         for number, pair in enumerate(pairs, start=1):
             paths = image_path(pair[1]), image_path(pair[2])
             try:
-                worker = worker or Worker(
-                    lambda: _load(method, params, context, Path(scratch)), limit
-                )
+                if worker is None:
+                    worker = Worker(lambda: _load(method, params, context, Path(scratch)), limit)
+                    workers.callback(worker.close)
                 outcome = worker.call(_register, pair, paths, field_path(fields, *pair[1:]))
             except WorkerDiedError as error:
                 worker, outcome = None, Outcome(*pair, "failed", str(error))
@@ -86,8 +88,6 @@ def register_shard(
             note = outcome.reason or f"{outcome.seconds:.2f} s"
             counted = f"{number}/{len(pairs)}"
             log.info("%s %s <- %s %s: %s", counted, *pair[1:], outcome.status, note)
-        if worker:
-            worker.close()
     return outcomes
 
 
