@@ -29,9 +29,14 @@ class ImageStore:
         Where the file goes.
     memory_gb
         The most memory to take.
+    pinned
+        Whether what is read lies in pinned memory, from which a GPU copies beside its work.
     """
 
-    def __init__(self, scans: Sequence[Scan], folder: Path, memory_gb: float = 8) -> None:
+    def __init__(
+        self, scans: Sequence[Scan], folder: Path, memory_gb: float = 8, pinned: bool = False
+    ) -> None:
+        self.pinned = pinned
         first = _read(scans[0])
         self.shape: tuple[int, int, int] = first.shape
         self._folder, self._free = folder, memory_gb * 2**30
@@ -55,17 +60,17 @@ class ImageStore:
         return len(self._images)
 
     def read(self, indices: Sequence[int], reduction: int) -> torch.Tensor:
-        """Give images as they are stored ``(B, D, H, W)``, averaged to a smaller grid.
-
-        They are copied to a GPU beside its work: where there is one, their memory is pinned.
-        """
-        images = self._images if reduction == 1 else self._at(reduction)
-        chosen = torch.from_numpy(images[list(indices)])
-        return chosen.pin_memory() if torch.cuda.is_available() else chosen
+        """Give images as they are stored ``(B, D, H, W)``, averaged to a smaller grid."""
+        chosen = self._chosen(indices, reduction)
+        return chosen.pin_memory() if self.pinned else chosen
 
     def batch(self, indices: Sequence[int], reduction: int, device: torch.device) -> torch.Tensor:
         """Give images as float32 ``(B, 1, D, H, W)``, averaged to a smaller grid."""
-        return on_device(self.read(indices, reduction), device)
+        return on_device(self._chosen(indices, reduction), device)
+
+    def _chosen(self, indices: Sequence[int], reduction: int) -> torch.Tensor:
+        images = self._images if reduction == 1 else self._at(reduction)
+        return torch.from_numpy(images[list(indices)])
 
     def _at(self, reduction: int) -> np.ndarray:
         if reduction not in self._reduced:

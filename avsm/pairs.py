@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import torch
 from avsm.errors import UserError, nearest, raise_all
 from avsm.manifest import SPLITS, Scan, read_manifest, read_rows
 
+log = logging.getLogger(__name__)
 TASKS = ("longitudinal", "cross-subject", "both")
 Couples = dict[str, list[tuple[int, int]]]  # by task; positions of scans
 
@@ -80,7 +82,7 @@ class PairSampler:
     """Draw training pairs of a task, every subject (longitudinal: every couple) as likely.
 
     Deviation: the paper fixes 4,200 or 2,800 directed pairs beforehand; here every batch draws
-    from all there are, unless couples are given.
+    from all there are, or from couples that are listed, every one as likely.
 
     Parameters
     ----------
@@ -175,12 +177,17 @@ def read_cohort(manifest: str | Path, task: str, couples: str | Path | None = No
     Raises
     ------
     UserError
-        See ``read_manifest``, ``read_couples``; or if there is no pair to train on.
+        See ``read_manifest``, ``read_couples``; or if there is no pair of the task to train on.
     """
     scans = read_manifest(manifest)
     training, validation = ([scan for scan in scans if scan.split == name] for name in SPLITS)
     listed = {} if couples is None else read_couples(couples, training)
+    if listed and not {*listed} & {*single_tasks(task)}:
+        raise UserError(f"{couples}: found couples for {' and '.join(listed)}, none for {task}")
     listed = {name: listed[name] for name in single_tasks(task) if name in listed}
+    for name in single_tasks(task):
+        number = f"{len(listed[name])} listed couples" if name in listed else "all couples"
+        log.info("%s: pairs of %s", name, number)
     if len(listed) == len(single_tasks(task)):
         used = sorted({index for own in listed.values() for couple in own for index in couple})
         place = {before: now for now, before in enumerate(used)}

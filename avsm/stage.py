@@ -50,7 +50,7 @@ class Learner:
 
     name: str
     net: nn.Module
-    draw: Callable[[Phase, int, torch.Generator], Batch]
+    draw: Callable[[Phase, float, torch.Generator], Batch]
     losses: Callable[[Batch], dict[str, torch.Tensor]]
     score: Callable[[], Score]
     describe: Callable[[], dict[str, Any]]

@@ -62,7 +62,7 @@ def train(
     Parameters
     ----------
     manifest
-        CSV of preprocessed images, see ``pairs.read_manifest``: in [0, 1], all on one grid.
+        CSV of preprocessed images, see ``manifest.read_manifest``: in [0, 1], all on one grid.
     out
         The folder.
     recipe
@@ -97,7 +97,7 @@ def train(
     out, place = Path(out), find_device(device)
     cohort = read_cohort(manifest, recipe.task, couples)
     previous = {name: find_previous(out / name / LAST, recipe, resume) for name in chosen}
-    store = ImageStore(cohort.training, out, memory_gb)
+    store = ImageStore(cohort.training, out, memory_gb, pinned=place.type == "cuda")
     scored = Validation(cohort.validation, recipe, store.shape, labels, place)
     data = {"scans": digest(cohort), "structures": list(scored.values)}
     for name, content in previous.items():

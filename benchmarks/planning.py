@@ -12,6 +12,7 @@ import csv
 import itertools
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -68,6 +69,7 @@ def main() -> None:
         print(f"{processor()}")
         print(f"planning {IMAGES:,} images, all of config/oai.yaml: {seconds:.1f} s, {peak:.2f} GB")
         subprocess.run([*command, "plan", *files], cwd=ROOT, check=True)
+    shutil.rmtree(ROOT / "results/planning")
 
 
 if __name__ == "__main__":

@@ -53,20 +53,24 @@ class Run:
         return sorted({name for couple in self.couples for name in couple[1:]})
 
     @cached_property
-    def training_couples(self) -> dict[str, list[Couple]]:
+    def listed(self) -> dict[str, list[Couple]]:
         """The couples to train on by task; a task without any takes all."""
         return training_couples(self.scans, self.config, self.tasks) if self.networks else {}
 
     @cached_property
     def trained(self) -> list[str]:
         """Names of the scans that networks are trained or validated on; none without networks."""
-        chosen = training_scans(self.scans, self.training_couples) if self.networks else []
+        return self.trained_on(self.tasks) if self.networks else []
+
+    def trained_on(self, tasks: Iterable[str]) -> list[str]:
+        """Return the names of the scans that networks of some tasks are trained or validated on."""
+        chosen = training_scans(self.scans, {task: self.listed[task] for task in tasks})
         return [scan.name for scan in chosen]
 
-    @property
-    def validated(self) -> list[str]:
+    @cached_property
+    def validated(self) -> set[str]:
         """Names of the scans whose Dice chooses a network's weights."""
-        return [name for name in self.trained if self.scans[name].split == "validation"]
+        return {name for name in self.trained if self.scans[name].split == "validation"}
 
     @property
     def used(self) -> list[str]:
@@ -126,6 +130,10 @@ class Run:
     def training(self, network: str, pairs: str, file: str) -> str:
         """Return the path of a file of a network's training."""
         return f"{self.folder}/networks/{network}/{pairs}/{file}"
+
+    def tasks_of(self, pairs: str) -> list[str]:
+        """Return the tasks of the pairs that a network is trained for."""
+        return self.tasks if pairs == BOTH else [pairs]
 
     def models_of(self, method: str, shard: str) -> list[str]:
         """Return the trained networks that a method needs for a shard."""

@@ -13,7 +13,13 @@ from tests.unit.test_config import merge
 from workflow.contract.methods import Method, check_requirements, load_methods
 from workflow.contract.networks import NETWORKS, available_networks, load_networks
 from workflow.contract.sources import sources
-from workflow.contract.training import Trained, check_trained, digests, open_state
+from workflow.contract.training import (
+    Trained,
+    check_listed,
+    check_trained,
+    digests,
+    open_state,
+)
 from workflow.data.cohort import Scan
 from workflow.data.training import (
     couple_rows,
@@ -22,7 +28,7 @@ from workflow.data.training import (
     training_couples,
     training_scans,
 )
-from workflow.errors import ConfigError, ContractError, ToolError
+from workflow.errors import ConfigError, ContractError, DataError, ToolError
 from workflow.referee.notes import notes
 from workflow.run import load_run
 
@@ -184,12 +190,35 @@ def test_training_couples_may_be_all_there_are(config, patients, mirrored):
         training_couples(scans, config, ["cross-subject"])
 
 
+@pytest.mark.parametrize("patients", [0, 1, 2])
+def test_too_few_training_scans_for_the_couples_are_named(config, patients):
+    """A release that is not complete must not be searched for ever."""
+    scans = knees(patients, visits=1 + patients // 2)
+    config["training"]["couples"] = {"longitudinal": 5, "cross-subject": 99}
+    with pytest.raises(ConfigError) as caught:
+        training_couples(scans, config, ["longitudinal", "cross-subject"])
+    visits, across = {0: (0, 0), 1: (0, 0), 2: (4, 16)}[patients]
+    assert f"longitudinal: found {visits}, asked for 5" in str(caught.value)
+    assert f"cross-subject: found {across}, asked for 99" in str(caught.value)
+
+
+def test_images_that_are_gone_are_named(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.nii").touch()
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("image,split\na.nii,train\nb.nii,train\n", encoding="utf-8")
+    check_listed(manifest)
+    (tmp_path / "b.nii").unlink()
+    with pytest.raises(DataError, match=r"1 of its 2 images are gone, .*b\.nii the first"):
+        check_listed(manifest)
+
+
 def test_couples_of_one_task_alone_need_all_scans(config):
     config["training"]["couples"]["longitudinal"] = 2
     run = load_run(config)
     everything = {scan.name for scan in run.scans.values() if scan.split == "train"}
     assert everything < {*run.trained}
-    assert [row["task"] for row in couple_rows(run.training_couples)] == 2 * ["longitudinal"]
+    assert [row["task"] for row in couple_rows(run.listed)] == 2 * ["longitudinal"]
     config["training"]["couples"]["cross-subject"] = 1
     assert len(load_run(config).trained) < len(run.trained)
 
@@ -210,7 +239,9 @@ def test_missing_training_scans_name_the_settings(config):
 def test_only_validation_scans_have_labels_in_the_manifest():
     scans = [Scan(f"P{i}", "1", "right", f"{i}.nii", f"{i}l.nii", split)
              for i, split in enumerate(("train", "validation"))]  # fmt: skip
-    assert [row["label"] for row in manifest_rows(scans)] == ["", "../labels/P1_1_right.nii"]
+    assert [row["label"] for row in manifest_rows(scans)] == [
+        "", "../../labels/P1_1_right.nii"
+    ]  # fmt: skip
     assert [read_scan(scan).label for scan in scans] == [None, "1l.nii"]
     simulated = Scan("P2", "1", "right", None, "2l.nii", "train")
     assert read_scan(simulated).label == "2l.nii"

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections import Counter
 
 import pandas as pd
 import pytest
@@ -176,20 +177,24 @@ def test_labels_are_kept_from_methods_and_networks(project):
     """What jobs are given: test images to register, labels only of scans to validate on."""
     splits = json.loads((project.results / "cohort.json").read_text(encoding="utf-8"))["splits"]
     output = project.run("--configfile", "mine.yaml", "-n", "--forceall").output
-    jobs = re.findall(r"^rule (train|register_\S+):\n    input: (.*)$", output, re.MULTILINE)
-    registered = 2 * len([*project.methods, *VARIANTS])
-    assert len([rule for rule, _ in jobs if rule != "train"]) == registered
-    assert len(jobs) - registered == 4
+    pattern = r"^(?:local)?rule (train|training_part|register_\S+):\n    input: (.*)$"
+    jobs = re.findall(pattern, output, re.MULTILINE)
+    often = Counter(rule.split("_")[0] for rule, _ in jobs)
+    assert often["register"] == 2 * len([*project.methods, *VARIANTS])
+    assert (often["train"], often["training"]) == (4, 1)
     for rule, files in jobs:
         seen = {
             kind: {splits[name.split("_")[0]] for name in re.findall(rf"/{kind}/(\S+)\.nii", files)}
             for kind in ("images", "labels")
         }
-        if rule == "train":
+        if rule == "training_part":
             assert seen == {"images": {"train", "validation"}, "labels": {"validation"}}
+        elif rule == "train":  # by way of the manifest
+            assert seen == {"images": set(), "labels": set()}
         else:
             assert seen == {"images": {"test"}, "labels": set()} and "label" not in files
-    manifest = pd.read_csv(project.results / "training/manifest.csv")
+    manifest = pd.read_csv(project.results / "training/both/manifest.csv")
+    assert {splits[name] for name in manifest["subject"]} == {"train", "validation"}
     assert set(manifest["split"]) == {"train", "validation"}
     assert set(manifest[manifest["label"].notna()]["split"]) == {"validation"}
 

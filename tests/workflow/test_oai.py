@@ -68,8 +68,8 @@ def test_from_dicom_to_table_1(fresh_project):
         dice = table[f"{task} dice"]
         assert dice["affine-NiftyReg"] > dice["Before registration"] > 0
     tested = {str(9000100 + patient) for patient in range(LABELLED)}
-    manifest = pd.read_csv(results / "training/manifest.csv", dtype=str)
-    couples = pd.read_csv(results / "training/couples.csv")
+    manifest = pd.read_csv(results / "training/both/manifest.csv", dtype=str)
+    couples = pd.read_csv(results / "training/both/couples.csv")
     assert couples["task"].value_counts().to_dict() == {"longitudinal": 2, "cross-subject": 3}
     in_couples = {*couples["fixed"], *couples["moving"]}
     assert {*manifest.loc[manifest["split"] == "train", "image"]} == in_couples

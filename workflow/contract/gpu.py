@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import getpass
 import logging
 import os
 import shutil
@@ -18,18 +17,19 @@ _held: list[TextIOWrapper] = []  # open until the process ends, however that com
 
 
 def claim_gpu() -> None:
-    """Let this process see one GPU alone that no other job holds.
+    """Let this process see one NVIDIA GPU alone that no other job of the user holds.
 
     Call it before the first use of CUDA. Where there are not several to choose from, or none is
-    free, all stay as they are. `CUDA_VISIBLE_DEVICES` says which may be taken, if it is set.
+    free, all stay as they are. `CUDA_VISIBLE_DEVICES`, if it is set, says which may be taken, and
+    must name them alike for all jobs.
     """
     visible = visible_gpus()
     if len(visible) < 2:
         return
-    folder = Path(tempfile.gettempdir(), f"benchmark-gpus-{getpass.getuser()}")
+    folder = Path(tempfile.gettempdir(), f"benchmark-gpus-{os.getuid()}")
     folder.mkdir(exist_ok=True)
     for gpu in visible:
-        lock = (folder / f"{gpu}.lock").open("w")
+        lock = (folder / f"{gpu.replace('/', '_')}.lock").open("w")
         try:
             # Held by this process and its children, and let go by the system when they are gone.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import logging
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workflow.errors import ContractError
+from workflow.errors import ContractError, DataError
 from workflow.files import write_text
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,18 @@ class Trained:
     steps: int
     seconds: float
     device: str = ""
+
+
+def check_listed(manifest: Path) -> None:
+    """Raise `DataError` if images of a training manifest are gone; Snakemake does not look."""
+    with manifest.open(newline="", encoding="utf-8") as stream:
+        paths = [manifest.parent / row["image"] for row in csv.DictReader(stream)]
+    gone = [path for path in paths if not path.is_file()]
+    if gone:
+        raise DataError(
+            f"{manifest}: {len(gone)} of its {len(paths)} images are gone, {gone[0]} the first; "
+            "make them again with snakemake --forcerun training_part"
+        )
 
 
 def digests(paths: Iterable[str]) -> dict[str, str]:

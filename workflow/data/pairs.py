@@ -80,7 +80,10 @@ def has_couples(scans: Sequence[Scan], task: str, mirrored: bool) -> bool:
 
 
 def choose_evenly(possible: list[Couple], number: int, seed: int) -> list[Couple]:
-    """Choose couples at random but evenly: no scan a second time before others had their first."""
+    """Choose couples at random but evenly: no scan a second time before others had their first.
+
+    There must be so many.
+    """
     random.Random(f"{seed}-{possible[0][0]}").shuffle(possible)
     used: Counter[str] = Counter()
     chosen: list[Couple] = []

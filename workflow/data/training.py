@@ -38,7 +38,7 @@ def training_couples(
 ) -> dict[str, list[Couple]]:
     """Return so many couples of each task as the configuration asks for; none of a task: all.
 
-    They are a seeded choice, and an even one: no scan a second time before others had their first.
+    They are a seeded choice that is spread evenly over the scans.
 
     Raises
     ------
@@ -57,12 +57,19 @@ def training_couples(
         if wanted == "all":
             continue
         if task == "longitudinal":
-            couples[task] = choose_evenly([*_visits(training, mirrored)], wanted, seed)
+            possible = [*_visits(training, mirrored)]
         else:
-            couples[task] = [*itertools.islice(_across(training, mirrored, seed), wanted)]
-        if len(couples[task]) < wanted:
-            faults.append(f"{task}: found {len(couples[task])}, asked for {wanted}")
-    raise_all(ConfigError, "training.couples: more than the training scans make:", faults)
+            possible = [*itertools.islice(_across(training, mirrored, seed), wanted)]
+        if len(possible) < wanted:
+            faults.append(f"{task}: found {len(possible)}, asked for {wanted}")
+        else:
+            couples[task] = choose_evenly(possible, wanted, seed)
+    raise_all(
+        ConfigError,
+        f"training.couples: more than the {len(training)} training scans make (ask for fewer, or "
+        "for all):",
+        faults,
+    )
     return couples
 
 
@@ -78,14 +85,15 @@ def _visits(scans: Sequence[Scan], mirrored: bool) -> Iterator[Couple]:
 
 
 def _across(scans: Sequence[Scan], mirrored: bool, seed: int) -> Iterator[Couple]:
-    """Yield all cross-subject couples in random order, each scan once before one comes twice.
+    """Yield all cross-subject couples in random rounds, in which no scan comes twice.
 
-    By rounds as in a tournament (the circle method), so that a few out of millions cost little.
+    As in a tournament (the circle method), so that a few out of millions cost little.
     """
     rng = random.Random(f"{seed}-training")
     order = [*scans]
     rng.shuffle(order)
-    last = len(order) - 1 + len(order) % 2  # of an even number of places, one of them empty
+    # Of an even number of places, one of them empty.
+    last = max(0, len(order) - 1 + len(order) % 2)
     for turn in rng.sample(range(last), last):
         for place in range(last):
             other = (turn - place) % last
@@ -125,13 +133,18 @@ def check_training(
     )
 
 
+def listed_path(kind: str, scan: str) -> str:
+    """Return the path of a scan's preprocessed file in the CSVs in `<run>/training/<pairs>/`."""
+    return f"../../{kind}/{scan}.nii"
+
+
 def couple_rows(couples: dict[str, list[Couple]]) -> list[dict[str, str]]:
     """Return the rows of the list of training couples, which lies beside the manifest."""
     return [
         {
             "task": task,
-            "fixed": f"../images/{fixed}.nii",
-            "moving": f"../images/{moving}.nii",
+            "fixed": listed_path("images", fixed),
+            "moving": listed_path("images", moving),
         }
         for own in couples.values()
         for task, fixed, moving in own
@@ -139,15 +152,15 @@ def couple_rows(couples: dict[str, list[Couple]]) -> list[dict[str, str]]:
 
 
 def manifest_rows(scans: Sequence[Scan]) -> list[dict[str, str]]:
-    """Return the rows of the training manifest; its paths are relative to `<run>/training/`.
+    """Return the rows of the training manifest.
 
     Only validation scans have label maps: their Dice chooses the weights that are kept.
     """
     return [
         {
             "subject": scan.subject,
-            "image": f"../images/{scan.name}.nii",
-            "label": f"../labels/{scan.name}.nii" if scan.split == "validation" else "",
+            "image": listed_path("images", scan.name),
+            "label": listed_path("labels", scan.name) if scan.split == "validation" else "",
             "split": scan.split,
             "visit": scan.visit,
             "side": scan.side,

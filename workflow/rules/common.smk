@@ -89,13 +89,14 @@ def gpus(params):
     return int(params.get("device", "cpu") != "cpu" and (sent or found or apple))
 
 
-def training_memory(wildcards):
-    """MB that a training takes, by the grid and the number of scans.
+def training_memory(wildcards, attempt):
+    """MB that a training takes, by the grid and the number of scans; more on each attempt.
 
     Images are kept in half precision, up to 8 GB. A step at 80x192x192 takes 5.4 GB in float32.
     """
     megavoxels = math.prod(config["preprocessing"]["size"]) / 1e6
-    return math.ceil(2000 + 1500 * megavoxels + min(8192, 2.3 * megavoxels * len(RUN.trained)))
+    images = min(8192, 2.3 * megavoxels * len(RUN.trained))
+    return attempt * math.ceil(4000 + 1500 * megavoxels + images)
 
 
 def minutes(method=None, cost=None):

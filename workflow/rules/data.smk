@@ -54,9 +54,10 @@ rule simulate_image:
 # Faults are handed on, so that those of all scans are told together.
 rule check_scans:
     input:
-        lambda wildcards: [
+        files=lambda wildcards: [
             path for scan in check_part(wildcards) for path in (scan.image, scan.label) if path
         ],
+        code=code("data/checks", "data/preprocess"),
     output:
         f"{FOLDER}/checks/{{part}}.json",
     log:

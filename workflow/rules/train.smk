@@ -1,8 +1,8 @@
 # Networks: trained on the splits train and validation, once for all methods that need them.
 
 
-# Snakemake plans a job of many inputs in the square of their number. So a cohort is listed in parts
-# and trainings depend on the list, which says by digests what is in the images.
+# Snakemake plans a job of many inputs in the square of their number. So a cohort is listed in parts,
+# and trainings depend on the list. Its digests tell whether a killed training may go on.
 rule training_part:
     input:
         images=lambda wildcards: [RUN.image(scan) for scan in training_part(wildcards)],
@@ -11,7 +11,7 @@ rule training_part:
             RUN.label(scan) for scan in training_part(wildcards) if scan in RUN.validated
         ],
     output:
-        temp(f"{FOLDER}/training/parts/{{part}}.csv"),
+        f"{FOLDER}/training/parts/{{part}}.csv",
     log:
         f"{FOLDER}/logs/training_part/{{part}}.log",
     priority: 10
@@ -28,24 +28,27 @@ rule training_manifest:
     input:
         [f"{FOLDER}/training/parts/{part}.csv" for part in range(len(TRAINING_PARTS))],
     output:
-        manifest=f"{FOLDER}/training/manifest.csv",
-        couples=f"{FOLDER}/training/couples.csv",
+        manifest=f"{FOLDER}/training/{{pairs}}/manifest.csv",
+        couples=f"{FOLDER}/training/{{pairs}}/couples.csv",
     log:
-        f"{FOLDER}/logs/training_manifest.log",
+        f"{FOLDER}/logs/training_manifest/{{pairs}}.log",
     priority: 10
     localrule: True
     conda:
         ENVIRONMENT
     params:
-        couples=couple_rows(RUN.training_couples),
+        scans=lambda wildcards: RUN.trained_on(RUN.tasks_of(wildcards.pairs)),
+        couples=lambda wildcards: couple_rows(
+            {task: RUN.listed[task] for task in RUN.tasks_of(wildcards.pairs)}
+        ),
     script:
         "../scripts/training_manifest.py"
 
 
 rule train:
     input:
-        manifest=f"{FOLDER}/training/manifest.csv",
-        couples=f"{FOLDER}/training/couples.csv",
+        manifest=f"{FOLDER}/training/{{pairs}}/manifest.csv",
+        couples=f"{FOLDER}/training/{{pairs}}/couples.csv",
         models=lambda wildcards: RUN.needed_models(wildcards.network, wildcards.pairs),
         code=network_code,
     output:

@@ -5,7 +5,13 @@ import shutil
 from pathlib import Path
 
 from workflow.contract.networks import NETWORKS, load_train
-from workflow.contract.training import Training, check_trained, digests, open_state
+from workflow.contract.training import (
+    Training,
+    check_listed,
+    check_trained,
+    digests,
+    open_state,
+)
 from workflow.files import write_text, written_aside
 from workflow.job import start_job
 from workflow.provenance import processor, versions
@@ -13,6 +19,7 @@ from workflow.provenance import processor, versions
 params, threads, output = snakemake.params, snakemake.threads, snakemake.output
 start_job(snakemake.log[0], threads, params.seed, snakemake.resources.get("gpu", 0))
 network, pairs = snakemake.wildcards.network, snakemake.wildcards.pairs
+check_listed(Path(snakemake.input.manifest))
 state = Path(params.state)
 decided_by = {"params": params.params, "seed": params.seed, "task": pairs, "labels": params.labels}
 open_state(state, decided_by | {"inputs": digests(snakemake.input)})

@@ -2,12 +2,16 @@
 
 import pandas as pd
 
-from workflow.data.training import COUPLE_COLUMNS
+from workflow.data.training import COUPLE_COLUMNS, listed_path
 from workflow.files import write_text
 from workflow.job import start_log
 
+params, output = snakemake.params, snakemake.output
 start_log(snakemake.log[0])
-scans = pd.concat(pd.read_csv(part, dtype=str) for part in snakemake.input).sort_values("image")
-couples = pd.DataFrame(snakemake.params.couples, columns=COUPLE_COLUMNS)
-write_text(snakemake.output.manifest, scans.to_csv(index=False))
-write_text(snakemake.output.couples, couples.to_csv(index=False))
+# A patient or a visit may have the name NA.
+parts = [pd.read_csv(part, dtype=str, keep_default_na=False) for part in snakemake.input]
+scans = pd.concat(parts).set_index("image", drop=False)
+scans = scans.loc[[listed_path("images", name) for name in params.scans]]
+write_text(output.manifest, scans.to_csv(index=False))
+couples = pd.DataFrame(params.couples, columns=COUPLE_COLUMNS)
+write_text(output.couples, couples.to_csv(index=False))

@@ -9,7 +9,6 @@ from workflow.job import start_log
 
 start_log(snakemake.log[0])
 scans = pd.DataFrame(snakemake.params.rows, columns=COLUMNS)
-# Trainings start anew when an image or a label map changed, and only then.
 scans["sha256"] = [*digests(snakemake.input.images).values()]
 maps = iter(digests(snakemake.input.labels).values())
 scans["label_sha256"] = [next(maps) if label else "" for label in scans["label"]]

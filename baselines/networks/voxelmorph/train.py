@@ -64,7 +64,7 @@ def set_up(manifest: Path, state: Path, params: dict, context: Training) -> Setu
     )
     device = find_device(params["device"])
     cohort = read_cohort(manifest, recipe.task, context.couples)
-    store = ImageStore(cohort.training, state)
+    store = ImageStore(cohort.training, state, pinned=device.type == "cuda")
     affine = load_model(context.models[0]) if context.models else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)

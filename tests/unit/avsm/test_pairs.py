@@ -92,7 +92,7 @@ LISTED = [
 def drawn(manifest: Path, task: str, couples: Path) -> set[frozenset[str]]:
     """Draw many pairs; give the couples that they are of."""
     cohort = read_cohort(manifest, task, couples)
-    first, second = cohort.sampler.draw(300, keyed_generator(0))
+    first, second = cohort.sampler.draw(1500, keyed_generator(0))
     pairs = {(a, b) for a, b in zip(first, second, strict=True)}
     assert pairs == {pair[::-1] for pair in pairs}  # in both directions
     names = [scan.image.name.removesuffix("_image.nii") for scan in cohort.training]
@@ -111,11 +111,16 @@ def test_listed_couples_are_all_that_is_drawn(cohort: Path) -> None:
 
 def test_a_task_without_listed_couples_draws_from_all(cohort: Path) -> None:
     couples = write_couples(cohort, LISTED[:1])
-    assert len(drawn(cohort, "cross-subject", couples)) == 4 * 3 // 2 * 4
+    assert len(drawn(cohort, "both", couples)) == 4 * 3 // 2 * 4 + 1
     assert len(read_cohort(cohort, "both", couples).training) == 8
     assert drawn(cohort, "longitudinal", write_couples(cohort, [])) == {
         frozenset((f"s{subject}_v0", f"s{subject}_v1")) for subject in range(4)
     }
+
+
+def test_couples_of_another_task_alone_are_refused(cohort: Path) -> None:
+    with pytest.raises(UserError, match="found couples for longitudinal, none for cross-subject"):
+        read_cohort(cohort, "cross-subject", write_couples(cohort, LISTED[:1]))
 
 
 def test_wrong_couples_say_what_is_wrong(cohort: Path) -> None:
