@@ -68,13 +68,14 @@ def test_from_dicom_to_table_1(fresh_project):
         dice = table[f"{task} dice"]
         assert dice["affine-NiftyReg"] > dice["Before registration"] > 0
     tested = {str(9000100 + patient) for patient in range(LABELLED)}
-    manifest = pd.read_csv(results / "training/both/manifest.csv", dtype=str)
-    couples = pd.read_csv(results / "training/both/couples.csv")
-    assert couples["task"].value_counts().to_dict() == {"longitudinal": 2, "cross-subject": 3}
-    in_couples = {*couples["fixed"], *couples["moving"]}
-    assert {*manifest.loc[manifest["split"] == "train", "image"]} == in_couples
-    assert set(manifest["split"]) == {"train", "validation"}
-    assert not tested & set(manifest["subject"])
+    for task, number in (("longitudinal", 2), ("cross-subject", 3)):
+        manifest = pd.read_csv(results / f"training/{task}/manifest.csv", dtype=str)
+        couples = pd.read_csv(results / f"training/{task}/couples.csv")
+        assert [*couples["task"]] == number * [task]
+        in_couples = {*couples["fixed"], *couples["moving"]}
+        assert {*manifest.loc[manifest["split"] == "train", "image"]} == in_couples
+        assert set(manifest["split"]) == {"train", "validation"}
+        assert not tested & set(manifest["subject"])
     splits = json.loads((results / "cohort.json").read_text(encoding="utf-8"))["splits"]
     assert {subject for subject, split in splits.items() if split == "test"} == tested
     assert not list(project.folder.rglob("pwned"))
