@@ -18,6 +18,7 @@ rule plan:
         networks=[asdict(RUN.networks[name]) | {"pairs": pairs} for name, pairs in RUN.trainings],
         scans={"images": len(RUN.used), "labels": len({*RUN.tested, *RUN.validated})},
         size=config["preprocessing"]["size"],
-        cores=workflow.cores,
+        # Asked for by this job alone: where no cores are given, as with --unlock, it is an error.
+        cores=lambda wildcards: workflow.cores,
     script:
         "../scripts/make_plan.py"
