@@ -71,6 +71,26 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         find_checkpoint(tmp_path / "none")
 
 
+class Intruder:
+    """What runs code when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.trace,)
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+    path, trace = tmp_path / "best.pt", tmp_path / "trace"
+    torch.save({"format": 1, "weights": Intruder(trace)}, path)
+    with pytest.raises(UserError, match="cannot be read as a checkpoint"):
+        load_checkpoint(path)
+    assert not trace.exists()
+    torch.load(path, weights_only=False)  # the intruder is a real one
+    assert trace.exists()
+
+
 def test_weights_of_other_networks_are_refused(tmp_path: Path) -> None:
     model, path = saved(tmp_path)
     content = describe_model(model, SHAPE, ("affine",))
