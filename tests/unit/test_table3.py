@@ -57,6 +57,7 @@ def test_numbers_of_the_table(comparison):
     assert table.loc["Good", ["rank", "rank low", "rank high"]].tolist() == [1, 1, 1]
     assert np.isnan(table.loc["Before", "rank"])
     assert table.loc["Good", "low"] < 65 < table.loc["Good", "high"]
+    assert table.loc["Bad", "low"] == 0 < table.loc["Bad", "high"] < 100  # of 25 +- 45
 
 
 def test_table_as_text(comparison):

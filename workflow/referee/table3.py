@@ -102,7 +102,8 @@ def summarise(
 ) -> pd.DataFrame:
     """Return the numbers of Table 3, a row a method in the given order.
 
-    dice, low, high : mean over the pairs that succeeded, in %, and its 95 % interval by patients.
+    dice, low, high : mean over the pairs that succeeded, in %, and its 95 % interval by patients,
+        of which only the part between 0 and 100 is possible.
     hardest : mean Dice of the 30 % of the pairs that were worst before registration, failed ones
         counted as before; NaN without a control.
     worse : part of the pairs, in %, that failed or are worse than before registration; NaN without
@@ -116,7 +117,8 @@ def summarise(
         own = comparison.pairs[comparison.pairs["method"] == method["id"]]
         scored, succeeded = own[own["dice"].notna()], own[own["reason"] == ""]
         row: dict[str, object] = {"method": method["label"], "dice": scored["dice"].mean()}
-        row["low"], row["high"] = interval_of(scored.set_index(SCANS)["dice"], patients, seed)
+        limits = interval_of(scored.set_index(SCANS)["dice"], patients, seed)
+        row["low"], row["high"] = np.clip(limits, 0, 100)
         row["hardest"] = _hardest(own)
         judged = own[own["before"].notna() & ((own["reason"] != "") | own["dice"].notna())]
         worse = (judged["reason"] != "") | (judged["dice"] < judged["before"])
