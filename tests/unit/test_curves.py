@@ -13,7 +13,7 @@ PATIENTS = {f"{patient}_{visit}": patient for patient in "abcd" for visit in (1,
 
 @pytest.fixture
 def metrics():
-    """Dice of 0.1 more with each step; the last pair of two steps failed."""
+    """Dice of 0.1 more with each step, folds in one case; the last pair of two steps failed."""
     rows = []
     for steps in (1, 2, 3):
         for place, patient in enumerate("abcd"):
@@ -22,7 +22,8 @@ def metrics():
             reason = "E: no" if failed else ""
             dice = np.nan if failed else 0.3 + 0.1 * steps + 0.01 * place
             rows.append((*head, MEAN, "dice", dice, reason))
-            rows.append((*head, WHOLE, "folds", np.nan if failed else 5.0 * steps, reason))
+            folds = 20.0 * steps if patient == "a" else 0.0
+            rows.append((*head, WHOLE, "folds", np.nan if failed else folds, reason))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -33,6 +34,7 @@ def test_values_and_drawing(metrics, tmp_path):
     assert values.loc[("dice", 1), "mean"] == pytest.approx(41.5)
     assert values.loc[("dice", 2), "mean"] == pytest.approx(51)  # of three pairs
     assert values.loc[("folds", 3), "mean"] == 15
+    assert values.loc[("folds", 3), "low"] == 0 < values.loc[("folds", 3), "high"]  # of 15 +- 48
     assert (values.loc["dice", "low"] < values.loc["dice", "mean"]).all()
     assert values.loc[("dice", 3), "method"] == "m3"
     path = tmp_path / "figure8.png"

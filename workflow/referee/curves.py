@@ -10,7 +10,7 @@ import pandas as pd
 from workflow.referee.boxplot import TASK_COLOURS
 from workflow.referee.figure import save_figure
 from workflow.referee.statistics import interval_of
-from workflow.referee.tidy import SCANS, pair_values
+from workflow.referee.tidy import BOUNDS, SCANS, pair_values
 
 # What each figure shows, with the axis' title, and what is counted.
 PANELS = {
@@ -30,7 +30,8 @@ def curve_values(
 ) -> pd.DataFrame:
     """Return what a figure shows: a row a task, measure and number of steps.
 
-    `mean` is over the pairs that succeeded, `low` and `high` are its 95 % interval by patients.
+    `mean` is over the pairs that succeeded, `low` and `high` are its 95 % interval by patients, cut
+    off where the measure ends.
 
     Parameters
     ----------
@@ -44,7 +45,7 @@ def curve_values(
             own = pairs[(pairs["method"] == method) & (pairs["task"] == task)]
             for measure in PANELS[number]:
                 known = own.set_index(SCANS)[measure].dropna()
-                limits = interval_of(known, patients, seed)
+                limits = interval_of(known, patients, seed, BOUNDS[measure])
                 rows.append((task, measure, steps, method, known.mean(), *limits))
     columns = ["task", "measure", "steps", "method", "mean", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
@@ -76,7 +77,7 @@ def draw_curves(number: str, values: pd.DataFrame, style: str, paths: Sequence[s
                 )
                 ax.plot(line["steps"], line["mean"], "o-", color=colour, label=task, markersize=4)
             ax.set(xlabel=COUNTED[number], ylabel=title, xticks=sorted(set(shown["steps"])))
-            if measure == "folds":  # intervals of counts may reach below none
+            if measure == "folds":  # begins at none, also where no case has any
                 ax.set_ylim(0, max(1.0, ax.get_ylim()[1]))
         axes[0, 0].legend()
         save_figure(figure, paths)

@@ -95,14 +95,24 @@ def patients_of(pairs: pd.MultiIndex, patients: Mapping[str, str]) -> tuple[np.n
     return fixed, moving
 
 
-def interval_of(values: pd.Series, patients: Mapping[str, str], seed: int) -> tuple[float, float]:
+def interval_of(
+    values: pd.Series,
+    patients: Mapping[str, str],
+    seed: int,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+) -> tuple[float, float]:
     """Return the 95 % interval of the mean of values by `(fixed, moving)`; NaN without any.
 
-    `patients` gives the patient of each scan.
+    Parameters
+    ----------
+    patients : of each scan.
+    bounds : between which the mean is for certain; what lies outside is cut off.
     """
     if values.empty:
         return float("nan"), float("nan")
-    return interval(values.to_numpy(), resample(*patients_of(values.index, patients), seed))
+    resampling = resample(*patients_of(values.index, patients), seed)
+    low, high = np.clip(interval(values.to_numpy(), resampling), *bounds)
+    return float(low), float(high)
 
 
 def compare(dice: pd.DataFrame, resampling: Resampling) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from workflow.referee.statistics import (
     rank,
     resample,
 )
-from workflow.referee.tidy import SCANS, pair_values
+from workflow.referee.tidy import BOUNDS, SCANS, pair_values
 
 HARDEST = 0.3  # of the pairs, by Dice before registration
 PRINTED = {  # mean of a measure: its title and digits in the printed table
@@ -103,7 +103,7 @@ def summarise(
     """Return the numbers of Table 3, a row a method in the given order.
 
     dice, low, high : mean over the pairs that succeeded, in %, and its 95 % interval by patients,
-        of which only the part between 0 and 100 is possible.
+        cut off where Dice ends.
     hardest : mean Dice of the 30 % of the pairs that were worst before registration, failed ones
         counted as before; NaN without a control.
     worse : part of the pairs, in %, that failed or are worse than before registration; NaN without
@@ -117,8 +117,8 @@ def summarise(
         own = comparison.pairs[comparison.pairs["method"] == method["id"]]
         scored, succeeded = own[own["dice"].notna()], own[own["reason"] == ""]
         row: dict[str, object] = {"method": method["label"], "dice": scored["dice"].mean()}
-        limits = interval_of(scored.set_index(SCANS)["dice"], patients, seed)
-        row["low"], row["high"] = np.clip(limits, 0, 100)
+        dice = scored.set_index(SCANS)["dice"]
+        row["low"], row["high"] = interval_of(dice, patients, seed, BOUNDS["dice"])
         row["hardest"] = _hardest(own)
         judged = own[own["before"].notna() & ((own["reason"] != "") | own["dice"].notna())]
         worse = (judged["reason"] != "") | (judged["dice"] < judged["before"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 COLUMNS = ["method", "task", "fixed", "moving", "label", "metric", "value", "reason"]
@@ -9,6 +11,7 @@ SCANS = ["fixed", "moving"]
 PAIR = ["method", "task", *SCANS]
 MEAN = "mean"  # label of the mean over the structures
 WHOLE = "all"  # label of what measures the whole map
+BOUNDS = {"dice": (0.0, 100.0), "folds": (0.0, math.inf)}  # what means of `pair_values` can be
 
 
 def read_metrics(path: str) -> pd.DataFrame:
