@@ -4,19 +4,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from scipy import stats
 
 from tests.conftest import ROOT
 from workflow.config import TASKS
-from workflow.referee import claims
-from workflow.referee.claims import ABSENT, CONTRADICTED, OPEN, SUPPORTED, verdict
+from workflow.referee import claims, table3
+from workflow.referee.claims import ABSENT, CONTRADICTED, EQUAL, OPEN, SUPPORTED, verdict
 from workflow.referee.tidy import COLUMNS, MEAN, WHOLE
 from workflow.run import load_run
 
 METHODS = [
-    {"id": "avsm-3step", "label": "AVSM (3-step)", "paper_row": "x"},
-    {"id": "syn", "label": "SyN", "paper_row": "SyN"},
-    {"id": "demons", "label": "Demons", "paper_row": "Demons"},
-    {"id": "avsm-refined", "label": "AVSM + instance opt.", "paper_row": None},
+    {"id": "identity", "label": "Before", "paper_row": None, "kind": "control"},
+    {"id": "avsm-3step", "label": "AVSM (3-step)", "paper_row": "x", "kind": "learned"},
+    {"id": "syn", "label": "SyN", "paper_row": "SyN", "kind": "classical"},
+    {"id": "demons", "label": "Demons", "paper_row": "Demons", "kind": "classical"},
+    {"id": "avsm-refined", "label": "AVSM + instance opt.", "paper_row": None, "kind": "learned"},
 ]
 PATIENTS = {f"{patient}_{visit}": patient for patient in "abcd" for visit in (1, 2)}
 
@@ -30,15 +32,19 @@ PATIENTS = {f"{patient}_{visit}": patient for patient in "abcd" for visit in (1,
         ("not-less", -4, -3, 2, CONTRADICTED),
         ("alike", -0.5, 0.7, 1, SUPPORTED), ("alike", -0.5, 1.2, 1, OPEN),
         ("alike", 1.1, 2, 1, CONTRADICTED), ("more", np.nan, np.nan, 0, OPEN),
-        ("alike", np.nan, np.nan, 1, OPEN),
+        ("alike", np.nan, np.nan, 1, OPEN), ("more", 1, 5, 2, OPEN), ("more", 3, 5, 2, SUPPORTED),
+        ("more", 0.5, 1.5, 2, CONTRADICTED), ("more", 0, 0, 0, EQUAL), ("less", 0, 0, 0, EQUAL),
+        ("not-less", 0, 0, 2, SUPPORTED), ("alike", 0, 0, 1, SUPPORTED),
     ],
 )  # fmt: skip
 def test_verdicts(expect, low, high, margin, expected):
     assert verdict(expect, low, high, margin) == expected
 
 
-def test_table():
-    dice = {"avsm-3step": 0.7, "syn": 0.6, "demons": 0.5, "avsm-refined": 0.9}
+@pytest.fixture
+def metrics():
+    """Scores of four patients; SyN's Dice differs from one to the next."""
+    dice = {"identity": 0.2, "avsm-3step": 0.7, "syn": 0.6, "demons": 0.5, "avsm-refined": 0.9}
     rows = []
     for method, value in dice.items():
         for place, patient in enumerate("abcd"):
@@ -46,6 +52,16 @@ def test_table():
             wobble = 0.01 * place * (method == "syn")
             rows.append((*head, MEAN, "dice", value + wobble, ""))
             rows.append((*head, WHOLE, "folds", 0.0, ""))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def judge(said, metrics):
+    """Judge claims by a run whose row IX of Table 2 is SyN."""
+    comparisons = table3.gather_tasks(metrics, METHODS, ["cross-subject"], PATIENTS, 1)
+    return claims.judge(said, comparisons, METHODS, PATIENTS, 1, {"IX": "syn"})
+
+
+def test_table(metrics):
     said = [
         {"claim": "best", "tasks": ["cross-subject", "longitudinal"], "measure": "dice",
          "a": "avsm-3step", "b": "best", "expect": "more"},
@@ -56,8 +72,7 @@ def test_table():
         {"claim": "no row", "tasks": ["cross-subject"], "measure": "dice", "a": "row VIII",
          "b": "demons", "expect": "more"},
     ]  # fmt: skip
-    metrics = pd.DataFrame(rows, columns=COLUMNS)
-    table = claims.judge(said, metrics, METHODS, ["cross-subject"], PATIENTS, 1, {"IX": "syn"})
+    table = judge(said, metrics)
     assert table["verdict"].tolist() == [SUPPORTED, ABSENT, SUPPORTED, ABSENT]
     assert table["a"].tolist()[2:] == ["syn", "row VIII"]
     best = table.iloc[0]
@@ -65,6 +80,31 @@ def test_table():
     text = claims.formatted(table, {method["id"]: method["label"] for method in METHODS})
     assert text["Difference [95 %]"][0].startswith("AVSM (3-step) against SyN: +8.5 [")
     assert text["This run says"].tolist() == 2 * ["supported", "not tested"]
+
+
+def test_the_choice_of_the_best_rival_widens_the_interval(metrics):
+    """Of two rivals: Student's quantile of 0.0125 instead of 0.025 on either side."""
+    one = {"claim": "", "tasks": ["cross-subject"], "measure": "dice", "a": "avsm-3step",
+           "b": "syn", "expect": "more"}  # fmt: skip
+    table = judge([one, one | {"b": "best"}], metrics)
+    assert table["b"].tolist() == ["syn", "syn"]
+    width = (table["high"] - table["low"]).to_numpy()
+    assert width[1] / width[0] == pytest.approx(stats.t.ppf(0.9875, 3) / stats.t.ppf(0.975, 3))
+
+
+def test_failed_pairs_count_as_before_registration(metrics):
+    """One of AVSM's four pairs failed: its Dice is 0.2 instead of 0.7, its folds are unknown."""
+    failed = (metrics["method"] == "avsm-3step") & (metrics["fixed"] == "d_1")
+    metrics.loc[failed, "value"] = np.nan
+    metrics.loc[failed, "reason"] = "E: no"
+    one = {"claim": "", "tasks": ["cross-subject"], "a": "avsm-3step", "b": "demons",
+           "expect": "more"}  # fmt: skip
+    table = judge([one | {"measure": "dice"}, one | {"measure": "folds"}], metrics)
+    assert table["difference"].tolist() == pytest.approx([100 * (0.2 - 0.5 / 4), 0])
+    assert table["without"].tolist() == [0, 1]
+    assert table["verdict"].tolist() == [OPEN, EQUAL]
+    text = claims.formatted(table, {method["id"]: method["label"] for method in METHODS})
+    assert text["Difference [95 %]"][1].endswith("folds; unknown in 1 pair(s)")
 
 
 def test_claims_of_the_paper_name_what_the_default_run_has(config):

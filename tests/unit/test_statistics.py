@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from workflow.referee.ranking import last_alike
+from workflow.referee.ranking import last_alike, worse_ones
 from workflow.referee.statistics import compare, interval, rank, resample
 
 
@@ -169,6 +169,14 @@ def test_blocks_of_friedmans_test_share_nobody():
     assert np.isnan(found.p)  # of two blocks
 
 
+def test_an_atlas_is_in_every_block():
+    """Registration to an atlas x: each other patient is a block."""
+    fixed, moving = np.array(list("xxxaa")), np.array(list("abcxx"))
+    dice = pd.DataFrame(np.random.default_rng(9).random((5, 3)), columns=list("uvw"))
+    found = rank(dice, fixed, moving, resample(fixed, moving, 0))
+    assert found.blocks == 3 and np.isfinite(found.p)
+
+
 def test_friedmans_test_keeps_its_level_on_couples():
     """Six disjoint couples in both directions, methods alike: p is below 0.05 in one of twenty."""
     names = np.array([f"P{n}" for n in range(12)])
@@ -182,11 +190,21 @@ def test_friedmans_test_keeps_its_level_on_couples():
     assert hits <= 10
 
 
-def test_bars_join_what_no_comparison_tells_apart():
-    order = list("abcd")
+def test_bars_join_ranks_within_the_critical_difference():
+    ranks = np.array([1.0, 1.5, 2.4, 4.0])
+    assert last_alike(ranks, 1.25) == [1, 2, 2, 3]
+    assert last_alike(ranks, np.nan) == [None] * 4
+
+
+def test_cells_are_significant_comparisons_alone():
     found = pd.DataFrame(
-        [("a", "d", 0.01), ("b", "d", 0.2), ("a", "c", 0.3), ("c", "d", np.nan)],
-        columns=["a", "b", "p_holm"],
+        [
+            ("a", "d", 3.0, 0.01),
+            ("b", "a", -2.0, 0.04),
+            ("a", "c", 9.0, 0.3),
+            ("c", "d", 1, np.nan),
+        ],
+        columns=["a", "b", "difference", "p_holm"],
     )
-    assert last_alike(order, found) == [2, 3, 3, 3]
-    assert last_alike(order, found[:0]) == [3, 3, 3, 3]
+    assert worse_ones(list("abcd"), found) == [["b", "d"], [], [], []]
+    assert worse_ones(list("abcd"), found[:0]) == [[]] * 4

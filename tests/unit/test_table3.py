@@ -67,7 +67,10 @@ def test_table_as_text(comparison):
     )
     assert "| Before | 25.00 [" in text and "| -- |\n| Good |" in text
     assert "| 1.0 [1.0, 1.0] |" in text
-    assert "Longitudinal: 4 directed pairs, 4 independent of one another; the order when" in text
+    assert (
+        "Longitudinal: 4 directed pairs of 4 patients; no test of all methods at once: 4 blocks"
+        in text
+    )
 
 
 def test_notes_name_the_tests_of_three_methods(metrics):
@@ -79,10 +82,22 @@ def test_notes_name_the_tests_of_three_methods(metrics):
     assert "(Friedman, 4 blocks without a patient in common; Nemenyi's" in line
 
 
+def test_notes_count_patients_and_couples(metrics):
+    """The couples ab, bc and ca: one block, and no test of all methods at once."""
+    metrics["task"], metrics["moving"] = (
+        "cross-subject",
+        metrics["moving"].map({"a_2": "b_2", "b_2": "c_2", "c_2": "a_2", "d_2": "b_2"}),
+    )
+    own = metrics[metrics["fixed"].isin(["a_1", "b_1", "c_1"])]
+    found = table3.gather(own, METHODS, "cross-subject", PATIENTS, 1)
+    (line,) = table3.notes({"cross-subject": found})[-1:]
+    assert "3 directed pairs of 3 patients in 3 couples; no test of all methods at once: 1" in line
+
+
 def test_notes_say_where_one_couple_is_too_few(metrics):
     found = table3.gather(metrics[metrics["fixed"] == "a_1"], METHODS, "longitudinal", PATIENTS, 1)
     (line,) = table3.notes({"longitudinal": found})[-1:]
-    assert "1 independent of one another; too few for intervals and tests" in line
+    assert "of 1 patients; too few for intervals and tests" in line
 
 
 def test_no_usable_pair_leaves_a_table(metrics):
@@ -128,7 +143,8 @@ def test_ranking_has_the_best_first_and_draws_nothing_without_methods(comparison
     ranks, tests = {"longitudinal": comparison.rank()}, {"longitudinal": comparison.compare()}
     table = ranking.ranking_table(ranks, tests, labels)
     assert table["label"].tolist() == ["Good", "Bad"]
-    assert table["alike"].tolist() == ["Good", "Bad"]
+    assert table["alike"].tolist() == ["", ""]  # two methods have no critical difference
+    assert table["better_than"].tolist() == ["bad", ""]
     for number, drawn in enumerate((table, ranking.ranking_table({}, {}, labels))):
         path = tmp_path / f"{number}.png"
         ranking.draw_ranking(drawn, "matplotlibrc", [str(path)])

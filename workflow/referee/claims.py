@@ -1,4 +1,4 @@
-"""The paper's claims, judged by this run: supported, contradicted, or not decided."""
+"""The paper's claims, judged by this run: supported, or not supported here, and why not."""
 
 from __future__ import annotations
 
@@ -9,47 +9,55 @@ import pandas as pd
 
 from workflow.referee.render import MISSING, signed
 from workflow.referee.statistics import interval_of
-from workflow.referee.tidy import SCANS, pair_values
+from workflow.referee.table3 import Comparison
+from workflow.referee.tidy import SCANS
 
-SUPPORTED, CONTRADICTED, OPEN, ABSENT = "supported", "contradicted", "not decided", "not tested"
+SUPPORTED, ABSENT = "supported", "not tested"
+CONTRADICTED = "not supported here: contradicted"
+OPEN = "not supported here: not decided"
+EQUAL = "not supported here: no difference in any pair"
+MEASURES = {"dice": "dice_or_before"}  # columns of pairs that differ from a measure's name
 UNITS = {"dice": "Dice points", "symmetry": "of the symmetry measure", "folds": "folds"}
 
 
 def judge(
     claims: Sequence[dict],
-    metrics: pd.DataFrame,
+    comparisons: Mapping[str, Comparison],
     methods: Sequence[dict],
-    tasks: Sequence[str],
     patients: Mapping[str, str],
     seed: int,
     rows_of_table2: Mapping[str, str],
 ) -> pd.DataFrame:
     """Return a row for each claim and task of the run.
 
-    `difference` is the mean over the pairs that both methods registered, `low` and `high` its 95 %
-    interval by patients; `verdict` says whether the interval lies where the claim has it
-    (supported), where it cannot be (contradicted), or neither (not decided).
+    `difference` is a mean over pairs, `low` and `high` its 95 % interval by patients; `verdict`
+    says whether the interval lies where the claim has it (supported), where it cannot be
+    (contradicted), or neither (not decided). Failed pairs have the Dice from before registration;
+    `without` counts pairs that lack the measure for one of the two.
 
     Parameters
     ----------
     claims : as in `paper_claims.yaml`.
+    comparisons : of all methods, by task, see `table3.gather`.
     methods : descriptions of all methods of the run.
     patients : of each scan.
     rows_of_table2 : the method in each.
     """
     named = {f"row {row}": method for row, method in rows_of_table2.items()}
-    pairs = pair_values(metrics)
     rows = []
     for claim in claims:
-        for task in [task for task in claim["tasks"] if task in tasks]:
-            own = pairs[pairs["task"] == task]
-            wide = own.pivot(index=SCANS, columns="method", values=claim["measure"])
+        for task in [task for task in claim["tasks"] if task in comparisons]:
+            measure = MEASURES.get(claim["measure"], claim["measure"])
+            wide = comparisons[task].pairs.pivot(index=SCANS, columns="method", values=measure)
             a, b = (named.get(claim[side], claim[side]) for side in "ab")
-            b = _best_other(wide, methods) if b == "best" else b
+            rivals = [b]
+            if b == "best":
+                rivals = _others(wide, methods)
+                b = wide[rivals].mean().idxmax() if rivals else None
             row = {"claim": claim["claim"], "task": task, "measure": claim["measure"]}
             row |= {"a": a, "b": b, "expect": claim["expect"]}
             if a in wide and b in wide:
-                row |= _difference(wide[a] - wide[b], patients, seed)
+                row |= _difference(wide[a] - wide[b], patients, seed, len(rivals))
                 margin = claim.get("margin", 0.0)
                 row["verdict"] = verdict(claim["expect"], row["low"], row["high"], margin)
             else:
@@ -58,21 +66,23 @@ def judge(
     return pd.DataFrame(rows)
 
 
-def _best_other(wide: pd.DataFrame, methods: Sequence[dict]) -> str | None:
-    """Return the method with the highest mean of those in the paper that are not AVSM."""
-    others = [
+def _others(wide: pd.DataFrame, methods: Sequence[dict]) -> list[str]:
+    """Return the methods of the paper that are not AVSM."""
+    return [
         method["id"]
         for method in methods
         if method["paper_row"] and "AVSM" not in method["label"] and method["id"] in wide
     ]
-    return wide[others].mean().idxmax() if others else None
 
 
-def _difference(values: pd.Series, patients: Mapping[str, str], seed: int) -> dict[str, float]:
-    """Return the mean of differences and its interval."""
+def _difference(
+    values: pd.Series, patients: Mapping[str, str], seed: int, rivals: int
+) -> dict[str, float]:
+    """Return the mean of differences and its interval, from the best of several `rivals`."""
     known = values[np.isfinite(values)]
-    low, high = interval_of(known, patients, seed)
-    return {"difference": float(known.mean()), "low": low, "high": high}
+    low, high = interval_of(known, patients, seed, comparisons=rivals)
+    without = len(values) - len(known)
+    return {"difference": float(known.mean()), "low": low, "high": high, "without": without}
 
 
 def verdict(expect: str, low: float, high: float, margin: float) -> str:
@@ -83,7 +93,9 @@ def verdict(expect: str, low: float, high: float, margin: float) -> str:
         if -margin < low and high < margin:
             return SUPPORTED
         return CONTRADICTED if low > margin or high < -margin else OPEN
-    least = -margin if expect == "not-less" else 0.0
+    least = -margin if expect == "not-less" else margin
+    if low == high == 0 and least >= 0:
+        return EQUAL
     if low > least:
         return SUPPORTED
     return CONTRADICTED if high < least else OPEN
@@ -98,6 +110,8 @@ def formatted(table: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
             a, b = (labels[row[side]] for side in "ab")
             difference = signed(row["difference"], row["low"], row["high"])
             text = f"{a} against {b}: {difference} {UNITS[row['measure']]}"
+            if row["without"]:
+                text += f"; unknown in {row['without']:.0f} pair(s)"
         rows.append(
             {
                 "The paper says": row["claim"],

@@ -1,4 +1,4 @@
-"""The ranking figure: mean ranks, their intervals, and which are too close to call."""
+"""The ranking figure: mean ranks, their intervals, and which differences the tests find."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.colors import ListedColormap
 
 from workflow.referee.boxplot import TASK_COLOURS
 from workflow.referee.figure import save_figure
 from workflow.referee.statistics import LEVEL, Ranks
+
+ROW_INCHES, BAR_INCHES = 0.28, 0.25
+COLUMNS = [
+    "method", "rank", "low", "high", "best", "task", "label", "critical", "alike", "better_than",
+]  # fmt: skip
 
 
 def ranking_table(
@@ -18,7 +24,9 @@ def ranking_table(
 ) -> pd.DataFrame:
     """Return what the figure shows: a row a task and method, the best first.
 
-    `alike` names the last method down the list of which none from here on differs significantly.
+    critical : Nemenyi's difference of mean ranks; NaN where there are too few blocks.
+    alike : the last method down the list whose mean rank is less than that behind; empty likewise.
+    better_than : methods with less Dice by a comparison whose corrected p is below 0.05.
 
     Parameters
     ----------
@@ -27,71 +35,95 @@ def ranking_table(
     """
     parts = []
     for task, found in ranks.items():
-        table = found.table.sort_values("rank", kind="stable")
-        names = [labels[method] for method in table.index]
-        last = last_alike(list(table.index), comparisons[task])
-        table = table.assign(task=task, label=names, alike=[names[i] for i in last])
-        parts.append(table.rename_axis("method").reset_index())
-    empty = pd.DataFrame(
-        columns=["method", "rank", "low", "high", "best", "task", "label", "alike"]
-    )
-    return pd.concat(parts or [empty], ignore_index=True)
+        table = found.table.sort_values("rank", kind="stable").rename_axis("method").reset_index()
+        order = list(table["method"])
+        last = last_alike(table["rank"].to_numpy(), found.critical)
+        worse = worse_ones(order, comparisons[task])
+        table["task"] = task
+        table["label"] = table["method"].map(labels)
+        table["critical"] = found.critical
+        table["alike"] = ["" if place is None else order[place] for place in last]
+        table["better_than"] = [" ".join(others) for others in worse]
+        parts.append(table)
+    return pd.concat(parts or [pd.DataFrame(columns=COLUMNS)], ignore_index=True)
 
 
-def last_alike(order: Sequence[str], comparisons: pd.DataFrame) -> list[int]:
-    """Return for each method the place of the last one such that none in between differs.
+def last_alike(ranks: np.ndarray, critical: float) -> list[int | None]:
+    """Return for each of ascending mean ranks the place of the last one that is not far behind."""
+    if np.isnan(critical):
+        return [None] * len(ranks)
+    return [int(np.flatnonzero(ranks - rank < critical)[-1]) for rank in ranks]
 
-    Two methods differ if the corrected p of their comparison is below 0.05; without one they may
-    be alike.
-    """
-    significant = comparisons[comparisons["p_holm"] < LEVEL]
-    different = {frozenset(pair) for pair in zip(significant["a"], significant["b"], strict=True)}
-    last = []
-    for first in range(len(order)):
-        end = first
-        while end + 1 < len(order) and not any(
-            frozenset((order[end + 1], order[i])) in different for i in range(first, end + 1)
-        ):
-            end += 1
-        last.append(end)
-    return last
+
+def worse_ones(order: Sequence[str], comparisons: pd.DataFrame) -> list[list[str]]:
+    """Return for each method those with significantly less Dice, in the given order."""
+    found = comparisons[comparisons["p_holm"] < LEVEL]
+    less = {
+        (row["a"], row["b"]) if row["difference"] > 0 else (row["b"], row["a"])
+        for _, row in found.iterrows()
+    }
+    return [[other for other in order if (method, other) in less] for method in order]
 
 
 def draw_ranking(table: pd.DataFrame, style: str, paths: Sequence[str]) -> None:
-    """Draw a panel for each task, methods from the best down, and save to every path."""
+    """Draw a row of panels for each task, methods from the best down, and save to every path."""
     tasks = list(dict.fromkeys(table["task"]))
-    count = max(len(tasks), 1)
-    height = 1.2 + 0.28 * max([4, *table["task"].value_counts()])
+    side = ROW_INCHES * max([4, *table["task"].value_counts()])
     with plt.rc_context(fname=style):
         figure, axes = plt.subplots(
-            1, count, figsize=(5.2 * count, height), squeeze=False, layout="constrained"
-        )
+            max(len(tasks), 1), 2, figsize=(4.8 + side, max(len(tasks), 1) * (1.2 + side)),
+            width_ratios=[3.4, side], squeeze=False, layout="constrained",
+        )  # fmt: skip
         if not tasks:
-            axes[0, 0].set_axis_off()
+            for ax in axes[0]:
+                ax.set_axis_off()
             axes[0, 0].text(0.5, 0.5, "nothing to rank", ha="center")
-            axes = [[]]
-        for ax, task in zip(axes[0], tasks, strict=True):
-            _draw_panel(ax, task, table[table["task"] == task])
+        for (left, right), task in zip(axes, tasks, strict=False):
+            own = table[table["task"] == task]
+            _draw_ranks(left, task, own)
+            _draw_better(right, task, own)
         save_figure(figure, paths)
 
 
-def _draw_panel(axes: plt.Axes, task: str, table: pd.DataFrame) -> None:
-    """Draw mean ranks, their intervals, and bars over methods that do not differ significantly."""
+def _draw_ranks(axes: plt.Axes, task: str, table: pd.DataFrame) -> None:
+    """Draw mean ranks, their intervals, and bars that join ranks within the critical difference."""
     rows, colour = np.arange(len(table)), TASK_COLOURS[task]
     axes.hlines(rows, table["low"], table["high"], color=colour, alpha=0.35, linewidth=6)
     axes.plot(table["rank"], rows, "o", color=colour, markeredgecolor="0.25", markersize=5)
-    places = {label: place for place, label in enumerate(table["label"])}
-    ends = [places[label] for label in table["alike"]]
+    places = {method: place for place, method in enumerate(table["method"])}
+    ends = [places.get(method, place) for place, method in enumerate(table["alike"])]
     # A bar that lies within the one before says nothing new.
     groups = [(i, end) for i, end in enumerate(ends) if end > i and end > max(ends[:i], default=0)]
     for number, (first, last) in enumerate(groups):
         axes.plot(
-            [len(table) + 0.6 + 0.25 * number] * 2, [first - 0.2, last + 0.2], color="0.25",
+            [len(table) + 0.6 + BAR_INCHES * number] * 2, [first - 0.2, last + 0.2], color="0.25",
             linewidth=2.5, solid_capstyle="butt",
         )  # fmt: skip
-    axes.set_yticks(rows, table["label"])
+    numbered = [f"{label}  {place}" for place, label in enumerate(table["label"], start=1)]
+    axes.set_yticks(rows, numbered)
     axes.set_ylim(len(table) - 0.4, -0.6)
-    axes.set_xlim(0.7, len(table) + 0.8 + 0.25 * len(groups))
+    axes.set_xlim(0.7, len(table) + 0.8 + BAR_INCHES * len(groups))
     axes.set_xticks(range(1, len(table) + 1))
     axes.grid(axis="y", visible=False)
-    axes.set(xlabel="rank by Dice (1 is the best)", title=task)
+    critical = table["critical"].iloc[0]
+    known = "not known, too few couples or methods" if np.isnan(critical) else f"{critical:.1f}"
+    axes.set(xlabel=f"rank by Dice (1 is the best)\ncritical difference: {known}", title=task)
+
+
+def _draw_better(axes: plt.Axes, task: str, table: pd.DataFrame) -> None:
+    """Fill the cells where the row's method is significantly better than the column's."""
+    count = len(table)
+    edges = np.arange(count + 1) - 0.5
+    better = [[other in row.split() for other in table["method"]] for row in table["better_than"]]
+    colours = ListedColormap(["white", TASK_COLOURS[task]])
+    axes.pcolormesh(edges, edges, np.array(better, float), cmap=colours, vmin=0, vmax=1)
+    axes.hlines(edges, -0.5, count - 0.5, color="0.85", linewidth=0.5)
+    axes.vlines(edges, -0.5, count - 0.5, color="0.85", linewidth=0.5)
+    axes.plot([-0.5, count - 0.5], [-0.5, count - 0.5], color="0.7", linewidth=0.8)
+    axes.set_xticks(range(count), range(1, count + 1))
+    axes.set_yticks([])
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    axes.set(
+        xlim=(-0.5, count - 0.5), ylim=(count - 0.4, -0.6), xlabel="better than (p < 0.05, Holm)"
+    )

@@ -51,9 +51,11 @@ class Resampling(NamedTuple):
             return np.full(values.shape[1:], np.nan)
         return self.scale * self.means(values).std(axis=0, ddof=1)
 
-    def factor(self) -> float:
-        """Return Student's quantile that makes an interval of an error."""
-        return float(stats.t.ppf(1 - LEVEL / 2, self.units - 1)) if self.units > 1 else np.nan
+    def factor(self, comparisons: int = 1) -> float:
+        """Return Student's quantile that makes an interval of an error, or several at once."""
+        if self.units < 2:
+            return float("nan")
+        return float(stats.t.ppf(1 - LEVEL / 2 / comparisons, self.units - 1))
 
 
 def resample(fixed: np.ndarray, moving: np.ndarray, seed: int) -> Resampling:
@@ -66,9 +68,8 @@ def resample(fixed: np.ndarray, moving: np.ndarray, seed: int) -> Resampling:
     couples = {frozenset(pair) for pair in zip(fixed, moving, strict=True)}
     shared = frozenset.intersection(*couples) if len(couples) > 1 else frozenset()
     common = min(shared, default=None)
-    first = np.where(fixed == common, moving, fixed)
-    second = np.where(moving == common, fixed, moving)
-    names, index = np.unique(np.concatenate([first, second]), return_inverse=True)
+    others = _without(common, fixed, moving)
+    names, index = np.unique(np.concatenate(others), return_inverse=True)
     if len(couples) < 2:
         return Resampling(np.ones((1, len(fixed))), len(couples), None, 1.0)
     one, other = np.split(index, 2)
@@ -83,9 +84,21 @@ def resample(fixed: np.ndarray, moving: np.ndarray, seed: int) -> Resampling:
     )
 
 
-def interval(values: np.ndarray, resampling: Resampling) -> tuple[float, float]:
-    """Return the 95 % interval of a mean over pairs; NaN if there is one unit."""
-    half = resampling.factor() * float(resampling.error(values))
+def _without(
+    common: str | None, fixed: np.ndarray, moving: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the patients of pairs; where one is `common`, the other one twice."""
+    return np.where(fixed == common, moving, fixed), np.where(moving == common, fixed, moving)
+
+
+def interval(
+    values: np.ndarray, resampling: Resampling, comparisons: int = 1
+) -> tuple[float, float]:
+    """Return the 95 % interval of a mean over pairs; NaN if there is one unit.
+
+    Of several `comparisons` it is one such that all hold at once (Bonferroni).
+    """
+    half = resampling.factor(comparisons) * float(resampling.error(values))
     return float(values.mean() - half), float(values.mean() + half)
 
 
@@ -100,6 +113,7 @@ def interval_of(
     patients: Mapping[str, str],
     seed: int,
     bounds: tuple[float, float] = (-np.inf, np.inf),
+    comparisons: int = 1,
 ) -> tuple[float, float]:
     """Return the 95 % interval of the mean of values by `(fixed, moving)`; NaN without any.
 
@@ -107,11 +121,12 @@ def interval_of(
     ----------
     patients : of each scan.
     bounds : between which the mean is for certain; what lies outside is cut off.
+    comparisons : see `interval`.
     """
     if values.empty:
         return float("nan"), float("nan")
     resampling = resample(*patients_of(values.index, patients), seed)
-    low, high = np.clip(interval(values.to_numpy(), resampling), *bounds)
+    low, high = np.clip(interval(values.to_numpy(), resampling, comparisons), *bounds)
     return float(low), float(high)
 
 
@@ -153,7 +168,8 @@ class Ranks(NamedTuple):
     p : of Friedman's test that all methods are alike, over `blocks` that share no patient; NaN
         with fewer than three methods or blocks.
     critical : the difference of two mean ranks that Nemenyi's test finds significant, likewise.
-    blocks : patients, or couples of patients that were picked such that nobody is in two.
+    blocks : patients, or couples of patients that were picked such that nobody is in two (but who
+        is in all pairs).
     stability : mean of Kendall's tau between the order of a draw and that of all pairs.
     """
 
@@ -190,7 +206,7 @@ def rank(
         },
         index=dice.columns,
     )
-    blocks = dice.groupby(_blocks(fixed, moving)).mean()
+    blocks = dice.groupby(_blocks(*_without(resampling.common, fixed, moving))).mean()
     p = critical = float("nan")
     if min(methods, len(blocks)) > 2:
         p = float(stats.friedmanchisquare(*blocks.to_numpy().T).pvalue)

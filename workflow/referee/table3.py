@@ -195,9 +195,11 @@ def notes(comparisons: Mapping[str, Comparison]) -> list[str]:
 def _tests(comparison: Comparison) -> str:
     """Say what the tests of a task found."""
     found, resampling = comparison.rank(), comparison.resampling
-    texts = [
-        f"{len(comparison.dice)} directed pairs, {resampling.units} independent of one another"
-    ]
+    patients = {*comparison.fixed, *comparison.moving}
+    couples = {frozenset(pair) for pair in zip(comparison.fixed, comparison.moving, strict=True)}
+    texts = [f"{len(comparison.dice)} directed pairs of {len(patients)} patients"]
+    if any(len(couple) > 1 for couple in couples):
+        texts[0] += f" in {len(couples)} couples"
     if resampling.units < 2:
         texts.append("too few for intervals and tests")
     if resampling.common is not None:
@@ -206,6 +208,11 @@ def _tests(comparison: Comparison) -> str:
         texts.append(
             f"methods differ with p = {found.p:.2g} (Friedman, {found.blocks} blocks without a "
             f"patient in common; Nemenyi's critical difference of mean ranks {found.critical:.1f})"
+        )
+    elif resampling.units > 1:
+        texts.append(
+            f"no test of all methods at once: {found.blocks} blocks of pairs without a patient in "
+            f"common, {comparison.dice.shape[1]} methods; it takes 3 of each"
         )
     if np.isfinite(found.stability):
         texts.append(

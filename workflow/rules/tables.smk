@@ -132,7 +132,7 @@ rule judge_claims:
     input:
         metrics=f"{FOLDER}/tables/metrics.csv",
         claims="workflow/referee/paper_claims.yaml",
-        code=[*code("referee/claims", "referee/statistics", "referee/tidy"), *TEXT],
+        code=[*STATISTICS, *code("referee/claims")],
     output:
         csv=f"{FOLDER}/tables/claims.csv",
         md=f"{FOLDER}/tables/claims.md",
