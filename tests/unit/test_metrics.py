@@ -76,6 +76,23 @@ def test_sdlogj_and_nonpositive_percent_of_a_known_profile():
     assert np.isnan(metrics.regularity(identity((4, 10, 8)))["sdlogj"])
 
 
+def test_sdlogj_is_of_physical_determinants():
+    mapping = identity()
+    mapping[0] = np.linspace(0, 3, 12, dtype=np.float32) ** 2
+    det = 2.0 * np.gradient(mapping[0, 0, 0])
+    found = metrics.regularity(mapping, volume_ratio=2.0)["sdlogj"]
+    assert found == pytest.approx(np.log(det[2:-2] + 3).std(), abs=1e-5)
+
+
+def test_a_determinant_of_zero_is_not_positive_and_no_fold():
+    """x stands still over three voxels: central differences are 0 at the middle one."""
+    mapping = identity()
+    mapping[0] = np.array([0, 1, 2, 3, 3, 3, 4, 5, 6, 7, 8, 9], np.float32)
+    found = metrics.regularity(mapping)
+    assert found["folds"] == 0
+    assert found["nonpositive_percent"] == pytest.approx(100 / 12)
+
+
 def test_full_determinant_and_diagonal_product_disagree_on_a_rotation():
     """A rotation by 100 degrees folds nothing, but two of its diagonal terms are negative."""
     angle = np.deg2rad(100)
@@ -142,6 +159,17 @@ def test_symmetry_of_known_shifts():
     expected = np.log((1 / 25) ** 2 + (0.5 / 27) ** 2)
     assert found["symmetry"] == pytest.approx(expected, abs=1e-4)
     assert found["inverse_error"] == pytest.approx(np.hypot(0.7, 0.45), abs=1e-4)
+
+
+def test_displacements_continue_where_points_leave_the_moving_grid():
+    """There by 5 voxels, back by 4.5, also from beyond the border: half a voxel is missed."""
+    grid = identity((16, 14, 12))
+    forward = grid + np.reshape([5, 0, 0], (3, 1, 1, 1)).astype(np.float32)
+    backward = grid - np.reshape([4.5, 0, 0], (3, 1, 1, 1)).astype(np.float32)
+    found = metrics.inverse_consistency(forward, backward, (1.4, 0.7, 0.9), margin=2)
+    assert forward[0, :, :, -3].min() > 15
+    assert found["inverse_error"] == pytest.approx(0.5 * 1.4, abs=1e-5)
+    assert found["symmetry"] == pytest.approx(2 * np.log(0.5 / 15), abs=1e-5)
 
 
 def test_symmetry_by_brute_force_interpolation():

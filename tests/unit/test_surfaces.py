@@ -38,6 +38,20 @@ def test_percentile_ignores_a_twentieth_and_the_mean_does_not():
     assert found["assd"] == pytest.approx(5 * 1.4 / (99 + 100))
 
 
+def test_percentile_is_the_95th_of_the_worse_direction():
+    """7 and 3 voxels lie 2.8 and 5.6 mm off a plate of 100, which itself is matched exactly.
+
+    Of those 110 distances the 90th percentile is 0, the 95th 2.8, and the 98th above that.
+    """
+    plate = box((10, 10, 12), (0, 10), (0, 10), (2, 3))
+    near = box((10, 10, 12), (0, 1), (0, 7), (4, 5))
+    far = box((10, 10, 12), (5, 6), (3, 6), (6, 7))
+    for a, b in ((plate, plate | near | far), (plate | near | far, plate)):
+        found = surface_measures(a, b, SPACING)
+        assert found["hd95"] == pytest.approx(2.8)
+        assert found["assd"] == pytest.approx((7 * 2.8 + 3 * 5.6) / (100 + 110))
+
+
 def test_distances_equal_brute_force_between_physical_points():
     """The grid is oblique and anisotropic; points are compared in physical space."""
     grid = oblique_grid((13, 12, 11))

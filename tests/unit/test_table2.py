@@ -38,6 +38,12 @@ def table():
     return table2.summarise(ROWS, {"longitudinal": found}, PATIENTS, paper, 1)
 
 
+TRAINING = {
+    "label": "Net", "pairs": "both", "steps": 3, "seconds": 9, "device": "", "processor": "a chip",
+    "threads": 1, "params": {"preset": "paper"},
+}  # fmt: skip
+
+
 def test_numbers(table):
     first, second = table.iloc[0], table.iloc[1]
     assert first["longitudinal dice"] == pytest.approx(15) and first["longitudinal fails"]
@@ -52,11 +58,14 @@ def test_numbers(table):
 
 def test_text(table):
     text = render.markdown(
-        {"": table2.formatted(table, ["longitudinal"])}, table2.notes(["Net: 3 steps"])
+        {"": table2.formatted(table, ["longitudinal"])}, table2.notes([TRAINING])
     )
     assert "| I |  |  |  |  |  |  |  |  | 15.00 (fails) | -- | -- |" in text
     assert "| II | ✓ |  |  |  | ✓ |  |  |  | 42.50 | ✓ +27.5 [" in text
-    assert "- Networks: Net: 3 steps." in text
+    assert "- Networks: Net, both tasks: 3 steps, 9 s on a chip, 1 thread." in text
+    assert "Af-Reg, with" not in text
+    small = table2.notes([TRAINING, TRAINING | {"params": {"preset": "small"}}])
+    assert any(line.startswith("Af-Reg, with the preset small") for line in small)
 
 
 def test_the_papers_settings_train_no_row_on_known_maps(config):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from workflow.referee.notes import training_text
 from workflow.referee.render import MISSING, number, signed
 from workflow.referee.statistics import interval_of
 from workflow.referee.table3 import Comparison
@@ -92,12 +93,18 @@ def _better(row: pd.Series, task: str) -> str:
     return f"{YES if gain > 0 else NO} {signed(gain, low, high)}"
 
 
-def notes(trainings: Sequence[str]) -> list[str]:
-    """Return the lines under the table; `trainings` says of each network how it was trained."""
-    return [
+def notes(trainings: Sequence[dict]) -> list[str]:
+    """Return the lines under the table; `trainings` are the networks' `training.json`."""
+    lines = [
         "Dice: mean over the directed pairs in %. Better: than the row above, with the difference "
         "and its 95 % interval by patients.",
         f"{FAILED}: no more Dice than before registration. Failed pairs count as before.",
         "Paper: Shen et al., CVPR 2019, Table 2 (80x192x192 voxels of OAI; for orientation only).",
-        f"Networks: {'; '.join(trainings)}.",
     ]
+    if any(training["params"].get("preset") == "small" for training in trainings):
+        lines.append(
+            "Af-Reg, with the preset small: the affine network starts with affine maps that are "
+            "known, and the weight of the paper's regularisation, which serves the same end, is 0. "
+            "Rows from VI on start the momentum network from such maps too."
+        )
+    return [*lines, f"Networks: {'; '.join(map(training_text, trainings))}."]

@@ -8,7 +8,6 @@ import pandas as pd
 from workflow.files import write_text
 from workflow.job import start_log
 from workflow.referee import table2, table3
-from workflow.referee.notes import training_text
 from workflow.referee.render import write_tables
 from workflow.referee.tidy import read_metrics
 
@@ -24,6 +23,6 @@ trainings = [
     json.loads(Path(path).read_text(encoding="utf-8")) for path in snakemake.input.trainings
 ]
 text = table2.formatted(table, params.tasks)
-lines = table2.notes([training_text(training) for training in trainings])
+lines = table2.notes(trainings)
 write_text(output.csv, table.to_csv(index=False))
 write_tables(output[1:], "Table 2", {"": text}, lines)
