@@ -1,10 +1,12 @@
 """Figures 8 and 10: values by number of steps, their intervals, a drawing."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 
 from workflow.contract.methods import load_methods
+from workflow.referee import boxplot
 from workflow.referee.curves import curve_values, draw_curves
 from workflow.referee.tidy import COLUMNS, MEAN, WHOLE
 
@@ -50,3 +52,25 @@ def test_configured_curves_count_their_steps(config):
     for figure, last in (("figure8", 6), ("figure10", 10)):
         found = [methods[name].params["steps"] for name in config["curves"][figure]]
         assert found == list(range(1, last + 1))
+
+
+def test_boxes_below_the_floor_are_named_there():
+    """An affine tool that is symmetric by construction: the axis is that of the others."""
+    heads = [
+        (method, "longitudinal", f"{p}_1", f"{p}_2") for method in ("tool", "net") for p in "ab"
+    ]
+    rows = [
+        (*head, WHOLE, "symmetry", -30.0 if head[0] == "tool" else -8.0 - place, "")
+        for place, head in enumerate(heads)
+    ]
+    rows += [(*head, MEAN, "dice", 0.5, "") for head in heads]
+    methods = [{"id": name, "label": name, "kind": "learned"} for name in ("tool", "net")]
+    metrics = pd.DataFrame(rows, columns=COLUMNS)
+    values = boxplot.values_of("7", metrics, methods, ["longitudinal", "cross-subject"])
+    figure, axes = plt.subplots()
+    boxplot._draw(axes, boxplot.PLOTS["7"], values, ["tool", "net"])
+    assert axes.get_ylim()[0] == boxplot.PLOTS["7"].floor
+    assert [(text.get_text(), text.get_position()[0]) for text in axes.texts] == [
+        ("-30\n▼", pytest.approx(-0.1875))
+    ]
+    plt.close(figure)

@@ -33,7 +33,7 @@ def test_card():
     assert card.loc["Net", "Settings from"] == "not stated"
     assert card.loc["Net", "Network it needs"] == "Weights"
     assert card["Time on"].tolist() == ["a chip; threads: 1", "a GPU; threads: 1", "--"]
-    assert card["Labels it sees"].tolist() == ["none", "none", BY_VALIDATION]
+    assert card["Labels it sees"].tolist() == ["none", f"none; {BY_VALIDATION}", BY_VALIDATION]
     training = card.loc["Weights", "Training"]
     assert "longitudinal pairs: 1,000 steps, 30 s on a chip, 2 threads" in training
     assert training.count("1,000 steps") == 2

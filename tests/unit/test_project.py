@@ -54,12 +54,18 @@ def test_readme_example_configuration_is_valid(config):
     check_config(merge(config, yaml.safe_load(block)))
 
 
-def test_readme_shows_the_reference_table():
+def test_readme_shows_the_reference_table_and_card():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = readme.split(publish.MARKERS[0])[1].split(publish.MARKERS[1])[0].lstrip("\n")
-    assert shown == (ROOT / "results/reference/phantom/tables/table1.md").read_text(
-        encoding="utf-8"
-    )
+    tables = ROOT / "results/reference/phantom/tables"
+    expected = {
+        "table": (tables / "table1.md").read_text(encoding="utf-8"),
+        "card": publish.short_card(tables),
+    }
+    for name, (opening, closing) in publish.MARKERS.items():
+        assert readme.split(opening)[1].split(closing)[0].lstrip("\n") == expected[name]
+    for shown in ("| SyN |", "| AVSM momentum network |", "In two splits: none."):
+        assert shown in expected["card"]
+    assert "| Row I |" not in expected["card"]
 
 
 def test_publish_copies_small_results_only(tmp_path):
@@ -67,13 +73,14 @@ def test_publish_copies_small_results_only(tmp_path):
     training = "networks/affine/both/training.json"
     for name in (
         "tables/table1.md", "figures/figure5.png", "figures/ranking.png", "figures/checks/a.png",
+        "figures/examples/figure4.pdf",
         training, "networks/affine/both/model.pt", "images/a.nii",
     ):  # fmt: skip
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text("x")
     (run / "manifest.json").write_text(json.dumps({"config": {"cohort": {"source": "phantom"}}}))
     copies = publish.publish("mine", tmp_path)
-    assert len(copies) == 6
+    assert len(copies) == 7
     (run / "manifest.json").write_text(json.dumps({"config": {"cohort": {"source": "manifest"}}}))
     copies = publish.publish("mine", tmp_path)
     names = {str(path.relative_to(tmp_path / "results/reference/mine")) for path in copies}

@@ -19,17 +19,24 @@ TASK_COLOURS = {"longitudinal": "#009E73", "cross-subject": "#E69F00"}
 
 @dataclass(frozen=True)
 class Plot:
-    """Which measure a figure shows, how its axis is labelled, and whether controls belong in it."""
+    """Which measure a figure shows, how its axis is labelled, and whether controls belong in it.
+
+    Boxes below `floor` are not drawn but named there, so that the rest can be told apart.
+    """
 
     metric: str
     axis: str
     controls: bool
+    floor: float = -np.inf
 
 
 PLOTS = {
     "5": Plot("dice", "Dice (%), mean of the structures", True),
     # Doing nothing is perfectly symmetric; its ln 0, or of rounding errors, would dwarf the rest.
-    "7": Plot("symmetry", "ln mean squared symmetry error\n(axes of length 1; low is good)", False),
+    # Below the floor is what is symmetric by construction, but for rounding.
+    "7": Plot(
+        "symmetry", "ln mean squared symmetry error\n(axes of length 1; low is good)", False, -16
+    ),
 }  # fmt: skip
 
 
@@ -77,6 +84,8 @@ def _draw(axes: plt.Axes, plot: Plot, values: pd.DataFrame, shown: Sequence[str]
     sns.stripplot(
         **common, dodge=True, size=2.5, edgecolor="0.25", linewidth=0.4, alpha=0.8, legend=False
     )
+    if values[plot.metric].min() < plot.floor:
+        _name_what_is_below(axes, plot, values, shown)
     axes.set(xlabel="", ylabel=plot.axis)
     axes.tick_params(axis="x", rotation=25)
     plt.setp(axes.get_xticklabels(), ha="right", rotation_mode="anchor")
@@ -86,3 +95,18 @@ def _draw(axes: plt.Axes, plot: Plot, values: pd.DataFrame, shown: Sequence[str]
         handles, [f"{name} (n = {counts[name]})" for name in names], loc="lower center",
         bbox_to_anchor=(0.5, 1.0), ncols=2,
     )  # fmt: skip
+
+
+def _name_what_is_below(
+    axes: plt.Axes, plot: Plot, values: pd.DataFrame, shown: Sequence[str]
+) -> None:
+    """End the axis at the floor, and write there the medians that lie below."""
+    axes.set_ylim(bottom=plot.floor)
+    medians = values.groupby(["task", "label"], observed=True)[plot.metric].median()
+    tasks = values["task"].cat.categories
+    for (task, label), median in medians[medians < plot.floor].items():
+        side = (tasks.get_loc(task) + 0.5) / len(tasks) - 0.5
+        axes.annotate(
+            f"{median:.0f}\n▼", (shown.index(label) + 0.75 * side, plot.floor), ha="center",
+            va="bottom", color=TASK_COLOURS[task],
+        )  # fmt: skip

@@ -75,7 +75,10 @@ def draw_curves(number: str, values: pd.DataFrame, style: str, paths: Sequence[s
                 ax.fill_between(
                     line["steps"], line["low"], line["high"], color=colour, alpha=0.15, linewidth=0
                 )
-                ax.plot(line["steps"], line["mean"], "o-", color=colour, label=task, markersize=4)
+                ax.plot(
+                    line["steps"], line["mean"], "o-", color=colour, label=task, markersize=4,
+                    clip_on=False,
+                )  # fmt: skip
             ax.set(xlabel=COUNTED[number], ylabel=title, xticks=sorted(set(shown["steps"])))
             if measure == "folds":  # begins at none, also where no case has any
                 ax.set_ylim(0, max(1.0, ax.get_ylim()[1]))

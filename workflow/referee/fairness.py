@@ -12,6 +12,7 @@ from workflow.referee.notes import changed_parameters, training_text
 
 NOT_STATED = "not stated"
 BY_VALIDATION = "validation patients' choose the weights"
+NO_LABELS = "none"
 
 
 def fairness_card(
@@ -35,7 +36,8 @@ def fairness_card(
         devices = {e["device"] or r["processor"] for r in own for e in r["registrations"]}
         threads = {str(record["threads"]) for record in own}
         row = _row(method, own, [labels[name] for name in method["networks"]])
-        row["Labels it sees"] = "none"
+        learned = f"{NO_LABELS}; {BY_VALIDATION}"
+        row["Labels it sees"] = learned if method["networks"] else NO_LABELS
         row["Time on"] = f"{', '.join(sorted(devices))}; threads: {', '.join(sorted(threads))}"
         rows.append(row)
     for network in networks:

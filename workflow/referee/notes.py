@@ -41,10 +41,14 @@ def notes(
 
 def changed_parameters(described: dict) -> str:
     """Name the parameters of a method or network that are not its defaults; empty: none."""
+    params, defaults = described["params"], described["defaults"]
+    usual = {key: f"default {_written(value)}" for key, value in defaults.items()}
+    if "preset" in params:  # of which a network's settings are changes
+        usual["settings"] = f"on the preset {params['preset']}"
     changed = [
-        f"{key} {_written(value)} (default {_written(described['defaults'][key])})"
-        for key, value in described["params"].items()
-        if value != described["defaults"][key]
+        f"{key} {_written(value)} ({usual[key]})"
+        for key, value in params.items()
+        if value != defaults[key]
     ]
     return ", ".join(changed)
 

@@ -2,7 +2,7 @@
 
     python -m workflow.referee.publish <run>
 
-The README gets the Table 1 of the run named `phantom`, between its two table markers.
+The README gets the Table 1 and the fairness card of the run named `phantom`, between its markers.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
+
 from workflow.config import ROOT
 from workflow.errors import DataError
+from workflow.referee.render import markdown
 
 SMALL = (
     "tables/*.csv", "tables/*.md", "tables/*.tex", "figures/figure*", "figures/ranking*",
@@ -21,9 +24,13 @@ SMALL = (
     "networks/*/*/training.json", "manifest.json", "cohort.json",
 )  # fmt: skip
 # Slices of a cohort's images may be shown only if they are the phantom's: others have licences.
-PICTURES = ("figures/checks/*", "figures/examples/*.png")
-MARKERS = ("<!-- table -->", "<!-- /table -->")
+PICTURES = ("figures/checks/*", "figures/examples/*.png", "figures/examples/*.pdf")
+MARKERS = {name: (f"<!-- {name} -->", f"<!-- /{name} -->") for name in ("table", "card")}
 SHOWN = "phantom"
+CARD_COLUMNS = [
+    "Method or network", "Labels it sees", "Settings from", "Tried to find them", "Changed here",
+    "Time on", "Training",
+]  # fmt: skip
 
 
 def publish(run: str, root: Path = ROOT) -> list[Path]:
@@ -44,12 +51,30 @@ def publish(run: str, root: Path = ROOT) -> list[Path]:
 
 
 def show_in_readme(root: Path = ROOT) -> None:
-    """Put the reference table between README's markers."""
-    table = (root / "results/reference" / SHOWN / "tables/table1.md").read_text(encoding="utf-8")
-    readme = root / "README.md"
-    before, rest = readme.read_text(encoding="utf-8").split(MARKERS[0])
-    _, after = rest.split(MARKERS[1])
-    readme.write_text(f"{before}{MARKERS[0]}\n{table}{MARKERS[1]}{after}", encoding="utf-8")
+    """Put the reference table and card between README's markers."""
+    tables, readme = root / "results/reference" / SHOWN / "tables", root / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    parts = {
+        "table": (tables / "table1.md").read_text(encoding="utf-8"),
+        "card": short_card(tables),
+    }
+    for name, part in parts.items():
+        opening, closing = MARKERS[name]
+        before, rest = text.split(opening)
+        _, after = rest.split(closing)
+        text = f"{before}{opening}\n{part}{closing}{after}"
+    readme.write_text(text, encoding="utf-8")
+
+
+def short_card(tables: Path) -> str:
+    """Return the fairness card of Table 1's methods and their networks, and its notes."""
+    card = pd.read_csv(tables / "fairness.csv", dtype=str, keep_default_na=False)
+    names = card["Method or network"]
+    methods = names.isin(pd.read_csv(tables / "table1.csv")["method"])
+    needed = {name for text in card.loc[methods, "Network it needs"] for name in text.split(", ")}
+    lines = (tables / "fairness.md").read_text(encoding="utf-8").splitlines()
+    notes = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
+    return markdown({"": card.loc[methods | names.isin(needed), CARD_COLUMNS]}, notes)
 
 
 def main() -> None:

@@ -52,7 +52,7 @@ def markdown(tables: Tables, notes: Sequence[str]) -> str:
     for heading, text in tables.items():
         lines += [f"**{heading}**", ""] if heading else []
         lines.append("| " + " | ".join(text.columns) + " |")
-        lines.append("|:--" + "|--:" * (len(text.columns) - 1) + "|")
+        lines.append("|" + "".join(":--|" if left else "--:|" for left in _are_words(text)))
         lines += ["| " + " | ".join(row) + " |" for row in text.itertuples(index=False)]
         lines.append("")
     return "\n".join([*lines, *(f"- {note}" for note in notes), ""])
@@ -63,7 +63,8 @@ def latex(tables: Tables, notes: Sequence[str]) -> str:
     lines = []
     for heading, text in tables.items():
         lines += [rf"\textbf{{{_escape(heading)}}}", ""] if heading else []
-        lines += [r"\begin{tabular}{l" + "r" * (len(text.columns) - 1) + "}", r"\toprule"]
+        sides = "".join("l" if left else "r" for left in _are_words(text))
+        lines += [rf"\begin{{tabular}}{{{sides}}}", r"\toprule"]
         lines += [" & ".join(map(_escape, text.columns)) + r" \\", r"\midrule"]
         lines += [" & ".join(map(_escape, row)) + r" \\" for row in text.itertuples(index=False)]
         lines += [r"\bottomrule", r"\end{tabular}", ""]
@@ -82,6 +83,14 @@ def page(title: str, tables: Tables, notes: Sequence[str]) -> str:
     parts += ["<ul>", *(f"<li>{html.escape(note)}</li>" for note in notes), "</ul>"]
     template = Template(PAGE.read_text(encoding="utf-8"))
     return template.substitute(title=html.escape(title), body="\n".join(parts))
+
+
+def _are_words(text: pd.DataFrame) -> list[bool]:
+    """Return which columns are words, to be aligned on the left: the first, and any with a word."""
+    return [
+        place == 0 or any(cell[:1].isalpha() for cell in text[name])
+        for place, name in enumerate(text.columns)
+    ]
 
 
 def _escape(text: str) -> str:
