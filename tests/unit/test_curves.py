@@ -54,8 +54,11 @@ def test_configured_curves_count_their_steps(config):
         assert found == list(range(1, last + 1))
 
 
-def test_boxes_below_the_floor_are_named_there():
-    """An affine tool that is symmetric by construction: the axis is that of the others."""
+def test_boxes_below_the_floor_are_named_there(tmp_path):
+    """An affine tool that is symmetric by construction: the axis is that of the others.
+
+    The same values make the same file.
+    """
     heads = [
         (method, "longitudinal", f"{p}_1", f"{p}_2") for method in ("tool", "net") for p in "ab"
     ]
@@ -74,3 +77,7 @@ def test_boxes_below_the_floor_are_named_there():
         ("-30\n▼", pytest.approx(-0.1875))
     ]
     plt.close(figure)
+    paths = [tmp_path / "first.png", tmp_path / "second.png"]
+    for path in paths:
+        boxplot.draw_boxplot("7", values, "matplotlibrc", [str(path)])
+    assert paths[0].read_bytes() == paths[1].read_bytes()
