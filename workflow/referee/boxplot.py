@@ -81,7 +81,8 @@ def _draw(axes: plt.Axes, plot: Plot, values: pd.DataFrame, shown: Sequence[str]
         "palette": colours, "ax": axes,
     }  # fmt: skip
     sns.boxplot(**common, showfliers=False, linewidth=0.8, gap=0.15, width=0.75)
-    np.random.seed(0)  # seaborn scatters points by this generator; equal figures are equal files
+    # Seaborn scatters points by this generator; equal figures are to be equal files.
+    np.random.seed(0)  # noqa: NPY002
     sns.stripplot(
         **common, dodge=True, size=2.5, edgecolor="0.25", linewidth=0.4, alpha=0.8, legend=False
     )
