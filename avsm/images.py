@@ -6,18 +6,31 @@ field of view with a given number of voxels, and holds intensities in [0, 1].
 
 from __future__ import annotations
 
+import gzip
+import math
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import SimpleITK as sitk
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from avsm.errors import UserError
 
 ORIENTATION = "RAS"
 PERCENTILES = (0.1, 99.9)
-FORMATS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
+NIFTI = (".nii", ".nii.gz")
+FORMATS = (*NIFTI, ".mha", ".mhd", ".nrrd")
+UNREADABLE = (
+    RuntimeError, OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, WrapStructError,
+)  # fmt: skip
+COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
+CHUNK_BYTES = 1 << 22
 
 
 def read_image(path: str | Path) -> sitk.Image:
@@ -26,18 +39,49 @@ def read_image(path: str | Path) -> sitk.Image:
     Raises
     ------
     UserError
-        If the file is missing, cannot be read, or does not hold a scalar 3D image.
+        If the file is missing, cannot be read, is cut short, or does not hold a scalar 3D image of
+        finite real numbers.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected a 3D image ({', '.join(FORMATS)})")
     try:
+        if path.name.endswith(NIFTI):
+            check_length(path)
         image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
+    except UNREADABLE as error:
         reason = str(error).strip().splitlines()[-1]
         raise UserError(f"{path}: cannot be read as an image ({reason})") from error
     check_image(image, str(path))
+    if bad := count_not_finite(image, path):
+        raise UserError(f"{path}: found {bad} voxels that are NaN or infinite")
     return image
+
+
+def check_length(path: Path) -> None:
+    """Raise OSError or EOFError if a NIfTI file is not as long as its header says.
+
+    ITK would fill what is missing with zeros, and leave out what is too much.
+    """
+    header = nibabel.load(path)
+    expected = header.dataobj.offset + math.prod(header.shape) * header.get_data_dtype().itemsize
+    if path.suffix == ".gz":
+        with gzip.open(path) as stream:
+            found = sum(map(len, iter(lambda: stream.read(CHUNK_BYTES), b"")))
+    else:
+        found = path.stat().st_size
+    if found != expected:
+        fault = "cut short" if found < expected else "longer than its header says"
+        raise OSError(f"{fault}: found {found} bytes, expected {expected}")
+
+
+def count_not_finite(image: sitk.Image, path: str | Path) -> int:
+    """Count the voxels of the image in a file that are NaN or infinite."""
+    array = sitk.GetArrayViewFromImage(image)
+    if str(path).endswith(NIFTI):
+        # ITK's NIfTI reader silently turns such values into 0, so the stored ones are looked at.
+        array = np.asanyarray(nibabel.load(path).dataobj)
+    return int(np.count_nonzero(~np.isfinite(array)))
 
 
 def check_image(image: sitk.Image, name: str) -> None:
@@ -47,6 +91,8 @@ def check_image(image: sitk.Image, name: str) -> None:
             f"{name}: expected a scalar 3D image, found {image.GetDimension()} dimensions and "
             f"{image.GetNumberOfComponentsPerPixel()} components"
         )
+    if image.GetPixelID() in COMPLEX:
+        raise UserError(f"{name}: found {image.GetPixelIDTypeAsString()}, expected real numbers")
     if min(image.GetSize()) < 2:
         raise UserError(f"{name}: expected at least 2 voxels a side, found {image.GetSize()}")
 

@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
-import math
-import zlib
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import SimpleITK as sitk
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
-from nibabel.wrapstruct import WrapStructError
 
+from avsm.images import COMPLEX, FORMATS, NIFTI, UNREADABLE, check_length
 from workflow.dicom import read_series
 from workflow.errors import DataError
 from workflow.files import written_aside
-
-CHUNK_BYTES = 1 << 22
-UNREADABLE = (
-    RuntimeError, OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, WrapStructError,
-)  # fmt: skip
-FORMATS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd")
 
 
 def read_image(path: str | Path) -> sitk.Image:
@@ -31,14 +19,14 @@ def read_image(path: str | Path) -> sitk.Image:
     Raises
     ------
     DataError
-        If the file is missing, of no known format, cut short, or not 3D.
+        If the file is missing, of no known format, cut short, not 3D, or complex-valued.
     """
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     try:
-        if path.name.endswith((".nii", ".nii.gz")):
-            _check_length(path)
+        if path.name.endswith(NIFTI):
+            check_length(path)
         image = sitk.ReadImage(read_series(path).files if path.is_dir() else str(path))
     except UNREADABLE as error:
         reason = str(error).strip().splitlines()[-1]
@@ -48,24 +36,9 @@ def read_image(path: str | Path) -> sitk.Image:
         ) from error
     if image.GetDimension() != 3:
         raise DataError(f"{path}: found {image.GetDimension()} dimensions, expected 3")
+    if image.GetPixelID() in COMPLEX:
+        raise DataError(f"{path}: found {image.GetPixelIDTypeAsString()}, expected real numbers")
     return image
-
-
-def _check_length(path: Path) -> None:
-    """Raise `OSError` or `EOFError` if a NIfTI file is not as long as its header says.
-
-    ITK would fill what is missing with zeros, and leave out what is too much.
-    """
-    header = nibabel.load(path)
-    expected = header.dataobj.offset + math.prod(header.shape) * header.get_data_dtype().itemsize
-    if path.suffix == ".gz":
-        with gzip.open(path) as stream:
-            found = sum(map(len, iter(lambda: stream.read(CHUNK_BYTES), b"")))
-    else:
-        found = path.stat().st_size
-    if found != expected:
-        fault = "cut short" if found < expected else "longer than its header says"
-        raise OSError(f"{fault}: found {found} bytes, expected {expected}")
 
 
 def write_image(image: sitk.Image, path: str | Path) -> None:

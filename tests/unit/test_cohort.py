@@ -24,9 +24,9 @@ def write_manifest(folder, text, config, files=("x.nii",)):
 
 
 def test_manifest_with_foreign_columns(tmp_path, config):
-    text = "subject,visit,side,labels,scanner\nA,00m,Right,x.nii,3T\nB,00m,left,x.nii,3T\n"
+    text = "subject,visit,side,labels,scanner\nA,00m,Right,x.nii,3T\nB,00m,left,y.nii,3T\n"
     config["cohort"]["columns"] = {"label": "labels"}
-    scans = load_cohort(write_manifest(tmp_path, text, config))
+    scans = load_cohort(write_manifest(tmp_path, text, config, files=("x.nii", "y.nii")))
     assert list(scans) == ["A_00m_right", "B_00m_left"]
     assert scans["A_00m_right"].image is None
     assert scans["A_00m_right"].label == str(tmp_path / "x.nii")
@@ -72,9 +72,38 @@ def test_paths_with_braces_are_refused(tmp_path, config):
 
 
 def test_patient_in_two_splits(tmp_path, config):
-    text = "subject,visit,side,label,split\nA,1,right,x.nii,train\nA,2,right,x.nii,test\n"
+    text = "subject,visit,side,label,split\nA,1,right,x.nii,train\nA,2,right,y.nii,test\n"
     with pytest.raises(DataError, match="patient A is in test and train"):
+        load_cohort(write_manifest(tmp_path, text, config, files=("x.nii", "y.nii")))
+
+
+def test_one_file_is_not_two_scans(tmp_path, config):
+    """A row that was copied, its paths unchanged, would train on a test image."""
+    text = "subject,visit,label,split\nA,1,x.nii,test\n\nB,1,./x.nii,train\n"
+    with pytest.raises(DataError, match=r"line 4: .*x\.nii is that of line 2 already"):
         load_cohort(write_manifest(tmp_path, text, config))
+
+
+@pytest.mark.parametrize(("column", "meant"), [("imgae", "image"), ("Split", "split")])
+def test_mistyped_optional_columns_are_not_left_out(tmp_path, config, column, meant):
+    text = f"subject,visit,label,{column},site\nA,1,x.nii,,here\n"
+    with pytest.raises(DataError, match=f"column '{column}': did you mean '{meant}'") as caught:
+        load_cohort(write_manifest(tmp_path, text, config))
+    assert "'site'" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("subject,label\nMüller,x.nii\n".encode("latin-1"), "save it as .* UTF-8"), (b"", "empty")],
+)
+def test_what_is_no_csv_is_named(tmp_path, config, content, message):
+    path = tmp_path / "cohort.csv"
+    path.write_bytes(content)
+    config["cohort"] |= {"source": "manifest", "path": str(path)}
+    with pytest.raises(DataError, match=f"{path}: .*{message}"):
+        load_cohort(config)
+    with pytest.raises(DataError, match=f"{path}: .*{message}"):
+        read_pair_list(str(path))
 
 
 def test_decathlon_folders(tmp_path, config):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import nibabel
 import numpy as np
 import SimpleITK as sitk
 
+from avsm.images import count_not_finite
 from workflow.data.cohort import Scan
 from workflow.data.preprocess import merge_labels
 from workflow.errors import DataError
@@ -37,6 +37,9 @@ def scan_faults(scan: Scan, labels: dict[str, list]) -> list[str]:
                 read[role] = canonical(read_image(path))
             except DataError as error:
                 faults.append(str(error))
+    for role, image in read.items():
+        if bad := count_not_finite(image, getattr(scan, role)):
+            faults.append(f"{getattr(scan, role)}: found {bad} voxels that are NaN or infinite")
     if "image" in read:
         faults += _image_faults(read["image"], scan.image)
     if "label" in read:
@@ -60,20 +63,9 @@ def _image_faults(image: sitk.Image, path: str) -> list[str]:
         found = image.GetNumberOfComponentsPerPixel()
         return [f"{path}: found {found} components a voxel, expected 1 (a grey image)"]
     array = sitk.GetArrayViewFromImage(image)
-    bad = _not_finite(array, path)
-    if bad:
-        return [f"{path}: found {bad} voxels that are NaN or infinite"]
     if array.min() == array.max():
         return [f"{path}: constant image, every voxel is {array.flat[0]}"]
     return []
-
-
-def _not_finite(array: np.ndarray, path: str) -> int:
-    """Count the voxels of an image that are NaN or infinite."""
-    if path.endswith((".nii", ".nii.gz")):
-        # ITK's NIfTI reader silently turns such values into 0, so the stored ones are looked at.
-        array = np.asanyarray(nibabel.load(path).dataobj)
-    return int(np.count_nonzero(~np.isfinite(array)))
 
 
 def _label_faults(label: sitk.Image, path: str, labels: dict[str, list]) -> list[str]:
@@ -81,10 +73,11 @@ def _label_faults(label: sitk.Image, path: str, labels: dict[str, list]) -> list
     values = np.unique(sitk.GetArrayViewFromImage(label))
     if not np.isin(values, np.arange(256)).all():
         return [f"{path}: found label values {values[:5].tolist()} …, expected integers 0 to 255"]
-    merged = set(merge_labels(values, labels["merge"]).tolist())
+    merged = np.unique(merge_labels(values, labels["merge"])).astype(int).tolist()
+    after = " after labels.merge" if labels["merge"] else ""
     return [
         f"{path}: label {structure['value']} ({structure['name']}) is absent; found the values "
-        f"{values.astype(int).tolist()}"
+        f"{merged}{after}"
         for structure in labels["structures"]
         if structure["value"] not in merged
     ]

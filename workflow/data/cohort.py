@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import csv
+import difflib
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from workflow.data.csv_rows import read_rows
 from workflow.data.splits import SPLITS, assign_splits
 from workflow.errors import DataError, nearest, raise_all
 
 COLUMNS = ("subject", "visit", "side", "image", "label", "split")
 SIDES = ("left", "right", "")
 PHANTOM_VISITS = ("00m", "24m")
+SLIP = 0.8  # likeness from which a column's name is taken for a mistyped one
 # Scan names become file names and the halves of pair names `<fixed>__<moving>`.
 NAME = re.compile(r"[A-Za-z0-9.-]+(_[A-Za-z0-9.-]+)*")
 
@@ -68,9 +71,9 @@ def _manifest(config: dict[str, Any]) -> list[Scan]:
     """Read a cohort's CSV; relative paths in it are relative to its folder."""
     path = Path(config["cohort"]["path"])
     names = {column: config["cohort"]["columns"].get(column, column) for column in COLUMNS}
-    rows = _read_csv(path, names, required=("subject",))
-    faults, scans, lines = [], [], {}
-    for line, row in enumerate(rows, start=2):
+    rows = _read_csv(path, names)
+    faults, scans, lines, owners = [], [], {}, {}
+    for line, row in rows.items():
         files = {
             key: str(path.parent / row[key]) if row[key] else None for key in ("image", "label")
         }
@@ -79,6 +82,10 @@ def _manifest(config: dict[str, Any]) -> list[Scan]:
         if scan.name in lines:
             wrong.append(f"scan {scan.name} again, first in line {lines[scan.name]}")
         lines.setdefault(scan.name, line)
+        for file in filter(None, (scan.image, scan.label)):
+            owner = owners.setdefault(os.path.normpath(file), line)
+            if owner != line:
+                wrong.append(f"{file} is that of line {owner} already, expected another file")
         faults += [f"line {line}: {fault}" for fault in wrong]
         scans.append(scan)
     if not rows:
@@ -87,23 +94,24 @@ def _manifest(config: dict[str, Any]) -> list[Scan]:
     return scans
 
 
-def _read_csv(path: Path, names: dict[str, str], required: tuple[str, ...]) -> list[dict[str, str]]:
-    """Return the rows of a CSV under our column names; absent optional columns become ""."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; cohort.path must name the manifest CSV")
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        found = reader.fieldnames or []
-        rows = list(reader)
+def _read_csv(path: Path, names: dict[str, str]) -> dict[int, dict[str, str]]:
+    """Return the rows of a CSV by line under our column names; absent optional columns give ""."""
+    found, rows = read_rows(path, "cohort.path")
     renamed = [theirs for ours, theirs in names.items() if ours != theirs]
-    missing = [names[key] for key in required] + renamed
-    if "image" in names and not {names["image"], names["label"]} & set(found):
+    missing = [names["subject"], *renamed]
+    if not {names["image"], names["label"]} & set(found):
         missing.append(names["label"])
     faults = [f"no column '{name}'{nearest(name, found)}" for name in missing if name not in found]
+    # Columns of other names are the user's own, but one that is nearly ours is a slip.
+    absent = {name.lower(): name for name in names.values() if name not in [*found, *missing]}
+    for column in [column for column in found if column not in names.values()]:
+        for slip in difflib.get_close_matches(column.lower(), absent, n=1, cutoff=SLIP):
+            faults.append(f"column '{column}': did you mean '{absent[slip]}'?")
     raise_all(DataError, f"{path}: found the columns {', '.join(found)}:", faults)
-    return [
-        {ours: (row.get(theirs) or "").strip() for ours, theirs in names.items()} for row in rows
-    ]
+    return {
+        line: {ours: row.get(theirs, "") for ours, theirs in names.items()}
+        for line, row in rows.items()
+    }
 
 
 def _row_faults(scan: Scan) -> list[str]:

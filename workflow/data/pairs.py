@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from workflow.config import TASKS
 from workflow.data.cohort import Scan
+from workflow.data.csv_rows import read_rows
 from workflow.errors import DataError, nearest, raise_all
 
 Couple = tuple[str, str, str]  # task, fixed, moving
@@ -19,17 +18,15 @@ Couple = tuple[str, str, str]  # task, fixed, moving
 
 def read_pair_list(path: str) -> list[Couple]:
     """Read an explicit list: a CSV with the columns task, fixed, moving."""
-    if not Path(path).is_file():
-        raise DataError(f"{path}: no such file; pairs.list must name a CSV")
-    with Path(path).open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        missing = {"task", "fixed", "moving"} - set(reader.fieldnames or [])
-        if missing:
-            raise DataError(f"{path}: no column {', '.join(sorted(missing))}")
-        rows = [(row["task"], row["fixed"], row["moving"]) for row in reader]
+    columns, rows = read_rows(path, "pairs.list")
+    missing = {"task", "fixed", "moving"} - set(columns)
+    if missing:
+        raise DataError(
+            f"{path}: no column {', '.join(sorted(missing))}; found {', '.join(columns)}"
+        )
     if not rows:
         raise DataError(f"{path}: no pairs; list some, or set pairs.list to null")
-    return rows
+    return [(row["task"], row["fixed"], row["moving"]) for row in rows.values()]
 
 
 def select_couples(
