@@ -49,6 +49,8 @@ def align_group(store: ImageStore, iterations: int, device: torch.device) -> Aff
     coarse = 2 * iterations // 3
     fine = max(1, level // 2)
     for reduction, count, start in ((level, coarse, 1.0), (fine, iterations - coarse, 0.3)):
+        if not count:
+            continue
         images = store.batch(range(len(store)), reduction, device)
         residual = _descend(images, residual, count, RATE * start)
     aligned = _recentred(affine_from_residual(residual.cpu()))

@@ -102,7 +102,8 @@ def notes(
         f"Disk: {kept:.2f} GB of preprocessed scans, and up to {table['temporary_gb'].max():.2f} "
         f"GB of displacement fields at a time with {cores} cores; keep_fields keeps them all.",
         "Estimated from the core-seconds per voxel in the methods' descriptions, which are for "
-        f"their own settings. That a GPU is worth {GPU_CORES} cores is assumed, not measured.",
+        "their own settings, scaled by iterations where these say so; a slower processor takes "
+        f"several times as much. That a GPU is worth {GPU_CORES} cores is assumed, not measured.",
     ]
     changed = [
         f"{what}: {changed}"

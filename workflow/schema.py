@@ -57,6 +57,7 @@ def _place(error: ValidationError, where: str) -> str:
 EXPECTED = {
     "type": "expected {}",
     "enum": "expected one of {}",
+    "const": "expected {}",
     "minimum": "expected at least {}",
     "maximum": "expected at most {}",
     "exclusiveMinimum": "expected more than {}",
@@ -70,6 +71,9 @@ EXPECTED = {
 def _expected(error: ValidationError) -> str:
     """Say what the schema wants in plain words."""
     rule, value = error.validator, error.validator_value
+    if rule == "anyOf":
+        branches = dict.fromkeys(_expected(branch) for branch in error.context)
+        return "expected " + " or ".join(text.removeprefix("expected ") for text in branches)
     if rule not in EXPECTED:
         return error.message
     listed = ", ".join(map(str, value)) if isinstance(value, list) else value

@@ -54,6 +54,22 @@ def test_every_leaf_is_checked(config):
                 load_networks(wrong, load_methods(wrong).values())
 
 
+def test_a_value_that_fits_no_alternative_is_told_all(config):
+    config["pairs"]["longitudinal"] = "All"
+    with pytest.raises(ConfigError, match=r"found 'All', expected integer or all"):
+        check_config(config)
+
+
+def test_cost_grows_with_a_parameter(config):
+    """SyN's is stated for 4,520 iterations at four levels."""
+    config["method_params"] = {"syn": {"iterations": [100, 10, 3, 0]}}
+    config["variants"], config["table2"], config["curves"] = {"methods": {}, "networks": {}}, [], {}
+    config["methods"] = ["syn", "niftyreg-nmi"]
+    methods = load_methods(config)
+    assert methods["syn"].cost == pytest.approx(6500 * 113 / 4520)
+    assert methods["niftyreg-nmi"].cost == 31
+
+
 def test_misspelt_keys_are_all_named(config):
     config["sede"] = config.pop("seed")
     config["preprocessing"]["mirorr_left"] = True

@@ -1,6 +1,7 @@
 """The fairness card: every method and network has a row; nobody is in two splits unnoticed."""
 
 from workflow.referee.fairness import BY_VALIDATION, fairness_card, split_notes
+from workflow.referee.notes import simulated_note
 
 COMMON = {"params": {"n": 2}, "defaults": {"n": 1}}
 METHODS = [
@@ -37,6 +38,13 @@ def test_card():
     training = card.loc["Weights", "Training"]
     assert "longitudinal pairs: 1,000 steps, 30 s on a chip, 2 threads" in training
     assert training.count("1,000 steps") == 2
+
+
+def test_simulated_images_are_counted():
+    assert simulated_note([True, True]) == []
+    assert simulated_note([True, False, False]) == [
+        "Images: those of 2 of 3 scans are simulated from label maps."
+    ]
 
 
 def test_patients_of_two_splits_or_of_another_are_named():

@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from tests.conftest import blobs, oblique_grid
-from workflow.contract.registration import Context
+from workflow.contract.registration import Context, Registration, check_result
 from workflow.contract.shard import field_path, register_shard, write_outcomes
 from workflow.contract.worker import Worker, WorkerDiedError
 from workflow.errors import ContractError, DataError
@@ -191,8 +191,32 @@ def test_a_method_that_cannot_be_loaded_stops_the_job(scans):
     method = scans / "broken"
     method.mkdir()
     (method / "register.py").write_text("import no_such_module")
-    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+    with pytest.raises(ModuleNotFoundError, match="no_such_module") as caught:
         register_shard(method, {}, PAIRS, str, scans / "fields", Context(1, 0, scans))
+    assert 'register.py", line 1' in "".join(caught.value.__notes__)
+
+
+def test_an_error_that_only_the_method_knows_is_passed_on_as_text(scans):
+    """Its class is in a module that this process never imported, and takes two arguments."""
+    method = scans / "own"
+    method.mkdir()
+    (method / "register.py").write_text(
+        "class OwnError(Exception):\n"
+        "    def __init__(self, what, why):\n"
+        "        super().__init__(f'{what}: {why}')\n"
+        "def prepare(params, context):\n"
+        "    raise OwnError('weights', 'none here')\n"
+        "def register(fixed, moving, params, context):\n"
+        "    pass\n"
+    )
+    with pytest.raises(ContractError, match="OwnError: weights: none here") as caught:
+        register_shard(method, {}, PAIRS, str, scans / "fields", Context(1, 0, scans))
+    assert 'register.py", line 5, in prepare' in str(caught.value)
+
+
+def test_a_displacement_that_is_no_image_stops_the_job(scans):
+    with pytest.raises(ContractError, match="a__b: displacement is a ndarray, expected a Simple"):
+        check_result(Registration(np.zeros((3, 4, 5, 6)), None), oblique_grid(), "a__b")
 
 
 def test_scratch_folders_are_private_and_removed(scans):

@@ -108,7 +108,19 @@ def _describe(
         description["networks"] = tuple(networks)
         if description["networks"] and description["kind"] != "learned":
             wrong.append(f"{shown}: networks: found kind {description['kind']}, expected learned")
+        by = description.pop("cost_grows_with", None)
+        if by in description["params"] and not wrong:
+            description["cost"] *= _amount(description["params"][by]) / _amount(
+                description["defaults"][by]
+            )
+        elif by and by not in description["params"]:
+            wrong.append(f"{shown}: cost_grows_with: '{by}' is none of its parameters")
     return description, wrong
+
+
+def _amount(iterations: float | list[float]) -> float:
+    """Return a number, or the sum of several, as of the iterations at some levels."""
+    return sum(iterations) if isinstance(iterations, list) else iterations
 
 
 def check_requirements(described: Iterable[Described], folders: list[str]) -> None:

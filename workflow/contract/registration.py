@@ -106,6 +106,11 @@ def check_result(result: object, fixed: sitk.Image, where: str) -> sitk.Image:
             f"{where}: register() returned {type(result).__name__}, expected Registration"
         )
     displacement = result.displacement
+    if not isinstance(displacement, sitk.Image):
+        raise ContractError(
+            f"{where}: displacement is a {type(displacement).__name__}, expected a SimpleITK image "
+            "of vectors on the fixed grid (mm, LPS; workflow.geometry.vector_image makes one)"
+        )
     if displacement.GetNumberOfComponentsPerPixel() != 3:
         raise ContractError(
             f"{where}: displacement has {displacement.GetNumberOfComponentsPerPixel()} components "

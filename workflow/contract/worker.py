@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import pickle
 import signal
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 import psutil
+
+from workflow.errors import BenchmarkError, ContractError
 
 # Forked, not spawned: a spawned child would import the script that Snakemake runs once more.
 # The parent runs no image filter, so it has no threads that a fork could leave behind.
@@ -74,7 +78,7 @@ class Worker:
             how = f"signal {signal.Signals(-code).name}" if code < 0 else f"status {code}"
             raise WorkerDiedError(f"the method's process ended by {how}") from None
         if not good:
-            raise value
+            raise _unpacked(*value)
         return value
 
     def close(self) -> None:
@@ -100,7 +104,26 @@ def _reply(connection: Connection, function: Callable[[], Any], answer: bool = T
     try:
         value = function()
     except Exception as error:
-        connection.send((False, error))
+        connection.send((False, _packed(error)))
         return None
     connection.send((True, value if answer else None))
     return value
+
+
+def _packed(error: Exception) -> tuple[bytes | None, str]:
+    """Return an error pickled, and as text with the lines of the method that it came from."""
+    text = "".join(traceback.format_exception(error))
+    if not isinstance(error, BenchmarkError):  # those say all there is to say
+        error.add_note(f"In the method's process:\n{text}")
+    try:
+        return pickle.dumps(error), text
+    except Exception:
+        return None, text
+
+
+def _unpacked(pickled: bytes | None, text: str) -> Exception:
+    """Return the error, or its text where it is of a class that only the child knows."""
+    try:
+        return pickle.loads(pickled)
+    except Exception:
+        return ContractError(f"In the method's process:\n{text}")

@@ -16,10 +16,12 @@ def notes(
     grid: Sequence[int],
     networks: Sequence[dict] = (),
     trainings: Sequence[dict] = (),
+    images: Sequence[bool] = (),
 ) -> list[str]:
     """Return the lines under the table: definitions, device, trainings, budgets, failures.
 
-    `methods` and `networks` are descriptions, `trainings` the networks' `training.json`.
+    `methods` and `networks` are descriptions, `trainings` the networks' `training.json`, `images`
+    says of each scan whether it has one.
     """
     lines = [
         "Dice: mean (population sd) in % over the directed pairs, mean of the structures, at "
@@ -27,16 +29,24 @@ def notes(
         "Folds: voxels with a negative full Jacobian determinant of the composed map, mean of the "
         "pairs [sum of their absolute determinants]. Diag.: voxels with a negative product of the "
         "diagonal derivatives, which the authors' code counts for learned methods.",
-        "Time: mean seconds of one registration, reading of the images excluded, other "
-        f"registrations and trainings running on the other cores. {_device_note(table)}",
+        "Time: mean seconds of one registration, reading of the images excluded; other jobs of the "
+        f"run, trainings among them, may have used other cores. {_device_note(table)}",
         "Paper: Shen et al., CVPR 2019, Table 1 (80x192x192 voxels of OAI; classical tools on 10 "
         "cores, networks on a GTX 1080 Ti; other data, so for orientation only).",
     ]
-    lines += _training_note(trainings)
+    lines += simulated_note(images) + _training_note(trainings)
     for one in (*methods, *networks):
         if changed := changed_parameters(one):
             lines.append(f"{one['label']}: {changed}.")
     return lines + _failure_notes(metrics, methods)
+
+
+def simulated_note(images: Sequence[bool]) -> list[str]:
+    """Say how many scans have no image of their own; `images` says of each whether it has one."""
+    simulated = images.count(False)
+    if not simulated:
+        return []
+    return [f"Images: those of {simulated} of {len(images)} scans are simulated from label maps."]
 
 
 def changed_parameters(described: dict) -> str:

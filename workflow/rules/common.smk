@@ -275,7 +275,7 @@ def final_outputs():
     tables = [
         f"{FOLDER}/tables/{table}.{suffix}"
         for table in ("table1", "table3", *(["table2"] if RUN.config["table2"] else []))
-        for suffix in ("csv", "md", "tex")
+        for suffix in ("csv", "md", "tex", "html")
     ]
     figures = [
         f"{FOLDER}/figures/{figure}.{suffix}"
@@ -287,12 +287,14 @@ def final_outputs():
             *(f"examples/figure{number}" for number in EXAMPLES),
             *filter(RUN.config["curves"].get, RUN.config["curves"]),
         )
-        for suffix in ("png", "pdf")
+        for suffix in ("png", "pdf", "csv")
     ]
     checks = [
         f"{FOLDER}/figures/checks/{method}_{task}.png" for method in RUN.main for task in RUN.tasks
     ]
     curves = [RUN.training(*training, "history.png") for training in RUN.trainings]
     texts = ("claims", "fairness", *(["figure11"] if AVSM in RUN.methods else []))
-    tables += [f"{FOLDER}/tables/{name}.md" for name in texts]
-    return [*tables, *figures, *checks, *curves, f"{FOLDER}/manifest.json"]
+    tables += [f"{FOLDER}/tables/{name}.{suffix}" for name in texts for suffix in ("csv", "md", "html")]
+    tables += [f"{FOLDER}/tables/{name}" for name in ("metrics.csv", "significance.csv", "significance.html")]
+    records = [f"{FOLDER}/cohort.json", f"{FOLDER}/manifest.json"]
+    return [*tables, *figures, *checks, *curves, *records]

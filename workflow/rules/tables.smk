@@ -7,6 +7,7 @@ MAIN_NETWORKS = [n for n in NETWORKS if n["id"] in {name for name, _ in MAIN_TRA
 TABLE2_TRAININGS = RUN.trainings_of(RUN.table2.values())
 TEXT = [*code("referee/render"), "workflow/referee/page.html"]
 STATISTICS = [*code("referee/table3", "referee/statistics", "referee/tidy"), *TEXT]
+HAVE_IMAGES = [bool(scan.image) for scan in RUN.scans.values()]
 # What is compared, of whom, and the seed by which patients are redrawn.
 COMPARED = {
     "methods": METHODS,
@@ -66,6 +67,7 @@ rule make_table1:
         networks=MAIN_NETWORKS,
         tasks=RUN.tasks,
         grid=config["preprocessing"]["size"],
+        images=HAVE_IMAGES,
     script:
         "../scripts/make_table1.py"
 
@@ -175,6 +177,7 @@ rule make_fairness_card:
         methods=ALL_METHODS,
         networks=NETWORKS,
         scans=[{"subject": s.subject, "split": s.split} for s in RUN.scans.values()],
+        images=HAVE_IMAGES,
         tested=COMPARED["patients"],
     script:
         "../scripts/make_fairness_card.py"

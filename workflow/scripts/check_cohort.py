@@ -1,6 +1,7 @@
 """Stop if a scan in use has faults; record who is in which split."""
 
 import json
+import logging
 from collections import Counter
 from pathlib import Path
 
@@ -16,8 +17,13 @@ for part in map(Path, snakemake.input):
     if found:
         part.unlink()  # so that it is checked again: a mended file may have an old time
     faults += found
+for fault in sorted(faults):
+    logging.error(fault)
 raise_all(
-    DataError, "Scans with faults (mend them, or take them off the manifest):", sorted(faults)
+    DataError,
+    "Scans with faults (mend them, or take them off the manifest; all are listed in "
+    f"{snakemake.log[0]}):",
+    sorted(faults),
 )
 summary = {
     "patients": Counter(params.splits.values()),

@@ -6,6 +6,7 @@ from pathlib import Path
 from workflow.files import write_text
 from workflow.job import start_log
 from workflow.referee.fairness import fairness_card, split_notes
+from workflow.referee.notes import simulated_note
 from workflow.referee.render import write_tables
 
 start_log(snakemake.log[0])
@@ -16,5 +17,5 @@ records, trainings = (
 )
 card = fairness_card(params.methods, params.networks, trainings, records)
 write_text(output.csv, card.to_csv(index=False))
-notes = split_notes(params.scans, params.tested)
+notes = split_notes(params.scans, params.tested) + simulated_note(params.images)
 write_tables(output[1:], "Fairness card", {"": card}, notes)

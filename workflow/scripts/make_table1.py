@@ -21,6 +21,8 @@ records, trainings = (
 params, output = snakemake.params, snakemake.output
 paper = pd.read_csv(snakemake.input.paper)
 table = table1.summarise(metrics, params.methods, params.tasks, records, paper)
-lines = notes(metrics, params.methods, table, params.grid, params.networks, trainings)
+lines = notes(
+    metrics, params.methods, table, params.grid, params.networks, trainings, params.images
+)
 write_text(output.csv, table.to_csv(index=False))
 write_tables(output[1:], "Table 1", {"": table1.formatted(table)}, lines)

@@ -17,6 +17,7 @@ from avsm.affine import (
     affine_regularisation_weight,
     identity_affine,
 )
+from avsm.align import align_group
 from avsm.augment import (
     change,
     invert_affine,
@@ -140,6 +141,15 @@ def test_only_listed_couples_are_trained_on(
     assert seen == {(0, 1), (1, 0)}
     with pytest.raises(UserError, match="other data"):
         train(cohort, tmp_path, recipe, ["momentum"], device="cpu")
+
+
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_alignment_may_be_short(cohort: Path, tmp_path: Path, iterations: int) -> None:
+    """With one iteration none is left for the smaller images."""
+    scans = [scan for scan in read_manifest(cohort) if scan.split == "train"]
+    found = align_group(ImageStore(scans, tmp_path), iterations, torch.device("cpu"))
+    assert found.matrix.shape == (len(scans), 3, 3)
+    assert (found.matrix - torch.eye(3)).abs().max() > 0
 
 
 def test_a_run_writes_history_curve_and_weights(unbroken: Path) -> None:
