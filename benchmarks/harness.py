@@ -10,6 +10,7 @@ import os
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
     os.environ[name] = "1"
 
+import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -59,6 +60,7 @@ def seconds_to_score_a_pair(folder: Path) -> float:
 
 def main() -> None:
     """Print the cost."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scoring = seconds_to_score_a_pair(Path(folder))
     print(f"{processor()}")

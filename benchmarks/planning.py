@@ -8,6 +8,7 @@ What is timed is Snakemake's dry run of everything; then the plan is printed (`s
 
 from __future__ import annotations
 
+import argparse
 import csv
 import itertools
 import os
@@ -35,6 +36,7 @@ def rows() -> Iterator[dict[str, str]]:
         tested = patient < TESTED
         validated = not tested and patient % 10 < 3
         number = 2 if tested else left // (PATIENTS - patient)  # as even as it goes
+        labelled = tested or (validated and patient < 200)
         left -= number
         for side, visit in knees[:number]:
             yield {
@@ -42,17 +44,19 @@ def rows() -> Iterator[dict[str, str]]:
                 "visit": visit,
                 "side": side,
                 "split": "test" if tested else "validation" if validated else "train",
-                "image": "image.nii",
-                "label": "label.nii" if tested or (validated and patient < 200) else "",
+                "image": f"{patient}_{side}_{visit}.nii",
+                "label": f"{patient}_{side}_{visit}_label.nii" if labelled else "",
             }
 
 
 def main() -> None:
     """Print seconds, memory, and the plan."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for file in ("image.nii", "label.nii"):
-            (folder / file).touch()
+        for row in rows():
+            for file in filter(None, (row["image"], row["label"])):
+                (folder / file).touch()
         with (folder / "oai.csv").open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, ["subject", "visit", "side", "split", "image", "label"])
             writer.writeheader()

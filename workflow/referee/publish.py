@@ -82,7 +82,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", help="a folder of results/, e.g. phantom")
     run = parser.parse_args().run
-    for copy in publish(run):
+    try:
+        copies = publish(run)
+    except DataError as error:
+        parser.exit(1, f"{error}\n")
+    for copy in copies:
         print(copy.relative_to(ROOT))
     if run == SHOWN:
         show_in_readme()
