@@ -283,6 +283,13 @@ OPEN_EVERYTHING = """
 """
 
 
+GRAPH = """
+  await pause();
+  const rules = rulegraph_spec.data[0].values.map(node => node.rule);
+  return {rules, width: document.querySelector("#app canvas").width};
+"""
+
+
 def test_the_report_is_one_page_that_shows_everything(project):
     done = project.run("--configfile", "mine.yaml", "--report", "report.html")
     assert done.returncode == 0, done.output
@@ -299,6 +306,9 @@ def test_the_report_is_one_page_that_shows_everything(project):
     assert len(shown["Visual checks"]) == len(project.methods)  # a switch shows the other task's
     assert min(shown["Visual checks"].values()) > 300
     assert len(shown["Training"]) == 4 and min(shown["Training"].values()) > 300
+    graph, problems = look_at(report, GRAPH, project.folder)
+    assert problems == [] and graph["width"] > 300
+    assert {"preprocess_image", "train", "register_demons", "evaluate"} <= set(graph["rules"])
 
 
 def test_a_killed_run_resumes(fresh_project):
