@@ -164,7 +164,7 @@ def test_two_methods_with_one_label(tmp_path, plain_config):
     for name in ("one", "two"):
         shutil.copytree(ROOT / "baselines/_template", tmp_path / name)
     plain_config |= {"methods": ["one", "two"], "method_params": {}}
-    with pytest.raises(ConfigError, match=r"label 'My method' is that of baselines/one/.* and"):
+    with pytest.raises(ConfigError, match=r"label 'My method' is that of one and"):
         load_methods(plain_config, tmp_path)
 
 

@@ -63,13 +63,13 @@ def read_description(
     return description | {"params": params, "defaults": defaults}, faults(params, rules, changed_in)
 
 
-def shared_labels(described: Iterable[Described], file: str) -> list[str]:
-    """Return a fault for each label that occurs twice; `file` is where `{id}` has it."""
+def shared_labels(described: Iterable[Described]) -> list[str]:
+    """Return a fault for each label that occurs twice."""
     described = list(described)
     found = []
     for label, number in Counter(one.label for one in described).items():
         if number > 1:
-            own = [file.format(id=one.id) for one in described if one.label == label]
+            own = [one.id for one in described if one.label == label]
             found.append(f"label '{label}' is that of {' and '.join(own)}; expected one of each")
     return found
 

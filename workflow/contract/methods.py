@@ -84,7 +84,7 @@ def load_methods(config: dict[str, Any], baselines: Path = BASELINES) -> dict[st
             if not wrong:
                 folder = folder_of(name, variants)
                 methods[name] = Method(id=name, folder=folder, **description)
-    found += shared_labels(methods.values(), "baselines/{id}/method.yaml")
+    found += shared_labels(methods.values())
     raise_all(ConfigError, "The configured methods have faults:", found)
     return methods
 

@@ -90,7 +90,7 @@ def load_networks(
         if not wrong:
             read[name] = Network(id=name, folder=folder_of(name, variants), **description)
             asked += [(needed, f"{_where(name, variants)}: needs") for needed in read[name].needs]
-    found += shared_labels(read.values(), "baselines/networks/{id}/network.yaml")
+    found += shared_labels(read.values())
     raise_all(ConfigError, "The networks that the configured methods need have faults:", found)
     return _in_order(read)
 
