@@ -294,7 +294,12 @@ def final_outputs():
     ]
     curves = [RUN.training(*training, "history.png") for training in RUN.trainings]
     texts = ("claims", "fairness", *(["figure11"] if AVSM in RUN.methods else []))
-    tables += [f"{FOLDER}/tables/{name}.{suffix}" for name in texts for suffix in ("csv", "md", "html")]
-    tables += [f"{FOLDER}/tables/{name}" for name in ("metrics.csv", "significance.csv", "significance.html")]
+    tables += [
+        f"{FOLDER}/tables/{name}.{suffix}" for name in texts for suffix in ("csv", "md", "html")
+    ]
+    tables += [
+        f"{FOLDER}/tables/{name}"
+        for name in ("metrics.csv", "significance.csv", "significance.html")
+    ]
     records = [f"{FOLDER}/cohort.json", f"{FOLDER}/manifest.json"]
     return [*tables, *figures, *checks, *curves, *records]
