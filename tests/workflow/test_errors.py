@@ -27,7 +27,7 @@ def message_of(project, **changes):
         ({"methods": ["sny"]}, ["methods[0]: no method 'sny' (did you mean 'syn'?)"]),
         (
             {"cohort": {"source": "manifest", "path": "no/such.csv"}},
-            ["no/such.csv: no such file; cohort.path must name the manifest CSV"],
+            ["no/such.csv: no such file; cohort.path must name a CSV"],
         ),
         (
             {"split": {"test": 1.0, "validation": 0.0}},
