@@ -15,7 +15,7 @@ from workflow.referee.tidy import SCANS
 SUPPORTED, ABSENT = "supported", "not tested"
 CONTRADICTED = "not supported here: contradicted"
 OPEN = "not supported here: not decided"
-EQUAL = "not supported here: no difference in any pair"
+EQUAL = "not supported here: no difference"
 MEASURES = {"dice": "dice_or_before"}  # columns of pairs that differ from a measure's name
 UNITS = {"dice": "Dice points", "symmetry": "of the symmetry measure", "folds": "folds"}
 
