@@ -79,8 +79,12 @@ def count_not_finite(image: sitk.Image, path: str | Path) -> int:
     """Count the voxels of the image in a file that are NaN or infinite."""
     array = sitk.GetArrayViewFromImage(image)
     if str(path).endswith(NIFTI):
-        # ITK's NIfTI reader silently turns such values into 0, so the stored ones are looked at.
-        array = np.asanyarray(nibabel.load(path).dataobj)
+        # ITK's NIfTI reader silently turns such values into 0, so the stored ones are looked at;
+        # integers are always finite, and need no second reading.
+        stored = nibabel.load(path)
+        if np.issubdtype(stored.get_data_dtype(), np.integer):
+            return 0
+        array = np.asanyarray(stored.dataobj)
     return int(np.count_nonzero(~np.isfinite(array)))
 
 

@@ -13,7 +13,8 @@ from workflow.referee.boxplot import TASK_COLOURS
 from workflow.referee.figure import save_figure
 from workflow.referee.statistics import LEVEL, Ranks
 
-ROW_INCHES, BAR_INCHES = 0.28, 0.25
+ROW_INCHES = 0.28
+BAR_APART = 0.25  # between bars, in ranks
 COLUMNS = [
     "method", "rank", "low", "high", "best", "task", "label", "critical", "alike", "better_than",
 ]  # fmt: skip
@@ -96,13 +97,13 @@ def _draw_ranks(axes: plt.Axes, task: str, table: pd.DataFrame) -> None:
     groups = [(i, end) for i, end in enumerate(ends) if end > i and end > max(ends[:i], default=0)]
     for number, (first, last) in enumerate(groups):
         axes.plot(
-            [len(table) + 0.6 + BAR_INCHES * number] * 2, [first - 0.2, last + 0.2], color="0.25",
+            [len(table) + 0.6 + BAR_APART * number] * 2, [first - 0.2, last + 0.2], color="0.25",
             linewidth=2.5, solid_capstyle="butt",
         )  # fmt: skip
     numbered = [f"{label}  {place}" for place, label in enumerate(table["label"], start=1)]
     axes.set_yticks(rows, numbered)
     axes.set_ylim(len(table) - 0.4, -0.6)
-    axes.set_xlim(0.7, len(table) + 0.8 + BAR_INCHES * len(groups))
+    axes.set_xlim(0.7, len(table) + 0.8 + BAR_APART * len(groups))
     axes.set_xticks(range(1, len(table) + 1))
     axes.grid(axis="y", visible=False)
     critical = table["critical"].iloc[0]

@@ -17,13 +17,14 @@ for part in map(Path, snakemake.input):
     if found:
         part.unlink()  # so that it is checked again: a mended file may have an old time
     faults += found
-for fault in sorted(faults):
+faults.sort()
+for fault in faults:
     logging.error(fault)
 raise_all(
     DataError,
     "Scans with faults (mend them, or take them off the manifest; all are listed in "
     f"{snakemake.log[0]}):",
-    sorted(faults),
+    faults,
 )
 summary = {
     "patients": Counter(params.splits.values()),
