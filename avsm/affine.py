@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 
 from avsm.maps import affine_map
-from avsm.precision import full_precision
 
 
 class Affine(NamedTuple):
@@ -34,6 +33,10 @@ class Affine(NamedTuple):
         """Sample the map on a grid (D, H, W): ``(B, 3, D, H, W)``."""
         return affine_map(self.matrix, self.offset, shape)
 
+    def to(self, place: torch.Tensor) -> Affine:
+        """Give the parameters with the dtype and device of a tensor."""
+        return Affine(self.matrix.to(place), self.offset.to(place))
+
 
 def identity_affine(batch: int, like: torch.Tensor) -> Affine:
     """Give the identity, A = I and b = 0, with the dtype and device of ``like``."""
@@ -41,7 +44,6 @@ def identity_affine(batch: int, like: torch.Tensor) -> Affine:
     return Affine(matrix, torch.zeros(batch, 3, dtype=like.dtype, device=like.device))
 
 
-@full_precision
 def affine_from_residual(residual: torch.Tensor) -> Affine:
     """Read twelve numbers as a deviation from the identity.
 
@@ -61,7 +63,6 @@ def affine_from_residual(residual: torch.Tensor) -> Affine:
     return Affine(start.matrix + residual[:, :9].reshape(-1, 3, 3), residual[:, 9:])
 
 
-@full_precision
 def compose_affine(update: Affine, current: Affine) -> Affine:
     """Refine affine parameters (Eq. 1): the map x -> update(current(x)).
 
@@ -82,13 +83,12 @@ def compose_affine(update: Affine, current: Affine) -> Affine:
     return Affine(matrix, offset)
 
 
-def change_frame(affine: Affine, scale: torch.Tensor) -> Affine:
-    """Express an affine map in coordinates that are ``scale`` times as large: S A S^-1 and S b."""
-    scale = scale.to(affine.matrix)
-    return Affine(scale[:, None] * affine.matrix / scale, scale * affine.offset)
+def invert_affine(affine: Affine) -> Affine:
+    """Give the inverse map: A^-1 and -A^-1 b."""
+    inverse = torch.linalg.inv(affine.matrix)
+    return Affine(inverse, -(inverse @ affine.offset[..., None])[..., 0])
 
 
-@full_precision
 def affine_deviation(affine: Affine) -> torch.Tensor:
     """Give the squared distance from the identity, Eq. 4 without its weight: ``(B,)``."""
     residual = affine.matrix - torch.eye(3, dtype=affine.matrix.dtype, device=affine.matrix.device)

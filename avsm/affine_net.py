@@ -6,33 +6,32 @@ far, and predicts the refinement that Eq. 1 composes onto them.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from avsm.affine import (
-    Affine,
-    affine_from_residual,
-    change_frame,
-    compose_affine,
-    identity_affine,
-)
+from avsm.affine import Affine, affine_from_residual, compose_affine, identity_affine
 from avsm.checks import check_same_shape, check_volume
 from avsm.convolution import Conv3d
+from avsm.device import autocast
 from avsm.maps import warp
-from avsm.precision import full_precision
-from avsm.reduction import average_to, frame_scale, reduce
+from avsm.pyramid import average_to, downsample
 
-
-class Stage(NamedTuple):
-    """One convolution of the trunk (kernel 3, ReLU), optionally behind a max-pooling by 2."""
-
-    channels: int
-    stride: int = 1
-    pool: bool = False
+# The convolutions behind the first: channels, and what halves the resolution at each, if anything.
+TRUNK = (
+    (32, "pool"),
+    (32, "stride"),
+    (32, None),
+    (32, "pool"),
+    (16, "stride"),
+    (16, None),
+    (4, "stride"),
+)
+LAST_GRID = (3, 6, 6)  # what five halvings leave of the paper's 80x192x192 voxels
 
 
 @dataclass(frozen=True)
@@ -41,65 +40,53 @@ class AffineNetConfig:
 
     Attributes
     ----------
-    features
-        Channels of the first convolution, which both images share.
-    trunk
-        The convolutions that follow on both images' features.
-    grid
-        (d, h, w) to which the last features are averaged, whatever the size of the images. It is
-        what five halvings leave of 80x192x192.
-    hidden
-        Width of the hidden fully connected layer.
-    reduction
-        The network works on images that are smaller by this factor per axis, by area averaging.
-    keypoints
-        0: the paper's network. More: ``keypoint_net`` with so many of them, in which ``trunk`` runs
-        on each image by itself; ``grid`` and ``hidden`` have no part in it.
+    scale
+        The network sees images down-sampled to this part of the resolution along each axis.
+    norm
+        An instance norm behind each convolution.
     """
 
-    features: int = 16
-    trunk: tuple[Stage, ...] = (
-        Stage(32, pool=True),
-        Stage(32, stride=2),
-        Stage(32),
-        Stage(32, pool=True),
-        Stage(16, stride=2),
-        Stage(16),
-        Stage(4, stride=2),
-    )
-    grid: tuple[int, int, int] = (3, 6, 6)
-    hidden: int = 32
-    reduction: int = 1
-    keypoints: int = 0
+    scale: float = 1.0
+    norm: bool = False
 
 
-class MultiStepAffineNet(nn.Module):
-    """The steps of the affine network; subclasses say what one step predicts.
+class AffineNet(nn.Module):
+    """Predict the affine map of a pair in several steps.
+
+    Deviation: the network predicts a residual from the identity and its last layer starts at zero,
+    so that training starts from the identity; the authors' predicts A and b themselves and starts
+    with images collapsed to a point. Deviation: of the five halvings the last are left out that
+    would leave less than 3x6x6 features of an image smaller than the paper's, and what is more is
+    averaged to 3x6x6, so that the same weights take any size; the authors' take one.
 
     Parameters
     ----------
     config
         Sizes.
-    channels
-        Of the features that enter the trunk.
+    precision
+        Of the convolutions, see ``device.autocast``.
     """
 
-    def __init__(self, config: AffineNetConfig, channels: int) -> None:
+    def __init__(self, config: AffineNetConfig | None = None, precision: str = "auto") -> None:
         super().__init__()
-        self.config = config
-        self.first = Conv3d(1, config.features, 3, padding=1)
-        layers: list[nn.Module] = []
-        for index, stage in enumerate(config.trunk):
-            layers += [_pool()] if stage.pool and index else []
-            layers += [Conv3d(channels, stage.channels, 3, stage.stride, padding=1), nn.ReLU()]
-            channels = stage.channels
-        # The trunk's first pooling follows the first convolution at once. A ReLU commutes with it
-        # and is cheaper behind it.
-        self.pool = _pool() if config.trunk[0].pool else nn.Identity()
-        self.trunk = nn.Sequential(*layers)
+        self.config, self.precision = config or AffineNetConfig(), precision
+        self.first = Conv3d(1, 16, 3, padding=1)
+        widths = [32, *(channels for channels, _ in TRUNK)]
+        self.trunk = nn.ModuleList(
+            Conv3d(before, after, 3, padding=1) for before, after in itertools.pairwise(widths)
+        )
+        self.hidden = nn.Linear(widths[-1] * 3 * 6 * 6, 32)
+        self.last = nn.Linear(32, 12)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
 
     def forward(
-        self, fixed: torch.Tensor, moving: torch.Tensor, steps: int = 1
+        self,
+        fixed: torch.Tensor,
+        moving: torch.Tensor,
+        steps: int = 1,
+        start: Affine | None = None,
+        scale: float = 1.0,
     ) -> tuple[Affine, ...]:
         """Predict the parameters of phi(x) = A x + b with warped = moving(phi).
 
@@ -109,6 +96,10 @@ class MultiStepAffineNet(nn.Module):
             ``(B, 1, D, H, W)``, intensities in [0, 1].
         steps
             Number of steps, at least 1.
+        start
+            Parameters that the first step refines; the identity when None.
+        scale
+            Part of the resolution to which the images are down-sampled already.
 
         Returns
         -------
@@ -119,85 +110,55 @@ class MultiStepAffineNet(nn.Module):
         check_same_shape("moving", moving, "fixed", fixed)
         if steps < 1:
             raise ValueError(f"steps: expected at least 1, found {steps}")
-        scale = frame_scale(fixed.shape[2:], self.config.reduction)
-        fixed, moving = (reduce(image, self.config.reduction) for image in (fixed, moving))
-        scale = scale.to(fixed)
-        seen = self._see(fixed, scale)  # once for all steps
-        affine = identity_affine(fixed.shape[0], fixed)
-        warped, result = moving, []
+        further = min(1.0, self.config.scale / scale)
+        fixed, moving = (downsample(image, further) for image in (fixed, moving))
+        affine, result = start or identity_affine(fixed.shape[0], fixed), []
         for step in range(steps):
-            if step:  # A_(0) = I, b_(0) = 0
-                warped = warp(moving, change_frame(affine, scale).map(moving.shape[2:]))
-            residual = self._residual(self._see(warped, scale), seen, affine)
-            affine = compose_affine(affine_from_residual(residual), affine)  # Eq. 1
-            result.append(affine)
+            still = step == 0 and start is None  # A_(0) = I, b_(0) = 0
+            warped = moving if still else warp(moving, affine.map(moving.shape[2:]))
+            affine = compose_affine(affine_from_residual(self._residual(warped, fixed)), affine)
+            result.append(affine)  # Eq. 1
         return tuple(result)
 
-    def _features(self, image: torch.Tensor) -> torch.Tensor:
-        return F.relu(self.pool(self.first(2 * image - 1)))
+    def _residual(self, warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+        """Predict the step's residual from the identity, ``(B, 12)``."""
+        grid = last_grid(fixed.shape[2:])
+        halvings = halvings_at(fixed.shape[2:], grid)
+        with autocast(fixed.device, self.precision):
+            pools = halvings[0] == "pool"
+            x = torch.cat([self._act(self.first(2 * i - 1), pools) for i in (warped, fixed)], dim=1)
+            for conv, halving, following in zip(
+                self.trunk, halvings, [*halvings[1:], None], strict=True
+            ):
+                x = conv(x, stride=2 if halving == "stride" else 1)
+                x = self._act(x, pools=following == "pool")
+        # Half precision would round the parameters to some tenths of a voxel.
+        x = average_to(x.float(), grid).flatten(1)
+        return self.last(F.relu(self.hidden(x)))
 
-    def _see(self, image: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """Take from one image what a step compares.
-
-        Parameters
-        ----------
-        image
-            ``(B, 1, d, h, w)``, reduced.
-        scale
-            How much larger coordinates are in the reduced frame, ``(3,)``.
-        """
-        raise NotImplementedError
-
-    def _residual(self, warped: torch.Tensor, fixed: torch.Tensor, affine: Affine) -> torch.Tensor:
-        """Predict the step's residual from the identity, ``(B, 12)``.
-
-        Parameters
-        ----------
-        warped, fixed
-            What ``_see`` took from the images.
-        affine
-            The parameters composed so far.
-        """
-        raise NotImplementedError
+    def _act(self, x: torch.Tensor, pools: bool) -> torch.Tensor:
+        """Pool, where the next convolution is to see less, then activate, which is cheaper so."""
+        x = F.max_pool3d(x, 2, ceil_mode=True) if pools else x
+        return F.relu(F.instance_norm(x) if self.config.norm else x)
 
 
-class AffineNet(MultiStepAffineNet):
-    """Predict the affine map of a pair in several steps: the paper's network.
+def last_grid(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Give the paper's last grid, its short side along the image's shortest axis."""
+    short = min(range(3), key=lambda axis: shape[axis])
+    depth, height, width = (LAST_GRID[0] if axis == short else LAST_GRID[1] for axis in range(3))
+    return depth, height, width
 
-    Deviation: the network predicts a residual from the identity and its last layer starts at zero,
-    so that training starts from the identity; the authors' predicts A and b themselves and starts
-    with images collapsed to a point. Deviation: features are averaged to a fixed grid, so that any
-    image size fits the same weights; for 80x192x192 that grid is what the authors flatten.
 
-    Parameters
-    ----------
-    config
-        Sizes.
+def halvings_at(shape: Sequence[int], grid: Sequence[int]) -> list[str | None]:
+    """Give what halves the resolution at each convolution of the trunk, if anything does.
+
+    The first halvings take place, as long as they leave at least ``grid`` of an image.
     """
-
-    def __init__(self, config: AffineNetConfig | None = None) -> None:
-        config = config or AffineNetConfig()
-        super().__init__(config, channels=2 * config.features)
-        depth, height, width = config.grid
-        channels = config.trunk[-1].channels * depth * height * width
-        self.hidden = nn.Linear(channels, config.hidden)
-        self.last = nn.Linear(config.hidden, 12)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
-
-    def _see(self, image: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        return self._features(image)
-
-    def _residual(self, warped: torch.Tensor, fixed: torch.Tensor, affine: Affine) -> torch.Tensor:
-        features = self.trunk(torch.cat([warped, fixed], dim=1))
-        if tuple(features.shape[2:]) != self.config.grid:
-            features = average_to(features, self.config.grid)
-        return self._head(features.flatten(1))
-
-    @full_precision  # half precision would round the parameters to some tenths of a voxel
-    def _head(self, features: torch.Tensor) -> torch.Tensor:
-        return self.last(F.relu(self.hidden(features)))
-
-
-def _pool() -> nn.MaxPool3d:
-    return nn.MaxPool3d(2, ceil_mode=True)
+    halvings, left = [], list(shape)
+    for _, halving in TRUNK:
+        half = [-(-n // 2) for n in left]
+        enough = all(n >= least for n, least in zip(half, grid, strict=True))
+        if halving is not None and enough:
+            left = half
+        halvings.append(halving if enough else None)
+    return halvings

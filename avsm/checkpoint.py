@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 from collections.abc import Mapping
@@ -11,13 +12,14 @@ from typing import Any
 
 import torch
 
-from avsm.config import AVSMConfig
 from avsm.errors import UserError
 from avsm.images import ORIENTATION
 from avsm.model import AVSM
+from avsm.settings import AVSMConfig
 
 FORMAT = 1
 BEST, LAST = "best.pt", "last.pt"
+SUMS = "SHA256SUMS"  # beside checkpoints that are handed on: a line of digest and name for each
 STAGES = ("affine", "momentum")
 
 
@@ -80,6 +82,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; expected a file that `avsm train` wrote")
+    _check_sum(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
@@ -92,6 +95,20 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if found != FORMAT:
         raise UserError(f"{path}: expected a checkpoint of format {FORMAT}, found {found}")
     return content
+
+
+def _check_sum(path: Path) -> None:
+    """Raise UserError if a file is not the one that ``SHA256SUMS`` beside it lists."""
+    sums = path.with_name(SUMS)
+    if not sums.is_file():
+        return
+    listed = dict(line.split()[::-1] for line in sums.read_text(encoding="utf-8").splitlines())
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if listed.get(path.name, found) != found:
+        raise UserError(
+            f"{path}: expected the SHA-256 {listed[path.name]} of {sums}, found {found}; "
+            "it is damaged or was changed: fetch it again"
+        )
 
 
 def find_checkpoint(path: str | Path) -> Path:

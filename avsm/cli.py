@@ -164,7 +164,7 @@ def _add_register(commands: Any) -> None:
 
 def run_train(arguments: argparse.Namespace) -> None:
     """Carry out ``avsm train``."""
-    from avsm.presets import recipe_preset
+    from avsm.settings import recipe_preset
     from avsm.train import STAGES, train
 
     changes = dict(_setting(text) for text in arguments.set)
@@ -178,7 +178,7 @@ def run_train(arguments: argparse.Namespace) -> None:
         arguments.out,
         recipe_preset(arguments.preset, arguments.task).change(changes),
         STAGES if stage == "both" else (stage,),
-        arguments.start,
+        [arguments.start] if arguments.start else (),
         _numbers(arguments.labels),
         arguments.device,
         not arguments.no_resume,

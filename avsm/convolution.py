@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 SMALL = 20480  # voxels of all channels in a slab of one voxel's width, as PyTorch counts them
@@ -15,11 +16,13 @@ class Conv3d(nn.Conv3d):
     second, unused image a pair is registered in half the time.
     """
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Convolve ``(B, C, D, H, W)``."""
-        if not _takes_slow_path(x):
-            return super().forward(x)
-        return super().forward(x.expand(2, *x.shape[1:]))[:1]
+    def forward(self, x: torch.Tensor, stride: int | None = None) -> torch.Tensor:
+        """Convolve ``(B, C, D, H, W)``, with another stride than the layer's where one is given."""
+        slow = _takes_slow_path(x)
+        images = x.expand(2, *x.shape[1:]) if slow else x
+        stride = self.stride if stride is None else stride
+        result = F.conv3d(images, self.weight, self.bias, stride, self.padding, self.dilation)
+        return result[:1] if slow else result
 
 
 def _takes_slow_path(x: torch.Tensor) -> bool:

@@ -1,19 +1,24 @@
-"""Images and label maps of a training run, all on one grid."""
+"""Images and label maps of a training run, all on one grid, and the pairs made of them."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import SimpleITK as sitk
 import torch
 
+from avsm.augment import random_contrast
 from avsm.errors import UserError, raise_all
 from avsm.images import canonical, check_unit_range, read_image
+from avsm.losses import both_directions
 from avsm.manifest import Scan
-from avsm.reduction import reduce, reduced_shape
+from avsm.pairs import PairSampler
+from avsm.pyramid import downsample, scaled_shape
+from avsm.settings import Augmentation, Phase
 
 log = logging.getLogger(__name__)
 
@@ -40,47 +45,39 @@ class ImageStore:
         first = _read(scans[0])
         self.shape: tuple[int, int, int] = first.shape
         self._folder, self._free = folder, memory_gb * 2**30
-        self._images = self._space("images.f16", (len(scans), *self.shape))
+        images = self._space("images.f16", (len(scans), *self.shape))
         faults = []
         for index, scan in enumerate(scans):
             image = _read(scan) if index else first
             if image.shape != self.shape:
                 faults.append(f"{scan.image}: {image.shape}")
                 continue
-            self._images[index] = image
+            images[index] = image
         raise_all(
             f"images: expected all on the grid (z, y, x) of {scans[0].image}, {self.shape} voxels "
             "(axes RAS+); bring them to one size first. Found:",
             faults,
         )
-        self._reduced: dict[int, np.ndarray] = {}
+        self._levels: dict[float, np.ndarray] = {1.0: images}
 
     def __len__(self) -> int:
         """Count the images."""
-        return len(self._images)
+        return len(self._levels[1.0])
 
-    def read(self, indices: Sequence[int], reduction: int) -> torch.Tensor:
-        """Give images as they are stored ``(B, D, H, W)``, averaged to a smaller grid."""
-        chosen = self._chosen(indices, reduction)
+    def read(self, indices: Sequence[int], scale: float = 1.0) -> torch.Tensor:
+        """Give images as they are stored ``(B, 1, D, H, W)``, down-sampled to a level."""
+        chosen = torch.from_numpy(self._level(scale)[list(indices)])[:, None]
         return chosen.pin_memory() if self.pinned else chosen
 
-    def batch(self, indices: Sequence[int], reduction: int, device: torch.device) -> torch.Tensor:
-        """Give images as float32 ``(B, 1, D, H, W)``, averaged to a smaller grid."""
-        return on_device(self._chosen(indices, reduction), device)
-
-    def _chosen(self, indices: Sequence[int], reduction: int) -> torch.Tensor:
-        images = self._images if reduction == 1 else self._at(reduction)
-        return torch.from_numpy(images[list(indices)])
-
-    def _at(self, reduction: int) -> np.ndarray:
-        if reduction not in self._reduced:
-            shape = (len(self), *reduced_shape(self.shape, reduction))
-            smaller = self._space(f"images_{reduction}.f16", shape)
-            for index, image in enumerate(self._images):
+    def _level(self, scale: float) -> np.ndarray:
+        if scale not in self._levels:
+            shape = (len(self), *scaled_shape(self.shape, scale))
+            level = self._space(f"images_{scale:g}.f16", shape)
+            for index, image in enumerate(self._levels[1.0]):
                 whole = torch.from_numpy(np.asarray(image)[None, None]).float()
-                smaller[index] = reduce(whole, reduction)[0, 0].numpy()
-            self._reduced[reduction] = smaller
-        return self._reduced[reduction]
+                level[index] = downsample(whole, scale)[0, 0].numpy()
+            self._levels[scale] = level
+        return self._levels[scale]
 
     def _space(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """Make room for images: in memory while there is some left, else in a file."""
@@ -94,9 +91,66 @@ class ImageStore:
         return np.memmap(path, np.float16, "w+", shape=shape)
 
 
-def on_device(images: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Give stored images as float32 ``(B, 1, D, H, W)`` on a device."""
-    return images.to(device, non_blocking=images.is_pinned())[:, None].float()
+class Pairs(NamedTuple):
+    """Images of n pairs, each way round: item i + n is item i the other way.
+
+    Attributes
+    ----------
+    fixed, moving
+        What the networks see, ``(2 n, 1, D, H, W)`` in [0, 1].
+    judged_fixed, judged_moving
+        What the similarity compares: the same, or the same anatomy in one contrast.
+    """
+
+    fixed: torch.Tensor
+    moving: torch.Tensor
+    judged_fixed: torch.Tensor
+    judged_moving: torch.Tensor
+
+
+class Source(Protocol):
+    """Where training images come from; `ScanSource` is the usual one."""
+
+    shape: tuple[int, int, int]
+
+    def draw(self, phase: Phase, epoch: int, generator: torch.Generator) -> Any:
+        """Draw what a batch is made from; it stays on the processor."""
+
+    def pairs(self, drawn: Any, device: torch.device) -> Pairs:
+        """Make the batch's images on a device."""
+
+
+class ScanSource:
+    """Pairs of the scans of a manifest, their contrasts changed at random.
+
+    Parameters
+    ----------
+    store
+        The images.
+    sampler
+        Draws the pairs.
+    augmentation
+        How much contrasts change.
+    """
+
+    def __init__(self, store: ImageStore, sampler: PairSampler, augmentation: Augmentation) -> None:
+        self.store, self.sampler, self.augmentation = store, sampler, augmentation
+        self.shape = store.shape
+
+    def draw(
+        self, phase: Phase, epoch: int, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Generator]:
+        """Draw pairs and read their images, fixed ones in front: ``(2 n, 1, D, H, W)``."""
+        fixed, moving = self.sampler.draw(phase.pairs, generator)
+        return self.store.read([*fixed, *moving], phase.scale), generator
+
+    def pairs(self, drawn: tuple[torch.Tensor, torch.Generator], device: torch.device) -> Pairs:
+        """Change each image by itself and batch the pairs both ways."""
+        images, generator = drawn
+        images = images.to(device, non_blocking=images.is_pinned()).float()
+        images = random_contrast(images, self.augmentation, generator)
+        fixed, moving = both_directions(*images.chunk(2))
+        return Pairs(fixed, moving, fixed, moving)
 
 
 def _read(scan: Scan) -> np.ndarray:

@@ -42,9 +42,16 @@ def autocast(device: torch.device, precision: str = "auto") -> AbstractContextMa
     precision
         ``auto``, ``float32`` or ``bfloat16``.
     """
-    choose("precision", precision, PRECISIONS)
-    half = precision == "bfloat16" or (precision == "auto" and _fast_bfloat16(device))
+    half = precision_name(device, precision) == "bfloat16"
     return torch.autocast(device.type, dtype=torch.bfloat16) if half else nullcontext()
+
+
+def precision_name(device: torch.device, precision: str = "auto") -> str:
+    """Give the precision, ``float32`` or ``bfloat16``, that ``autocast`` means on a device."""
+    choose("precision", precision, PRECISIONS)
+    if precision == "auto":
+        return "bfloat16" if _fast_bfloat16(device) else "float32"
+    return precision
 
 
 def _fast_bfloat16(device: torch.device) -> bool:

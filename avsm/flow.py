@@ -25,7 +25,6 @@ import torch
 
 from avsm.checks import check_choice, check_same_shape, check_volume
 from avsm.maps import compose, identity_map, self_compose, spacing, warp_displacement
-from avsm.precision import full_precision
 
 RK4_STEPS = 10
 SQUARINGS = 5  # with the midpoint rule more of them gain nothing: see benchmarks/solvers.py
@@ -89,7 +88,6 @@ SOLVERS: dict[str, Callable[..., torch.Tensor]] = {
 DEFAULT_STEPS = {"squaring": SQUARINGS, "rk4": RK4_STEPS}
 
 
-@full_precision
 def advance(
     phi: torch.Tensor,
     velocity: torch.Tensor,

@@ -10,13 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from avsm.device import peak_memory_mb
-from avsm.validate import Score
-
 log = logging.getLogger(__name__)
-LOSSES = ("total", "similarity", "regularisation", "symmetry", "known")
+LOSSES = ("total", "similarity", "regularisation", "symmetry")
 COLUMNS = (
     "stage",
     "epoch",
@@ -27,6 +22,7 @@ COLUMNS = (
     "validation_folds_percent",
     "seconds",
     "memory_mb",
+    "precision",
 )
 Row = dict[str, Any]
 
@@ -46,36 +42,6 @@ def _duration(seconds: float) -> str:
     if math.isnan(seconds):
         return "unknown time"
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
-
-
-def time_left(seconds: float, progress: float) -> float:
-    """Extrapolate the seconds to come from those that a part of the work, up to 1, took."""
-    return seconds * (1 - progress) / progress if progress else math.nan
-
-
-def epoch_row(
-    stage: str,
-    epoch: int,
-    losses: Mapping[str, float],
-    score: Score,
-    optimiser: torch.optim.Optimizer,
-    *,
-    batches: int,
-    seconds: float,
-    device: torch.device,
-) -> Row:
-    """Give the history's row of an epoch; the rate is the optimiser's at its end."""
-    return {
-        "stage": stage,
-        "epoch": epoch,
-        "batches": batches,
-        "learning_rate": optimiser.param_groups[0]["lr"],
-        **losses,
-        "validation_dice": score.dice,
-        "validation_folds_percent": score.folds_percent,
-        "seconds": seconds,
-        "memory_mb": peak_memory_mb(device),
-    }
 
 
 def write_history(folder: Path, rows: Sequence[Row]) -> None:

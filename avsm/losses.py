@@ -14,7 +14,6 @@ import torch
 from avsm.affine import Affine, affine_asymmetry, affine_deviation
 from avsm.checks import check_same_shape, check_volume
 from avsm.maps import compose, identity_map
-from avsm.precision import full_precision
 
 Similarity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -97,7 +96,6 @@ def affine_losses(
     )
 
 
-@full_precision
 def velocity_energy(momentum: torch.Tensor, velocity: torch.Tensor) -> torch.Tensor:
     """Give <m, v> of Eq. 9 as an integral over the unit cube, in the cube's units: ``(B,)``.
 
@@ -115,7 +113,6 @@ def velocity_energy(momentum: torch.Tensor, velocity: torch.Tensor) -> torch.Ten
     return (momentum * velocity).sum(dim=1).mean(dim=(1, 2, 3)) / 4  # Eq. 9
 
 
-@full_precision
 def asymmetry(phi: torch.Tensor, phi_ts: torch.Tensor) -> torch.Tensor:
     """Give the distance of phi(phi_ts(x)) from x, Eq. 10 without its weight: ``(B,)``.
 

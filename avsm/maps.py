@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 
 from avsm.checks import check_choice, check_same_batch, check_volume
-from avsm.precision import full_precision
 
 INTERPOLATIONS = {"linear": "bilinear", "nearest": "nearest"}
 
@@ -47,7 +46,6 @@ def identity_map(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
     return torch.stack([axis.expand(size) for axis in axes])[None]
 
 
-@full_precision
 def affine_map(matrix: torch.Tensor, offset: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """Sample the affine map phi(x) = A x + b on a grid.
 
@@ -87,7 +85,6 @@ def _sample(volume: torch.Tensor, points: torch.Tensor, padding: str, mode: str)
     return F.grid_sample(volume, grid, mode=mode, padding_mode=padding, align_corners=True)
 
 
-@full_precision
 def warp(image: torch.Tensor, phi: torch.Tensor, interpolation: str = "linear") -> torch.Tensor:
     """Warp an image by a pull-back map: ``warped(x) = image(phi(x))``.
 
@@ -112,7 +109,6 @@ def warp(image: torch.Tensor, phi: torch.Tensor, interpolation: str = "linear") 
     return _sample(image, _reverse(phi), "zeros", INTERPOLATIONS[interpolation])
 
 
-@full_precision
 def warp_displacement(displacement: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
     """Read a displacement field at ``phi``; beyond the border it goes on constant.
 
@@ -131,7 +127,6 @@ def warp_displacement(displacement: torch.Tensor, phi: torch.Tensor) -> torch.Te
     return _sample(displacement, _reverse(phi), "border", "bilinear")
 
 
-@full_precision
 def self_compose(displacement: torch.Tensor, times: int) -> torch.Tensor:
     """Square a map id + u repeatedly: 2^times applications of it.
 
@@ -154,7 +149,6 @@ def self_compose(displacement: torch.Tensor, times: int) -> torch.Tensor:
     return _reverse(u)
 
 
-@full_precision
 def affine_part(phi: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Fit an affine map to a map by least squares over the voxels.
 
@@ -177,7 +171,6 @@ def affine_part(phi: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack(columns, dim=2), phi.mean(dim=(2, 3, 4))
 
 
-@full_precision
 def compose(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
     """Compose two maps: ``composed(x) = outer(inner(x))``.
 
@@ -206,7 +199,6 @@ def compose(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
     return moved + warp_displacement(rest, inner)
 
 
-@full_precision
 def resize(field: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """Resample a map, a velocity or a momentum to another grid of the same volume.
 
@@ -243,7 +235,6 @@ def spacing(shape: Sequence[int]) -> tuple[float, float, float]:
     return depth, height, width
 
 
-@full_precision
 def jacobian_determinant(phi: torch.Tensor) -> torch.Tensor:
     """Give the determinant of the Jacobian of a map; below zero the map folds.
 

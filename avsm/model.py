@@ -11,11 +11,10 @@ from torch import nn
 from avsm.affine import Affine
 from avsm.affine_net import AffineNet
 from avsm.checks import check_choice, check_same_shape, check_volume
-from avsm.config import AVSMConfig
 from avsm.flow import SOLVERS, advance
-from avsm.keypoint_net import KeypointNet
 from avsm.maps import half_shape, resize, warp
 from avsm.momentum import MomentumNet
+from avsm.settings import AVSMConfig
 from avsm.smoothing import MultiGaussian
 
 
@@ -78,8 +77,8 @@ class AVSM(nn.Module):
         super().__init__()
         self.config = config = config or AVSMConfig()
         check_choice("solver", config.solver, tuple(SOLVERS))
-        self.affine_net = (KeypointNet if config.affine.keypoints else AffineNet)(config.affine)
-        self.momentum_net = MomentumNet(config.momentum)
+        self.affine_net = AffineNet(config.affine, config.precision)
+        self.momentum_net = MomentumNet(config.momentum, config.precision)
         self.smoother = MultiGaussian(config.sigmas, config.weights)
 
     def forward(
@@ -88,11 +87,8 @@ class AVSM(nn.Module):
         moving: torch.Tensor,
         affine_steps: int | None = None,
         steps: int | None = None,
-        train_affine: bool = False,
     ) -> Registration:
         """Register the moving images to the fixed ones.
-
-        For training both ways, batch them with ``losses.both_directions``.
 
         Parameters
         ----------
@@ -101,8 +97,6 @@ class AVSM(nn.Module):
         affine_steps, steps
             Number of affine steps (at least 1) and of vSVF steps (0 for affine alone); None takes
             the configuration's.
-        train_affine
-            Whether gradients reach the affine network, which is fixed in the paper's second stage.
 
         Returns
         -------
@@ -111,25 +105,30 @@ class AVSM(nn.Module):
         """
         check_volume("fixed", fixed, channels=1)
         check_same_shape("moving", moving, "fixed", fixed)
-        count = self.config.affine_steps if affine_steps is None else affine_steps
-        with torch.set_grad_enabled(torch.is_grad_enabled() and train_affine):
-            affines = self.affine_net(fixed, moving, count)
-            phi = affines[-1].map(fixed.shape[2:])
-            warped = affine_warped = warp(moving, phi)
-        taken = []
-        low = affines[-1].map(half_shape(fixed.shape[2:]))
-        for _ in range(self.config.steps if steps is None else steps):
-            taken.append(self.vsvf(self.predict_momentum(warped, fixed), low, moving))
-            low, phi, warped = taken[-1].low_map, taken[-1].map, taken[-1].warped
-        return Registration(affines, affine_warped, tuple(taken), phi, warped)
+        affine_steps = self.config.affine_steps if affine_steps is None else affine_steps
+        affines = self.affine_net(fixed, moving, affine_steps)
+        phi = affines[-1].map(fixed.shape[2:])
+        affine_warped = warped = warp(moving, phi)
+        steps = self.config.steps if steps is None else steps
+        taken = self.vsvf_steps(fixed, moving, affines[-1], steps, affine_warped)
+        if taken:
+            phi, warped = taken[-1].map, taken[-1].warped
+        return Registration(affines, affine_warped, taken, phi, warped)
 
-    def predict_momentum(self, warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
-        """Predict the momentum of a step, ``(B, 3, D', H', W')`` at half the images' resolution.
-
-        Deviation: with ``config.momentum.white`` the network's output is K^(1/2) m.
-        """
-        output = self.momentum_net(warped, fixed)
-        return self.smoother.momentum(output) if self.config.momentum.white else output
+    def vsvf_steps(
+        self,
+        fixed: torch.Tensor,
+        moving: torch.Tensor,
+        start: Affine,
+        steps: int,
+        warped: torch.Tensor,
+    ) -> tuple[Step, ...]:
+        """Take vSVF steps from an affine map, by which the moving image is ``warped`` already."""
+        low, taken = start.map(half_shape(fixed.shape[2:])), []
+        for _ in range(steps):
+            taken.append(self.vsvf(self.momentum_net(warped, fixed), low, moving))
+            low, warped = taken[-1].low_map, taken[-1].warped
+        return tuple(taken)
 
     def vsvf(self, momentum: torch.Tensor, low_map: torch.Tensor, moving: torch.Tensor) -> Step:
         """Refine a map by a momentum and warp the moving image by it: one vSVF unit (Fig. 3).

@@ -13,50 +13,42 @@ from torch import nn
 
 from avsm.checks import check_same_shape, check_volume
 from avsm.convolution import Conv3d
-from avsm.maps import half_shape
-
-MULTIPLE = 16  # four halvings
+from avsm.device import autocast
 
 
 @dataclass(frozen=True)
 class MomentumNetConfig:
-    """Size of the momentum network; the defaults are the paper's (authors' code).
+    """Size of the momentum network; the default is the paper's (authors' code).
 
     Attributes
     ----------
     width
         Channels at full resolution; they double with each halving.
-    first_level
-        Begin with a convolution at full resolution. It costs most of the time and memory and has no
-        skip connection; without it the network starts with a convolution of stride 2.
-    white
-        Read the output as w in m = K^(-1/2) w instead of as the momentum m, see
-        ``smoothing.whiten_inverse``. K damps the fine scales of a momentum, and with them what
-        training says about them: without their help a network is slow to learn details.
     """
 
     width: int = 16
-    first_level: bool = True
-    white: bool = False
 
 
 class MomentumNet(nn.Module):
-    """Predict a vector momentum, or with ``config.white`` the field that gives it.
+    """Predict a vector momentum.
 
     Deviation: the last convolution starts at zero, so that training starts from the affine map.
+    Deviation: sides need not be multiples of 16; what a decoder level has too much is cut off.
 
     Parameters
     ----------
     config
         Sizes.
+    precision
+        Of the convolutions, see ``device.autocast``.
     """
 
-    def __init__(self, config: MomentumNetConfig | None = None) -> None:
+    def __init__(self, config: MomentumNetConfig | None = None, precision: str = "auto") -> None:
         super().__init__()
-        self.config = config = config or MomentumNetConfig()
-        w = config.width
-        self.first = _conv(2, w) if config.first_level else None
-        self.down2 = _Encoder(w if config.first_level else 2, 2 * w, convolutions=3)
+        self.config, self.precision = config or MomentumNetConfig(), precision
+        w = self.config.width
+        self.first = _conv(2, w)
+        self.down2 = _Encoder(w, 2 * w, convolutions=3)
         self.down4 = _Encoder(2 * w, 4 * w, convolutions=3)
         self.down8 = _Encoder(4 * w, 8 * w, convolutions=3)
         self.down16 = _Encoder(8 * w, 16 * w, convolutions=2)
@@ -83,20 +75,16 @@ class MomentumNet(nn.Module):
         """
         check_volume("fixed", fixed, channels=1)
         check_same_shape("warped", warped, "fixed", fixed)
-        shape = fixed.shape[2:]
-        images = _pad(2 * torch.cat([warped, fixed], dim=1) - 1)
-        start = images if self.first is None else F.relu(self.first(images))
-        d2 = self.down2(start, skip_second=True)
-        d4 = self.down4(d2)
-        d8 = self.down8(d4)
-        u8 = self.up8(self.down16(d8), d8)
-        u4 = self.up4(u8, d4)
-        u2 = F.leaky_relu(self.up2(u4))
-        momentum = self.last(torch.cat([u2, d2], dim=1))
-        depth, height, width = half_shape(shape)
-        momentum = momentum[:, :, :depth, :height, :width]
-        dtype = torch.promote_types(momentum.dtype, torch.float32)
-        return momentum.to(dtype)
+        with autocast(fixed.device, self.precision):
+            images = 2 * torch.cat([warped, fixed], dim=1) - 1
+            d2 = self.down2(F.relu(self.first(images)), skip_second=True)
+            d4 = self.down4(d2)
+            d8 = self.down8(d4)
+            u8 = self.up8(self.down16(d8), d8)
+            u4 = self.up4(u8, d4)
+            u2 = _cut(F.leaky_relu(self.up2(u4)), d2)
+            momentum = self.last(torch.cat([u2, d2], dim=1))
+        return momentum.to(torch.promote_types(momentum.dtype, torch.float32))
 
 
 class _Encoder(nn.Module):
@@ -125,7 +113,7 @@ class _Decoder(nn.Module):
         self.same = _conv(out, out)
 
     def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
-        up = F.leaky_relu(self.up(x))
+        up = _cut(F.leaky_relu(self.up(x)), skip)
         joined = F.leaky_relu(self.join(torch.cat([up, skip], dim=1)))
         return F.leaky_relu(self.same(joined)) + joined
 
@@ -134,10 +122,7 @@ def _conv(channels: int, out: int, stride: int = 1) -> Conv3d:
     return Conv3d(channels, out, 3, stride=stride, padding=1)
 
 
-def _pad(images: torch.Tensor) -> torch.Tensor:
-    """Repeat the last voxels until each side is a multiple of 16; voxel 0 stays where it is."""
-    missing = [-n % MULTIPLE for n in images.shape[2:]]
-    if not any(missing):
-        return images
-    depth, height, width = missing
-    return F.pad(images, (0, width, 0, height, 0, depth), mode="replicate")
+def _cut(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Cut the last voxels off where a side is longer than another's."""
+    depth, height, width = like.shape[2:]
+    return x[:, :, :depth, :height, :width]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from avsm.checks import check_choice, check_volume
-from avsm.precision import full_precision
+from avsm.images import axis_weights
 from avsm.similarity import Window, dense_windows, paper_windows
 
 WIDTH = 0.5  # sd of the Gaussian in coarse voxels: damps the coarse grid's highest frequency to .29
@@ -51,7 +51,6 @@ def _axis_weights(size: int, small: int, dtype: torch.dtype, device: torch.devic
         return (weights / weights.sum(dim=1, keepdim=True)).to(dtype).to(device)
 
 
-@full_precision
 def downsample(image: torch.Tensor, scale: float) -> torch.Tensor:
     """Reduce an image to a pyramid level: a Gaussian read at the places of the coarse voxels.
 
@@ -76,6 +75,20 @@ def downsample(image: torch.Tensor, scale: float) -> torch.Tensor:
         size = image.shape[axis]
         if small < size:
             weights = _axis_weights(size, small, image.dtype, image.device)
+            image = torch.tensordot(image, weights, dims=([axis], [1])).movedim(-1, axis)
+    return image.contiguous()
+
+
+def average_to(image: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Average ``(B, C, D, H, W)`` over equal blocks, which may cut voxels, or repeat voxels.
+
+    PyTorch's adaptive pooling lets blocks overlap where sides do not divide, and is not there on
+    every device.
+    """
+    for axis, blocks in enumerate(shape, start=2):
+        size = image.shape[axis]
+        if size != blocks:
+            weights = torch.from_numpy(axis_weights(size, blocks)).to(image)
             image = torch.tensordot(image, weights, dims=([axis], [1])).movedim(-1, axis)
     return image.contiguous()
 

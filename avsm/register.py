@@ -17,7 +17,7 @@ import SimpleITK as sitk
 import torch
 
 from avsm.checkpoint import TrainedModel
-from avsm.device import autocast, find_device
+from avsm.device import find_device
 from avsm.errors import UserError
 from avsm.images import canonical, check_image, to_grid
 from avsm.maps import affine_map, compose
@@ -72,7 +72,6 @@ def register(
     normalised: bool = False,
     mirror: bool = False,
     device: str = "auto",
-    precision: str = "auto",
 ) -> Result:
     """Register two 3D images of one anatomy.
 
@@ -96,8 +95,8 @@ def register(
     mirror
         Show both images to the networks with left and right swapped: for the other side of the
         body than the model was trained on.
-    device, precision
-        See ``device.find_device`` and ``device.autocast``.
+    device
+        See ``device.find_device``.
 
     Returns
     -------
@@ -119,7 +118,7 @@ def register(
     if mirror:
         arrays = [np.ascontiguousarray(np.flip(array, X_AXIS)) for array in arrays]
     tensors = [torch.from_numpy(array)[None, None].to(place) for array in arrays]
-    phi = find_map(model, *tensors, affine_steps, steps, refine, refine_affine, precision)
+    phi = find_map(model, *tensors, affine_steps, steps, refine, refine_affine)
     if mirror:
         phi = mirror_map(phi)
     displacement = physical_displacement(phi.cpu(), fixed, moving)
@@ -134,7 +133,6 @@ def find_map(
     steps: int | None = None,
     refine: int = 0,
     refine_affine: bool = False,
-    precision: str = "auto",
 ) -> torch.Tensor:
     """Register images ``(B, 1, D, H, W)`` on the model's grid: the map ``(B, 3, D, H, W)``."""
     for name, value, least in (
@@ -149,16 +147,15 @@ def find_map(
     if steps is None and "momentum" not in model.trained:
         steps = 0  # an untrained momentum network leaves the affine map as it is
     networks = model.model.to(fixed.device, memory_format=torch.channels_last_3d)
-    with autocast(fixed.device, precision):
-        if refine:
-            from avsm.refine import RefineSettings
-            from avsm.refine import refine as refine_pair
+    if refine:
+        from avsm.refine import RefineSettings
+        from avsm.refine import refine as refine_pair
 
-            settings = RefineSettings("adam", affine=True) if refine_affine else None
-            result = refine_pair(networks, fixed, moving, refine, settings, affine_steps, steps)
-            return result.registration.map.detach()
-        with torch.inference_mode():
-            return networks(fixed, moving, affine_steps, steps).map
+        settings = RefineSettings("adam", affine=True) if refine_affine else None
+        result = refine_pair(networks, fixed, moving, refine, settings, affine_steps, steps)
+        return result.registration.map.detach()
+    with torch.inference_mode():
+        return networks(fixed, moving, affine_steps, steps).map
 
 
 def mirror_map(phi: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,6 @@ import torch
 
 from avsm.checks import check_same_shape, check_volume
 from avsm.moments import window_moments
-from avsm.precision import full_precision
 
 # Added to each variance: a contrast of a thousandth of the intensity range [0, 1] counts as noise.
 FLOOR = 1e-6
@@ -117,7 +116,6 @@ def _check_pair(warped: torch.Tensor, fixed: torch.Tensor) -> None:
     check_same_shape("warped", warped, "fixed", fixed)
 
 
-@full_precision
 def lncc(
     warped: torch.Tensor,
     fixed: torch.Tensor,
@@ -199,7 +197,6 @@ def mk_lncc_loss(
     return 1 - sum(w.weight * lncc(warped, fixed, w, squared, floor) for w in windows)  # Eq. 3
 
 
-@full_precision
 def ncc_loss(
     warped: torch.Tensor, fixed: torch.Tensor, squared: bool = False, floor: float = FLOOR
 ) -> torch.Tensor:

@@ -22,7 +22,6 @@ import torch
 from torch import nn
 
 from avsm.checks import check_volume
-from avsm.precision import full_precision
 
 PAPER_SIGMAS = (0.05, 0.10, 0.15, 0.20, 0.25)
 PAPER_WEIGHTS = (0.067, 0.133, 0.2, 0.267, 0.333)
@@ -92,7 +91,6 @@ def transfer_function(
         return total.to(dtype).to(device)
 
 
-@full_precision
 def smooth(field: torch.Tensor, sigmas: Sequence[float], weights: Sequence[float]) -> torch.Tensor:
     """Convolve each channel of a field with a weighted sum of Gaussians.
 
@@ -114,7 +112,6 @@ def smooth(field: torch.Tensor, sigmas: Sequence[float], weights: Sequence[float
     return _filter(field, sigmas, weights, lambda transfer: transfer)
 
 
-@full_precision
 def whiten_inverse(
     field: torch.Tensor, sigmas: Sequence[float], weights: Sequence[float]
 ) -> torch.Tensor:

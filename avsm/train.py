@@ -1,19 +1,19 @@
-"""Training: the affine network, then the momentum network with the affine part fixed."""
+"""Training of AVSM: the affine network, then the momentum network with the affine part fixed."""
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
 import logging
-import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from avsm.affine import Affine
-from avsm.align import align_group
+from avsm.affine import Affine, affine_regularisation_weight, compose_affine
+from avsm.affine_net import AffineNet
+from avsm.augment import both_ways, random_affine, random_start
 from avsm.checkpoint import (
     BEST,
     LAST,
@@ -23,21 +23,22 @@ from avsm.checkpoint import (
     load_checkpoint,
     load_weights,
 )
-from avsm.config import AVSMConfig
-from avsm.data import ImageStore
+from avsm.data import ImageStore, Pairs, ScanSource, Source
 from avsm.device import find_device
-from avsm.errors import choose
+from avsm.errors import UserError, choose
 from avsm.history import Row
-from avsm.initialise import he_weights
+from avsm.losses import affine_losses, step_losses, sum_losses
+from avsm.maps import warp
 from avsm.model import AVSM
-from avsm.objectives import Setup, batch_losses, draw_pairs
-from avsm.pairs import read_cohort
-from avsm.recipe import Recipe
-from avsm.resume import check_same, digest, find_previous, load_previous
-from avsm.stage import Learner, StageRun
+from avsm.pairs import Cohort, read_cohort
+from avsm.settings import Phase, Recipe, flat
+from avsm.similarity import dense_windows, mk_lncc_loss, ncc_loss, paper_windows
+from avsm.trainer import Task, Trainer
 from avsm.validate import Validation
 
 log = logging.getLogger(__name__)
+MAY_CHANGE = ("epochs", "max_minutes")  # settings that a resumed run may change
+Named = dict[str, torch.Tensor]
 
 
 def train(
@@ -45,12 +46,13 @@ def train(
     out: str | Path,
     recipe: Recipe,
     stages: Sequence[str] = STAGES,
-    start: str | Path | None = None,
+    start: Sequence[str | Path] = (),
     labels: Sequence[int] | None = None,
     device: str = "auto",
     resume: bool = True,
     memory_gb: float = 8,
     couples: str | Path | None = None,
+    source: Source | None = None,
 ) -> Path:
     """Train a model on the scans of a manifest.
 
@@ -66,12 +68,13 @@ def train(
     out
         The folder.
     recipe
-        The settings, see ``presets.recipe_preset``.
+        The settings, see ``settings.recipe_preset``.
     stages
         ``affine``, ``momentum`` or both.
     start
-        A model whose weights training starts from: the affine network for the stage ``momentum``
-        alone (None takes the one in ``out``), or a warm start.
+        Models whose weights training starts from, one after the other, each with the networks that
+        it was trained for: the affine network for the stage ``momentum`` alone (without any model
+        the one in ``out``), or a warm start.
     labels
         Values of the structures that validation scores; None takes all but 0.
     device
@@ -82,6 +85,8 @@ def train(
         Images that take more memory go to a file in the folder.
     couples
         CSV of the couples to train on, see ``pairs.read_couples``; None takes all there are.
+    source
+        Gives the training images in place of the manifest's training scans.
 
     Returns
     -------
@@ -97,8 +102,10 @@ def train(
     out, place = Path(out), find_device(device)
     cohort = read_cohort(manifest, recipe.task, couples)
     previous = {name: find_previous(out / name / LAST, recipe, resume) for name in chosen}
-    store = ImageStore(cohort.training, out, memory_gb, pinned=place.type == "cuda")
-    scored = Validation(cohort.validation, recipe, store.shape, labels, place)
+    if source is None:
+        store = ImageStore(cohort.training, out, memory_gb, pinned=place.type == "cuda")
+        source = ScanSource(store, cohort.sampler, recipe.augmentation)
+    scored = Validation(cohort.validation, recipe, source.shape, labels, place)
     data = {"scans": digest(cohort), "structures": list(scored.values)}
     for name, content in previous.items():
         if content is not None:
@@ -107,29 +114,30 @@ def train(
         "%d training and %d validation scans of %s voxels (z, y, x); %d validation pairs, "
         "structures %s; device %s, %d threads",
         *(len(cohort.training), len(cohort.validation)),
-        *("x".join(map(str, store.shape)), len(scored.pairs)),
+        *("x".join(map(str, source.shape)), len(scored.pairs)),
         *(scored.values, place, torch.get_num_threads()),
     )
-    model = _new_model(recipe, store.shape).to(place, memory_format=torch.channels_last_3d)
+    model = new_model(recipe).to(place, memory_format=torch.channels_last_3d)
     rows: list[Row] = []
     if chosen == ["momentum"] and (out / "affine" / LAST).is_file():
         rows = load_checkpoint(out / "affine" / LAST)["rows"]
-        start = start or out / "affine"
-    trained = () if start is None else _warm_start(model, find_checkpoint(start))
+        start = start or [out / "affine"]
+    trained: set[str] = set()
+    for path in map(find_checkpoint, start):
+        trained |= _warm_start(model, path)
     if chosen == ["momentum"] and "affine" not in trained:
         log.warning("the affine network is untrained: give a model to start from")
-    poses = None
     for name in chosen:
-        began = time.monotonic()
-        trained = tuple(stage for stage in STAGES if stage in {*trained, name})
+        trained |= {name}
         if previous[name] is not None:
-            load_previous(model, name, previous[name], out / name / LAST)
-        if poses is None:
-            poses = _align(store, recipe, name, place, previous[name])
-        setup = Setup(recipe, model, store, cohort.sampler, place, poses)
-        learner = _learner(setup, name, scored, trained, data)
-        run = StageRun(learner, getattr(recipe, name), recipe, out / name, out, place, rows)
-        rows = run.run(previous[name], spent=time.monotonic() - began)
+            _load_previous(model, name, previous[name], out / name / LAST)
+        networks = tuple(stage for stage in STAGES if stage in trained)
+        task = _task(model, name, recipe, source, scored, networks, data)
+        trainer = Trainer(
+            task, getattr(recipe, name), recipe.seed, out / name, out, place,
+            recipe.model.precision, rows,
+        )  # fmt: skip
+        rows = trainer.run(previous[name])
         best = load_checkpoint(out / name / BEST)
         load_weights(model, best, out / name / BEST)
     if chosen == ["affine"] and (out / "momentum" / BEST).is_file():
@@ -141,72 +149,205 @@ def train(
     return out / chosen[-1] / BEST
 
 
-def _learner(
-    setup: Setup,
+def _task(
+    model: AVSM,
     name: str,
+    recipe: Recipe,
+    source: Source,
     validation: Validation,
     trained: tuple[str, ...],
     data: dict[str, Any],
-) -> Learner:
+) -> Task:
     """Make one of the networks what is trained; the other stays as it is."""
-    model = setup.model
     net = model.affine_net if name == "affine" else model.momentum_net
     model.requires_grad_(False)
     net.requires_grad_(True)
-    return Learner(
+    device = next(net.parameters()).device
+    losses_of = affine_stage if name == "affine" else momentum_stage
+
+    def draw(phase: Phase, epoch: int, generator: torch.Generator) -> tuple[Any, torch.Generator]:
+        return source.draw(phase, epoch, generator), generator
+
+    def losses(batch: tuple[Any, torch.Generator], phase: Phase, epoch: int) -> Named:
+        drawn, generator = batch
+        return losses_of(model, source.pairs(drawn, device), recipe, phase, epoch, generator)
+
+    return Task(
         name,
         net,
-        draw=partial(draw_pairs, setup, name),
-        losses=partial(batch_losses, setup, name),
+        draw,
+        losses,
         score=lambda: validation.score(model, 0 if name == "affine" else None),
-        describe=lambda: describe_model(model, setup.store.shape, trained),
-        kept={"data": data, "poses": None if setup.poses is None else list(setup.poses)},
+        describe=lambda: (
+            describe_model(model, source.shape, trained) | {"recipe": recipe.to_dict()}
+        ),
+        kept={"data": data},
     )
 
 
-def fit_grid(config: AVSMConfig, shape: Sequence[int]) -> AVSMConfig:
-    """Turn the affine network's last grid so that its short sides lie along the images' short ones.
+def affine_stage(
+    model: AVSM, pairs: Pairs, recipe: Recipe, phase: Phase, epoch: int, generator: torch.Generator
+) -> Named:
+    """Give the losses of stage 1 (Eq. 6) by name, on the map of the last affine step.
 
-    The paper's grid, 3x6x6, is what halvings leave of 80x192x192 voxels with the slices first; of
-    axes in another order it would keep too much of one and too little of another.
+    Deviation: with ``recipe.every_step`` the similarity is the mean over the maps of all steps.
     """
-    sides = sorted(config.affine.grid)
-    order = sorted(range(3), key=lambda axis: shape[axis])
-    grid = tuple(sides[order.index(axis)] for axis in range(3))
-    return dataclasses.replace(config, affine=dataclasses.replace(config.affine, grid=grid))
+    fixed, moving = pairs.fixed, pairs.moving
+    start = random_start(len(fixed) // 2, recipe.augmentation, generator)
+    start = start and start.to(fixed)
+    affines = model.affine_net(fixed, moving, phase.steps, start, phase.scale)
+    shape = fixed.shape[2:]
+    similarity = torch.stack(
+        [
+            similarity_loss(warp(pairs.judged_moving, a.map(shape)), pairs.judged_fixed, recipe)
+            for a in (affines if recipe.every_step else affines[-1:])
+        ]
+    ).mean(dim=0)
+    weight = affine_regularisation_weight(epoch, recipe.lambda_ar, recipe.decay_ar)  # Eq. 13
+    return affine_losses(similarity, affines[-1], weight, recipe.lambda_as)._asdict()
 
 
-def _new_model(recipe: Recipe, shape: Sequence[int]) -> AVSM:
+def momentum_stage(
+    model: AVSM, pairs: Pairs, recipe: Recipe, phase: Phase, epoch: int, generator: torch.Generator
+) -> Named:
+    """Give the losses of stage 2 by name: those of all vSVF steps (Eq. 12)."""
+    fixed, moving = pairs.fixed, pairs.moving
+    config = model.config
+    start = deformable_start(
+        model.affine_net, fixed, moving, config.affine_steps, recipe, phase.scale, generator
+    )
+    warped = warp(moving, start.map(fixed.shape[2:]))
+    losses = []
+    for step in model.vsvf_steps(fixed, moving, start, phase.steps, warped):
+        same = pairs.judged_moving is moving
+        judged = step.warped if same else warp(pairs.judged_moving, step.map)
+        similarity = similarity_loss(judged, pairs.judged_fixed, recipe)
+        weights = recipe.lambda_vr, recipe.lambda_vs
+        losses.append(step_losses(similarity, step.low_map, step.momentum, step.velocity, *weights))
+    return sum_losses(losses)._asdict()  # Eq. 12
+
+
+@torch.no_grad()
+def deformable_start(
+    net: AffineNet,
+    fixed: torch.Tensor,
+    moving: torch.Tensor,
+    steps: int,
+    recipe: Recipe,
+    scale: float,
+    generator: torch.Generator,
+) -> Affine:
+    """Give the affine maps from which the deformable part of a batch of both directions starts.
+
+    Deviation: with ``recipe.start`` "inverse" the backward direction starts at the inverse of the
+    forward map, both disturbed alike. The affine network's own two maps are no inverses of one
+    another, and Eq. 10 would make the momenta mend that.
+    """
+    if recipe.start == "network":
+        return net(fixed, moving, steps, scale=scale)[-1]
+    half = len(fixed) // 2
+    forward = net(fixed[:half], moving[:half], steps, scale=scale)[-1]
+    spread = recipe.augmentation
+    error = random_affine(half, spread, generator, spread.error)
+    return both_ways(compose_affine(forward, error.to(fixed)))
+
+
+def similarity_loss(warped: torch.Tensor, fixed: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """Give the recipe's similarity loss of each item, ``(B,)``."""
+    if recipe.similarity == "ncc":
+        return ncc_loss(warped, fixed, recipe.squared)
+    windows = {"paper": paper_windows, "dense": dense_windows}[recipe.windows]
+    return mk_lncc_loss(warped, fixed, windows(fixed.shape[2:]), recipe.squared)
+
+
+def new_model(recipe: Recipe) -> AVSM:
     """Make the networks with weights that the seed decides."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        model = AVSM(fit_grid(recipe.model, shape))
+        model = AVSM(recipe.model)
         if recipe.he_weights:
             he_weights(model)
         return model
 
 
-def _warm_start(model: AVSM, path: Path) -> tuple[str, ...]:
+@torch.no_grad()
+def he_weights(net: nn.Module) -> None:
+    """Draw the weights after He et al. (2015): each layer keeps the size of the signal.
+
+    PyTorch's defaults shrink it to a half or less in each layer, while biases stay: behind six
+    layers the features of two images differ by a thousandth. Layers whose weights are all zero stay
+    so. The global generator decides the numbers.
+    """
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv3d | nn.ConvTranspose3d | nn.Linear) and layer.weight.any():
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+
+
+def find_previous(path: Path, recipe: Recipe, resume: bool) -> dict | None:
+    """Give the checkpoint to go on with, if there is one of the same recipe."""
+    if not resume or not path.is_file():
+        return None
+    content = load_checkpoint(path)
+    check_same(path, "another recipe", content["recipe"], recipe.to_dict())
+    return content
+
+
+def check_same(path: Path, what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise UserError, and list what differs, unless a checkpoint was made with the same settings.
+
+    Those of ``MAY_CHANGE`` may differ.
+    """
+    before, now = flat(before), flat(now)
+    changed = [
+        f"  - {name}: {before.get(name)} before, {now.get(name)} now"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name) and name.split(".")[-1] not in MAY_CHANGE
+    ]
+    if changed:
+        raise UserError(
+            f"{path}: made with {what}:\n" + "\n".join(changed) + "\n"
+            "Give the same as before, choose another folder, or start anew (--no-resume)."
+        )
+
+
+def _load_previous(model: AVSM, stage: str, content: dict[str, Any], path: Path) -> None:
+    """Load what a stage goes on from; a momentum network goes with its own affine network only."""
+    weights = content["weights"]
+    if stage == "momentum" and any(
+        not torch.equal(weight.cpu(), weights[f"affine_net.{name}"])
+        for name, weight in model.affine_net.state_dict().items()
+    ):
+        raise UserError(
+            f"{path}: its affine network is not the one to go on with, which was trained since, "
+            "or given by --start. Train the momentum network anew: --stage momentum --no-resume"
+        )
+    load_weights(model, content, path)
+
+
+def _warm_start(model: AVSM, path: Path) -> set[str]:
+    """Take over those networks of a model that were trained; return their names."""
     content = load_checkpoint(path)
     before, now = content["model"], model.config.to_dict()
+    weights = model.state_dict()
     for network in content["trained"]:
         check_same(path, f"another {network} network", before[network], now[network])
-    load_weights(model, content, path)
+        prefix = f"{network}_net."
+        weights |= {n: w for n, w in content["weights"].items() if n.startswith(prefix)}
+    load_weights(model, {"weights": weights}, path)
     log.info("start from the weights of %s", path)
-    return tuple(content["trained"])
+    return set(content["trained"])
 
 
-def _align(
-    store: ImageStore,
-    recipe: Recipe,
-    stage: str,
-    device: torch.device,
-    previous: dict | None,
-) -> Affine | None:
-    """Align the training images, or take their poses from the run to go on with."""
-    wanted = any(phase.known for phase in getattr(recipe, stage).phases)
-    if not recipe.alignment or not wanted:
-        return None
-    if previous is not None:
-        return Affine(*previous["poses"])
-    return align_group(store, recipe.alignment, device)
+def digest(cohort: Cohort) -> str:
+    """Tell cohorts apart, by scans and listed couples, wherever their folder is."""
+    rows: list[tuple[str, ...]] = sorted(
+        (s.split, s.subject, s.visit, s.side, s.image.name, s.label.name if s.label else "")
+        for s in (*cohort.training, *cohort.validation)
+    )
+    rows += [
+        (task, *(cohort.training[index].image.name for index in couple))
+        for task, couples in cohort.listed.items()
+        for couple in couples
+    ]
+    return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]

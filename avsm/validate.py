@@ -9,13 +9,12 @@ from typing import NamedTuple
 import torch
 
 from avsm.data import ImageStore, label_values, read_labels
-from avsm.device import autocast
 from avsm.errors import UserError
 from avsm.manifest import Scan
 from avsm.maps import jacobian_determinant, warp
 from avsm.model import AVSM
 from avsm.pairs import validation_pairs
-from avsm.recipe import Recipe
+from avsm.settings import Recipe
 
 
 class Score(NamedTuple):
@@ -56,7 +55,6 @@ def validate(
     labels: Sequence[tuple[torch.Tensor, torch.Tensor]],
     values: Sequence[int],
     steps: int | None = None,
-    precision: str = "auto",
 ) -> Score:
     """Register pairs and compare the fixed label map with the warped moving one.
 
@@ -72,15 +70,12 @@ def validate(
         The structures.
     steps
         vSVF steps; 0 scores the affine map, None takes the model's.
-    precision
-        See ``device.autocast``.
     """
     was_training = model.training
     model.eval()
     scores, folds = [], []
     for (fixed, moving), (fixed_label, moving_label) in zip(images, labels, strict=True):
-        with autocast(fixed.device, precision):
-            phi = model(fixed, moving, steps=steps).map
+        phi = model(fixed, moving, steps=steps).map
         moved = moving_label.to(fixed.device).float()[None, None]
         warped = warp(moved, phi, interpolation="nearest")[0, 0]
         scores.append(dice(fixed_label.to(fixed.device), warped, values))
@@ -125,7 +120,6 @@ class Validation:
             )
         labels = read_labels(scans, shape)
         self.values = label_values(labels, values)
-        self.precision = recipe.precision
         self.pairs = [(used.index(fixed), used.index(moving)) for fixed, moving in pairs]
         self.labels = [(labels[fixed], labels[moving]) for fixed, moving in self.pairs]
         self.store, self.device = store, device
@@ -133,7 +127,7 @@ class Validation:
     def score(self, model: AVSM, steps: int | None) -> Score:
         """Score a model; with 0 steps its affine network alone."""
         images = [
-            tuple(self.store.batch([index], 1, self.device) for index in pair)
+            tuple(self.store.read([index]).to(self.device).float() for index in pair)
             for pair in self.pairs
         ]
-        return validate(model, images, self.labels, self.values, steps, self.precision)
+        return validate(model, images, self.labels, self.values, steps)

@@ -44,6 +44,16 @@ def _contradictions(config: dict[str, Any]) -> list[str]:
             f"evaluation.symmetry_margin: found {margin}, which leaves nothing of the shortest "
             f"axis of preprocessing.size {size}; expected less than {min(size) / 2:g}"
         )
+    phantoms = config["training"]["phantoms"]
+    if phantoms and phantoms["fresh"] > phantoms["people"]:
+        messages.append(
+            f"training.phantoms: found {phantoms['fresh']} fresh of {phantoms['people']} people"
+        )
+    if phantoms and config["cohort"]["source"] == "phantom" and phantoms["seed"] == config["seed"]:
+        messages.append(
+            f"training.phantoms.seed: found {phantoms['seed']}, which is that of the cohort: the "
+            "people to train on would be those to test on; expected another"
+        )
     if config["run"] == "reference":
         messages.append("run: 'reference' is the folder of published results; take another name")
     reserved = {"mean", "all"} & {s["name"] for s in config["labels"]["structures"]}

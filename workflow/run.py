@@ -23,6 +23,7 @@ from workflow.data.pairs import (
     shards,
 )
 from workflow.data.training import check_training, training_couples, training_scans
+from workflow.models import check_fit, published
 
 BOTH = "both"  # tasks, of one network
 
@@ -140,6 +141,10 @@ class Run:
         pairs = self.trained_for(self.shards[method][shard][0][0])
         return [self.training(name, pairs, "model.pt") for name in self.methods[method].networks]
 
+    def published(self, network: str) -> list[str]:
+        """Return the published model that a network's training starts from, if there is one."""
+        return published(network) if self.config["training"]["start"] == "published" else []
+
     def needed_models(self, network: str, pairs: str) -> list[str]:
         """Return the trained networks that the training of another one needs."""
         return [self.training(name, pairs, "model.pt") for name in self.networks[network].needs]
@@ -195,6 +200,8 @@ def load_run(config: dict[str, Any]) -> Run:
     listed = read_pair_list(path) if path else []
     scans = load_cohort(config, {name for _, *names in listed for name in names})
     run = Run(config, scans, select_couples(scans, config, listed), methods, networks)
+    if networks and config["training"]["start"] == "published":
+        check_fit(config)
     if networks:
         learned = [m.folder for m in methods.values() if m.networks]  # without variants' names
         mirrored = config["preprocessing"]["mirror_left"]

@@ -15,8 +15,8 @@ from avsm.checkpoint import LAST, TrainedModel, load_checkpoint, load_model
 from avsm.device import find_device
 from avsm.errors import UserError
 from avsm.images import canonical, to_grid
-from avsm.presets import recipe_preset
 from avsm.register import physical_displacement, register, warp_image
+from avsm.settings import continued, recipe_preset
 from avsm.train import train
 from workflow.contract.registration import Context, Registration
 from workflow.contract.training import Trained, Training
@@ -37,22 +37,23 @@ def train_stage(
     torch.set_num_threads(context.threads)
     try:
         recipe = recipe_preset(params["preset"], context.task)
+        recipe = continued(recipe) if context.start else recipe
         recipe = recipe.change({"seed": context.seed} | params["settings"])
         device = find_device(params["device"])
     except UserError as error:
         raise ConfigError(f"network_params.{stage}: {error}") from error
-    start = context.models[0] if context.models else None
+    starts = [path for path in (context.start, *context.models) if path is not None]
     try:
         best = train(
-            manifest, state, recipe, [stage], start, context.labels, params["device"],
-            couples=context.couples,
+            manifest, state, recipe, [stage], starts, context.labels, params["device"],
+            couples=context.couples, source=context.source,
         )  # fmt: skip
     except UserError as error:
         raise BenchmarkError(str(error)) from error
     last = load_checkpoint(state / stage / LAST)
     return Trained(
         best, state / "history.csv", state / "history.png", last["step"], last["seconds"],
-        device_name(device),
+        device_name(device), last["precision"],
     )  # fmt: skip
 
 

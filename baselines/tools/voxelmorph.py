@@ -36,8 +36,6 @@ from avsm.device import autocast, find_device
 from avsm.errors import UserError
 from avsm.images import ORIENTATION, canonical, to_grid
 from avsm.maps import half_shape, identity_map, resize, spacing, warp
-from avsm.objectives import at_resolution
-from avsm.precision import full_precision
 from avsm.register import physical_displacement
 from baselines.tools.avsm import device_name
 from workflow.contract.registration import Context, Registration
@@ -70,13 +68,18 @@ class VoxelMorph(nn.Module):
     features : channels of the U-Net's levels, from the finest; the grid is halved behind each.
     integration_steps : squarings that integrate the velocity.
     affine : a trained affine network to put in front; it stays as it is.
+    precision : of the U-Net's convolutions, see `avsm.device.autocast`.
     """
 
     def __init__(
-        self, features: Sequence[int], integration_steps: int, affine: TrainedModel | None = None
+        self,
+        features: Sequence[int],
+        integration_steps: int,
+        affine: TrainedModel | None = None,
+        precision: str = "auto",
     ) -> None:
         super().__init__()
-        self.levels = len(features)
+        self.levels, self.precision = len(features), precision
         self.net = voxelmorph.nn.models.VxmPairwise(
             ndim=3,
             source_channels=1,
@@ -94,48 +97,36 @@ class VoxelMorph(nn.Module):
             self.affine_steps = affine.model.config.affine_steps
 
     def forward(
-        self,
-        fixed: torch.Tensor,
-        moving: torch.Tensor,
-        steps: int | None = None,
-        reduction: int = 1,
+        self, fixed: torch.Tensor, moving: torch.Tensor, start: Affine | None = None
     ) -> Warping:
         """Register the moving images to the fixed ones.
 
         Parameters
         ----------
         fixed, moving : ``(B, 1, D, H, W)``, intensities in [0, 1].
-        steps : of the affine network; None takes its own number.
-        reduction : by how much smaller per axis the images are than those to register, which the
-            affine network must know.
+        start : the affine map to go on from; None takes the affine network's, if there is one.
         """
         check_volume("fixed", fixed, channels=1)
         check_same_shape("moving", moving, "fixed", fixed)
-        affine = self._align(fixed, moving, steps or self.affine_steps, reduction)
-        seen = moving if affine is None else warp(moving, affine.map(fixed.shape[2:]))
+        if start is None and self.affine_net is not None:
+            with torch.no_grad():
+                start = self.affine_net(fixed, moving, self.affine_steps)[-1]
+        seen = moving if start is None else warp(moving, start.map(fixed.shape[2:]))
         velocity = self._velocity(fixed, seen)
         phi = self._integrate(velocity, fixed.shape[2:])
-        if affine is not None:
-            phi = apply_affine(affine, phi)
+        if start is not None:
+            phi = apply_affine(start, phi)
         return Warping(velocity, phi, warp(moving, phi))
-
-    @torch.no_grad()
-    def _align(
-        self, fixed: torch.Tensor, moving: torch.Tensor, steps: int, reduction: int
-    ) -> Affine | None:
-        if self.affine_net is None:
-            return None
-        return at_resolution(self.affine_net, reduction)(fixed, moving, steps)[-1]
 
     def _velocity(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
         """Predict on a grid that halves evenly, black beyond the images, and cut that off."""
         shape = fixed.shape[2:]
         (z, y, x), (d, h, w) = shape, even_shape(shape, self.levels)
         moving, fixed = (F.pad(i, (0, w - x, 0, h - y, 0, d - z)) for i in (moving, fixed))
-        velocity = self.net(moving, fixed, return_field_type="velocity")
-        return resize_voxels(velocity[:, :, :z, :y, :x], half_shape(shape))
+        with autocast(fixed.device, self.precision):
+            velocity = self.net(moving, fixed, return_field_type="velocity")
+        return resize_voxels(velocity[:, :, :z, :y, :x].float(), half_shape(shape))
 
-    @full_precision
     def _integrate(self, velocity: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         """Integrate by scaling and squaring; give the map on a grid, ``(B, 3, D, H, W)``."""
         displacement = self.net.velocity_field_integrator(velocity)
@@ -153,14 +144,12 @@ def even_shape(shape: Sequence[int], levels: int) -> tuple[int, int, int]:
     return depth, height, width
 
 
-@full_precision
 def resize_voxels(field: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """Bring displacements in voxels ``(B, 3, D, H, W)`` to another grid, and to its voxels."""
     before, now = (torch.tensor(spacing(grid)) for grid in (field.shape[2:], shape))
     return resize(field, shape) * (before / now).to(field)[:, None, None, None]
 
 
-@full_precision
 def map_from_voxels(displacement: torch.Tensor) -> torch.Tensor:
     """Turn a displacement in voxels ``(B, 3, D, H, W)`` into a map in normalised coordinates."""
     shape = displacement.shape[2:]
@@ -168,7 +157,6 @@ def map_from_voxels(displacement: torch.Tensor) -> torch.Tensor:
     return identity_map(shape, displacement) + scale[:, None, None, None] * displacement
 
 
-@full_precision
 def apply_affine(affine: Affine, phi: torch.Tensor) -> torch.Tensor:
     """Compose ``A phi(x) + b``: exact, as an affine map needs no interpolation."""
     moved = affine.matrix @ phi.flatten(2) + affine.offset[..., None]
@@ -190,11 +178,12 @@ class Losses(nn.Module):
         self.gradient = neurite.nn.modules.SpatialGradient("l2")
         self.smoothness = smoothness
 
-    @full_precision
-    def forward(self, fixed: torch.Tensor, result: Warping) -> dict[str, torch.Tensor]:
+    def forward(
+        self, fixed: torch.Tensor, warped: torch.Tensor, velocity: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         """Give ``total``, ``similarity`` (1 - NCC) and ``regularisation``."""
-        similarity = 1 - self.ncc(_double(fixed), _double(result.warped)).float()
-        regularisation = self.smoothness * self.gradient(result.velocity)
+        similarity = 1 - self.ncc(_double(fixed), _double(warped)).float()
+        regularisation = self.smoothness * self.gradient(velocity)
         return {
             "total": similarity.to(regularisation.device) + regularisation,
             "similarity": similarity,
@@ -218,9 +207,11 @@ class Loaded(NamedTuple):
     shape: tuple[int, int, int]
 
 
-def build(params: Mapping[str, Any], affine: TrainedModel | None) -> VoxelMorph:
+def build(
+    params: Mapping[str, Any], affine: TrainedModel | None, precision: str = "auto"
+) -> VoxelMorph:
     """Make the model of a network's parameters, with weights of PyTorch's generator."""
-    return VoxelMorph(params["features"], params["integration_steps"], affine)
+    return VoxelMorph(params["features"], params["integration_steps"], affine, precision)
 
 
 def describe(model: VoxelMorph, shape: Sequence[int], params: Mapping[str, Any]) -> dict[str, Any]:
@@ -275,7 +266,7 @@ def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Conte
         for image, name in ((fixed, "fixed image"), (moving, "moving image"))
     ]
     tensors = [torch.from_numpy(array)[None, None].to(device) for array in arrays]
-    with torch.inference_mode(), autocast(device):
+    with torch.inference_mode():
         result = model(*tensors)
     displacement = physical_displacement(result.map.cpu(), fixed, moving)
     return Registration(displacement, _own_image(result.warped, fixed), device_name(device))

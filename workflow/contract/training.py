@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from avsm.checkpoint import load_checkpoint
 from workflow.errors import ContractError, DataError
 from workflow.files import write_text
 
@@ -28,6 +29,9 @@ class Training:
     models : the trained networks that network.yaml needs, in its order.
     couples : a CSV of couples to train on, with the columns task, fixed, moving (images as in the
         manifest, relative to the CSV's folder); a task that it has none of takes all there are.
+    source : gives the training images in place of the manifest's training scans, see
+        `avsm.data.Source`; None: these are trained on.
+    start : a model whose weights training starts from; None: from nothing.
     """
 
     task: str
@@ -36,6 +40,8 @@ class Training:
     labels: tuple[int, ...]
     models: tuple[Path, ...] = ()
     couples: Path | None = None
+    source: Any = None
+    start: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Trained:
     steps : optimiser steps done in total, those before a resumption included.
     seconds : of training in total, likewise.
     device : name of the accelerator that did the work; empty: the processor.
+    precision : of the network, such as `float32`; empty: not known.
     """
 
     model: Path
@@ -55,6 +62,7 @@ class Trained:
     steps: int
     seconds: float
     device: str = ""
+    precision: str = ""
 
 
 def check_listed(manifest: Path) -> None:
@@ -98,6 +106,17 @@ def open_state(state: Path, made_of: dict[str, Any]) -> bool:
     shutil.rmtree(state, ignore_errors=True)
     write_text(record, json.dumps(made_of, indent=1) + "\n")
     return False
+
+
+def start_record(start: Path) -> dict[str, Any]:
+    """Return what a training notes of the published model that it started from."""
+    content = load_checkpoint(start)
+    return {
+        "file": start.name,
+        "sha256": digests([str(start)])[str(start)],
+        "steps": content["step"],
+        "seconds": content["seconds"],
+    }
 
 
 def check_trained(trained: object, where: str) -> Trained:

@@ -140,26 +140,46 @@ def _contrast(rng) -> dict[str, Tissue]:
 
 def _soft_image(labels, spacing, table, subject, visit) -> tuple[np.ndarray, np.ndarray]:
     """Signal and texture amplitude of all soft tissues, painted from back to front."""
+    image = np.full(labels.shape, table["air"].mean, np.float32)
+    texture = np.full(labels.shape, table["air"].texture, np.float32)
+    for name, fraction in _paint(labels, spacing, subject, visit):
+        image += (table[name].mean - image) * fraction
+        texture += (table[name].texture - texture) * fraction
+    return image, texture
+
+
+def _paint(labels, spacing, subject, visit, front_first: bool = False):
+    """Yield the soft tissues by name with how much of each voxel they cover, behind one another.
+
+    From back to front, or the other way round.
+    """
     step = [max(1, round(GRID_MM / s)) for s in spacing]
     start = [s // 2 for s in step]
     coarse = labels[tuple(slice(a, None, s) for a, s in zip(start, step, strict=True))]
     knee = Knee(coarse, tuple(s * k for s, k in zip(spacing, step, strict=True)))
     grid = zip(labels.shape, start, step, strict=True)
     positions = tuple((np.arange(n) - a) / s for n, a, s in grid)
-    image = np.full(labels.shape, table["air"].mean, np.float32)
-    texture = np.full(labels.shape, table["air"].texture, np.float32)
-    for name, depth in soft_tissues(knee, subject, visit):
+    tissues = soft_tissues(knee, subject, visit)
+    for name, depth in reversed(list(tissues)) if front_first else tissues:
         fraction = resample(depth.astype(np.float32), positions)
         fraction /= EDGE_MM
         fraction += 0.5
-        np.clip(fraction, 0, 1, out=fraction)
-        image += (table[name].mean - image) * fraction
-        texture += (table[name].texture - texture) * fraction
-    return image, texture
+        yield name, np.clip(fraction, 0, 1, out=fraction)
 
 
 def _mix_hard(image, texture, labels, spacing, table) -> None:
-    """Mix bone and cartilage into the soft tissues, in place.
+    """Mix bone and cartilage into the soft tissues, in place."""
+    parts = _hard_fractions(labels, spacing)
+    soft = parts.pop("soft")
+    image *= soft
+    texture *= soft
+    for name, fraction in parts.items():
+        image += table[name].mean * fraction
+        texture += table[name].texture * fraction
+
+
+def _hard_fractions(labels, spacing) -> dict[str, np.ndarray]:
+    """How much of each voxel is bone and cartilage of each kind, and how much is left as soft.
 
     The smoothed masks of disjoint tissues sum to 1, so no dark or bright rim appears between
     two of them.
@@ -171,12 +191,56 @@ def _mix_hard(image, texture, labels, spacing, table) -> None:
     bone = _smooth(bone, BLUR_MM, spacing)
     cartilage = _smooth(np.isin(labels, CARTILAGES), BLUR_MM, spacing)
     lesion = _smooth(np.isin(labels, LESIONS), 2 * BLUR_MM, spacing)
-    soft = 1 - bone - cartilage
-    for target, field in ((image, "mean"), (texture, "texture")):
-        value = {name: getattr(tissue, field) for name, tissue in table.items()}
-        inside = value["marrow"] + (value["lesion"] - value["marrow"]) * lesion
-        inside = value["cortex"] + (inside - value["cortex"]) * marrow
-        target[:] = soft * target + cartilage * value["cartilage"] + bone * inside
+    return {
+        "soft": 1 - bone - cartilage,
+        "cortex": bone * (1 - marrow),
+        "marrow": bone * marrow * (1 - lesion),
+        "lesion": bone * marrow * lesion,
+        "cartilage": cartilage,
+    }
+
+
+def tissue_fractions(
+    label: sitk.Image,
+    seed: int | Sequence[int],
+    subject_seed: int | Sequence[int] | None = None,
+    reduction: int = 1,
+) -> np.ndarray:
+    """How much of each voxel each tissue covers: what `simulate_dess` paints, without contrast.
+
+    An image of any contrast is the sum of these maps, each times the signal of its tissue.
+
+    Parameters
+    ----------
+    label, seed, subject_seed : as for `simulate_dess`.
+    reduction : maps are averaged over blocks of so many voxels a side, which must divide the
+        sides.
+
+    Returns
+    -------
+    uint8 (tissue, z, y, x), in the order of `TISSUES`; 255 is all of a voxel.
+    """
+    labels = _label_array(label)
+    spacing = label.GetSpacing()[::-1]
+    rng = np.random.default_rng(seed)
+    subject = np.random.default_rng(seed if subject_seed is None else subject_seed)
+    _contrast(rng)  # drawn first by `simulate_dess` too: the same seed paints the same tissues
+    names = list(TISSUES)
+    blocks = [size for n in labels.shape for size in (n // reduction, reduction)]
+    maps = np.zeros((len(names), *blocks[::2]), np.float32)
+
+    def add(name: str, fraction: np.ndarray) -> None:
+        maps[names.index(name)] += fraction.reshape(blocks).mean((1, 3, 5))
+
+    hard = _hard_fractions(labels, spacing)
+    seen = hard.pop("soft")  # of what lies behind the tissues painted so far
+    for name, fraction in hard.items():
+        add(name, fraction)
+    for name, fraction in _paint(labels, spacing, subject, rng, front_first=True):
+        add(name, fraction * seen)
+        seen *= 1 - fraction
+    add("air", seen)
+    return np.rint(255 * maps).clip(0, 255).astype(np.uint8)
 
 
 def _smooth(mask: np.ndarray, sd_mm: float, spacing) -> np.ndarray:

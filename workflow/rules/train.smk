@@ -50,6 +50,7 @@ rule train:
         manifest=f"{FOLDER}/training/{{pairs}}/manifest.csv",
         couples=f"{FOLDER}/training/{{pairs}}/couples.csv",
         models=lambda wildcards: RUN.needed_models(wildcards.network, wildcards.pairs),
+        start=lambda wildcards: RUN.published(wildcards.network),
         code=network_code,
     output:
         model=RUN.training("{network}", "{pairs}", "model.pt"),
@@ -82,5 +83,8 @@ rule train:
         modules=lambda wildcards: RUN.networks[wildcards.network].requires["modules"],
         labels=[structure["value"] for structure in config["labels"]["structures"]],
         seed=config["seed"],
+        phantoms=config["training"]["phantoms"],
+        people=f"{FOLDER}/people",
+        size=config["preprocessing"]["size"],
     script:
         "../scripts/train.py"

@@ -11,7 +11,9 @@ from workflow.contract.training import (
     check_trained,
     digests,
     open_state,
+    start_record,
 )
+from workflow.data.knees import KneeSource, People
 from workflow.files import write_text, written_aside
 from workflow.job import start_job
 from workflow.provenance import processor, versions
@@ -22,8 +24,20 @@ network, pairs = snakemake.wildcards.network, snakemake.wildcards.pairs
 check_listed(Path(snakemake.input.manifest))
 state = Path(params.state)
 decided_by = {"params": params.params, "seed": params.seed, "task": pairs, "labels": params.labels}
+decided_by |= {"phantoms": params.phantoms}
 open_state(state, decided_by | {"inputs": digests(snakemake.input)})
 models = tuple(map(Path, snakemake.input.models))
+source, start = None, None
+if params.phantoms:
+    people = People(
+        params.phantoms["seed"],
+        params.phantoms["people"],
+        params.phantoms["fresh"],
+        params.phantoms["random_appearance"],
+    )
+    source = KneeSource(people, tuple(params.size), pairs, Path(params.people), threads)
+if snakemake.input.start:
+    start = Path(snakemake.input.start[0])
 context = Training(
     pairs,
     params.seed,
@@ -31,6 +45,8 @@ context = Training(
     tuple(params.labels),
     models,
     Path(snakemake.input.couples),
+    source,
+    start,
 )
 train = load_train(NETWORKS / params.folder).train
 trained = check_trained(
@@ -46,6 +62,9 @@ record = {
     "steps": trained.steps,
     "seconds": trained.seconds,
     "device": trained.device,
+    "precision": trained.precision,
+    "start": start and start_record(start),
+    "phantoms": params.phantoms,
     "threads": threads,
     "processor": processor(),
     "params": params.params,

@@ -1,43 +1,26 @@
-"""Training of VoxelMorph: AVSM's pairs, batches, augmentation and number of optimiser steps."""
+"""Training of VoxelMorph by AVSM's trainer: its images, schedule, average and number of steps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from avsm.augment import change
 from avsm.checkpoint import BEST, LAST, load_checkpoint, load_model
-from avsm.data import ImageStore
-from avsm.device import autocast, find_device
+from avsm.data import ImageStore, Pairs, ScanSource
+from avsm.device import find_device
 from avsm.errors import UserError
-from avsm.loading import Batch, draw_batch
-from avsm.losses import both_directions
-from avsm.pairs import PairSampler, read_cohort
-from avsm.presets import recipe_preset
-from avsm.recipe import Recipe
-from avsm.stage import Learner, StageRun
+from avsm.maps import warp
+from avsm.pairs import read_cohort
+from avsm.settings import Phase, Recipe, recipe_preset
+from avsm.train import check_same, deformable_start, digest
+from avsm.trainer import Task, Trainer
 from avsm.validate import Validation
 from baselines.tools.avsm import device_name
 from baselines.tools.voxelmorph import Losses, VoxelMorph, build, describe
 from workflow.contract.training import Trained, Training
 from workflow.errors import ConfigError
-
-
-class Setup(NamedTuple):
-    """What a run is made of: model, images, pairs, losses, validation, settings."""
-
-    model: VoxelMorph
-    store: ImageStore
-    sampler: PairSampler
-    losses: Losses
-    validation: Validation
-    recipe: Recipe
-    params: Mapping[str, Any]
-    device: torch.device
 
 
 def train(manifest: Path, state: Path, params: dict, context: Training) -> Trained:
@@ -47,60 +30,75 @@ def train(manifest: Path, state: Path, params: dict, context: Training) -> Train
     """
     torch.set_num_threads(context.threads)
     try:
-        setup = set_up(manifest, state, params, context)
-        run = fit(setup, state)
+        return fit(manifest, state, params, context)
     except UserError as error:
         raise ConfigError(f"training of VoxelMorph: {error}") from error
-    return Trained(
-        state / BEST, state / "history.csv", state / "history.png", run.step, run.seconds,
-        device_name(setup.device),
-    )  # fmt: skip
 
 
-def set_up(manifest: Path, state: Path, params: dict, context: Training) -> Setup:
-    """Read the images and make the model with weights that the seed decides."""
+def fit(manifest: Path, state: Path, params: dict, context: Training) -> Trained:
+    """Do what `train` does, with errors of the library."""
     recipe = recipe_preset(params["preset"], context.task).change(
         {"seed": context.seed} | params["settings"] | {"momentum.rate": params["rate"]}
     )
     device = find_device(params["device"])
     cohort = read_cohort(manifest, recipe.task, context.couples)
-    store = ImageStore(cohort.training, state, pinned=device.type == "cuda")
+    source = context.source
+    if source is None:
+        store = ImageStore(cohort.training, state, pinned=device.type == "cuda")
+        source = ScanSource(store, cohort.sampler, recipe.augmentation)
+    validation = Validation(cohort.validation, recipe, source.shape, context.labels or None, device)
     affine = load_model(context.models[0]) if context.models else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        model = build(params, affine)
+        model = build(params, affine, recipe.model.precision)
     model.to(device, memory_format=torch.channels_last_3d)
-    return Setup(
-        model, store, cohort.sampler, Losses(params["window"], params["smoothness"]),
-        Validation(cohort.validation, recipe, store.shape, context.labels or None, device),
-        recipe, params, device,
+    losses = Losses(params["window"], params["smoothness"])
+
+    def batch_losses(
+        batch: tuple[Any, torch.Generator], phase: Phase, epoch: int
+    ) -> dict[str, torch.Tensor]:
+        drawn, generator = batch
+        return pair_losses(model, losses, source.pairs(drawn, device), recipe, phase, generator)
+
+    task = Task(
+        "voxelmorph",
+        model.net,
+        draw=lambda phase, epoch, generator: (source.draw(phase, epoch, generator), generator),
+        losses=batch_losses,
+        score=lambda: validation.score(model, None),
+        describe=lambda: describe(model, source.shape, params),
+        kept={"data": {"scans": digest(cohort)}},
+    )
+    previous = None
+    if (state / LAST).is_file():
+        previous = load_checkpoint(state / LAST)
+        check_same(state / LAST, "other data", previous["data"], task.kept["data"])
+    trainer = Trainer(
+        task, recipe.momentum, recipe.seed, state, state, device, recipe.model.precision
+    )
+    trainer.run(previous)
+    return Trained(
+        state / BEST, state / "history.csv", state / "history.png", trainer.step, trainer.seconds,
+        device_name(device), trainer.precision,
     )  # fmt: skip
 
 
-def fit(setup: Setup, state: Path) -> StageRun:
-    """Train to the end, from the beginning or from where a killed run was."""
-    model, recipe = setup.model, setup.recipe
-    learner = Learner(
-        "voxelmorph",
-        model.net,
-        draw=partial(draw_batch, setup.store, setup.sampler),
-        losses=partial(batch_losses, setup),
-        score=lambda: setup.validation.score(model, None),
-        describe=lambda: describe(model, setup.store.shape, setup.params),
-    )
-    run = StageRun(learner, recipe.momentum, recipe, state, state, setup.device)
-    previous = load_checkpoint(state / LAST) if (state / LAST).is_file() else None
-    if previous is not None:
-        model.net.load_state_dict(previous["weights"])
-    run.run(previous)
-    return run
-
-
-def batch_losses(setup: Setup, batch: Batch) -> dict[str, torch.Tensor]:
-    """Change images as AVSM does and batch the pairs both ways; give ``total`` and its terms."""
-    images = batch.images_on(setup.device)
-    images, _ = change(images, setup.recipe.augmentation, batch.generator)
-    fixed, moving = both_directions(*images.chunk(2))
-    with autocast(setup.device, setup.recipe.precision):
-        result = setup.model(fixed, moving, reduction=batch.phase.reduction)
-    return setup.losses(fixed, result)
+def pair_losses(
+    model: VoxelMorph,
+    losses: Losses,
+    pairs: Pairs,
+    recipe: Recipe,
+    phase: Phase,
+    generator: torch.Generator,
+) -> dict[str, torch.Tensor]:
+    """Give the losses of a batch of both directions; an affine part starts as AVSM's does."""
+    start = None
+    if model.affine_net is not None:
+        start = deformable_start(
+            model.affine_net, pairs.fixed, pairs.moving, model.affine_steps, recipe, phase.scale,
+            generator,
+        )  # fmt: skip
+    result = model(pairs.fixed, pairs.moving, start)
+    same = pairs.judged_moving is pairs.moving
+    warped = result.warped if same else warp(pairs.judged_moving, result.map)
+    return losses(pairs.judged_fixed, warped, result.velocity)

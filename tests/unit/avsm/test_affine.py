@@ -13,7 +13,10 @@ from avsm.affine import (
     affine_regularisation_weight,
     compose_affine,
     identity_affine,
+    invert_affine,
 )
+
+SINGLE = {"rtol": 2**-24, "atol": 0}  # what rounding to float32 changes at most
 
 
 def random_parameters(seed: int) -> Affine:
@@ -40,6 +43,18 @@ def test_residual_zero_is_the_identity_and_order_is_rows_then_offset() -> None:
     assert affine.offset[0].tolist() == [0.25, 0, 0]
 
 
+def test_inverse_is_that_of_the_homogeneous_matrix() -> None:
+    affine = random_parameters(0)
+    inverse = homogeneous(invert_affine(affine))
+    torch.testing.assert_close(inverse, torch.linalg.inv(homogeneous(affine)))
+
+
+def test_parameters_take_the_dtype_of_a_tensor() -> None:
+    affine = random_parameters(0).to(torch.zeros(1))
+    assert affine.matrix.dtype == affine.offset.dtype == torch.float32
+    torch.testing.assert_close(affine.matrix.double(), random_parameters(0).matrix, **SINGLE)
+
+
 def test_deviation_is_the_frobenius_and_euclidean_norm() -> None:
     residual = torch.arange(12.0)[None]
     assert affine_deviation(affine_from_residual(residual)).tolist() == [506.0]  # 0 + 1 + 4 + ...
@@ -47,9 +62,7 @@ def test_deviation_is_the_frobenius_and_euclidean_norm() -> None:
 
 def test_asymmetry_is_zero_for_the_inverse_and_follows_the_equation() -> None:
     forward, backward = random_parameters(0), random_parameters(1)
-    inverse = torch.linalg.inv(homogeneous(forward))
-    exact = Affine(inverse[:, :3, :3], inverse[:, :3, 3])
-    assert affine_asymmetry(forward, exact).abs().max() < 1e-12
+    assert affine_asymmetry(forward, invert_affine(forward)).abs().max() < 1e-12
     matrix = backward.matrix @ forward.matrix - torch.eye(3, dtype=torch.float64)
     offset = (backward.matrix @ forward.offset[..., None])[..., 0] + backward.offset
     expected = (matrix**2).sum((1, 2)) + (offset**2).sum(1)

@@ -94,7 +94,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
 def test_weights_of_other_networks_are_refused(tmp_path: Path) -> None:
     model, path = saved(tmp_path)
     content = describe_model(model, SHAPE, ("affine",))
-    content["model"]["affine"]["hidden"] += 1
+    content["model"]["momentum"]["width"] += 1
     save_checkpoint(path, content)
     with pytest.raises(UserError, match="do not fit the model"):
         load_model(path)

@@ -11,14 +11,15 @@ from avsm.convolution import SMALL, Conv3d, _takes_slow_path
 
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_equals_pytorchs(batch, stride):
+@pytest.mark.parametrize("given", [False, True], ids=["own stride", "given stride"])
+def test_equals_pytorchs(batch, stride, given):
     torch.manual_seed(0)
-    ours = Conv3d(3, 5, 3, stride=stride, padding=1)
+    ours = Conv3d(3, 5, 3, stride=3 - stride if given else stride, padding=1)
     theirs = nn.Conv3d(3, 5, 3, stride=stride, padding=1)
     theirs.load_state_dict(ours.state_dict())
     x = torch.rand(batch, 3, 7, 8, 9, requires_grad=True)
     y = x.detach().clone().requires_grad_()
-    found, expected = ours(x), theirs(y)
+    found, expected = ours(x, stride=stride if given else None), theirs(y)
     torch.testing.assert_close(found, expected)
     for result in (found, expected):
         result.square().sum().backward()

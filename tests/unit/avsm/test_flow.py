@@ -98,16 +98,6 @@ def test_gradients(solver: str, steps: int) -> None:
     assert torch.autograd.gradcheck(lambda p, v: advance(p, v, solver, steps), (phi, velocity))
 
 
-@BOTH
-def test_half_precision_is_promoted(solver: str) -> None:
-    velocity = torch.full((1, 3, 8, 8, 8), 0.125, dtype=torch.bfloat16)
-    phi = identity_map((8, 8, 8), torch.zeros(1))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        result = advance(phi, velocity, solver)
-    assert result.dtype == torch.float32
-    torch.testing.assert_close(result, phi - 0.125)
-
-
 def test_wrong_arguments_are_refused() -> None:
     phi = torch.zeros(1, 3, 8, 8, 8)
     with pytest.raises(ValueError, match=r"velocity: expected the shape of phi.*found \(1, 3, 4"):

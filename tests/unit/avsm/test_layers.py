@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from avsm.config import AVSMConfig
 from avsm.layers import Layer, list_layers
 from avsm.model import AVSM
+from avsm.settings import PRESETS
 
 
 class Shared(nn.Module):
@@ -39,7 +39,7 @@ def test_layers_in_the_order_of_running():
 
 @pytest.mark.parametrize("preset", ["paper", "small"])
 def test_every_parameter_of_a_model_is_counted_once(preset):
-    model = AVSM(AVSMConfig.preset(preset)).eval()
+    model = AVSM(PRESETS[preset].model).eval()
     images = torch.rand(2, 1, 1, 16, 32, 32)
     layers = list_layers(model, lambda: model(*images, affine_steps=2, steps=2))
     assert sum(layer.parameters for layer in layers) == sum(p.numel() for p in model.parameters())

@@ -132,15 +132,6 @@ def test_jacobian_counts_a_fold_that_the_diagonal_misses() -> None:
     assert (jacobian_determinant(affine_map(swap, torch.zeros(1, 3), SHAPE)) < 0).all()
 
 
-def test_geometry_stays_in_full_precision_under_autocast() -> None:
-    image = torch.rand(1, 1, *SHAPE, dtype=torch.bfloat16)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        phi = affine_map(torch.eye(3)[None].bfloat16(), torch.zeros(1, 3).bfloat16(), SHAPE)
-        warped = warp(image, phi)
-    assert phi.dtype == warped.dtype == torch.float32
-    torch.testing.assert_close(warped, image.float())
-
-
 def test_cached_axes_of_inference_serve_in_training() -> None:
     shape = (3, 4, 11)
     with torch.inference_mode():

@@ -9,22 +9,23 @@ import torch
 
 import avsm.optimise_vsvf
 from avsm.affine import Affine, affine_from_residual, identity_affine
-from avsm.affine_net import AffineNetConfig, Stage
-from avsm.config import AVSMConfig
+from avsm.affine_net import AffineNetConfig
 from avsm.maps import half_shape, identity_map, jacobian_determinant, resize, warp
 from avsm.model import AVSM, vsvf_step
 from avsm.momentum import MomentumNetConfig
 from avsm.optimise import AffineSettings, Progress, optimise_affine
 from avsm.optimise_vsvf import VSVFSettings, optimise_vsvf
 from avsm.refine import RefineSettings, refine
+from avsm.settings import AVSMConfig
 from avsm.smoothing import MultiGaussian
 
 SHAPE = (24, 32, 28)
 TINY = AVSMConfig(
-    affine=AffineNetConfig(features=2, trunk=(Stage(4, stride=2),), grid=(2, 2, 2), hidden=4),
+    affine=AffineNetConfig(scale=0.5),
     momentum=MomentumNetConfig(width=2),
     affine_steps=2,
     steps=2,
+    precision="float32",
 )
 # Rotation, scale, shear and shift: up to 4 voxels.
 TRUE = affine_from_residual(

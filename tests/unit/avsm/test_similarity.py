@@ -1,4 +1,4 @@
-"""Similarity: Eq. 2 against a loop and against dense convolutions, safety, precision."""
+"""Similarity: Eq. 2 against a loop and against dense convolutions, safety."""
 
 from __future__ import annotations
 
@@ -119,18 +119,6 @@ def test_faint_contrast_on_a_bright_ground_survives_single_precision() -> None:
     x, y = (0.8 + 0.01 * image for image in pair())
     single = mk_lncc_loss(x.float(), y.float())
     torch.testing.assert_close(single.double(), mk_lncc_loss(x, y), rtol=0, atol=1e-3)
-
-
-def test_half_precision_images_are_averaged_in_single_precision() -> None:
-    x, y = (image.bfloat16() for image in pair())
-    expected = mk_lncc_loss(x.float(), y.float())
-    leaf = x.requires_grad_()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        value = mk_lncc_loss(leaf, y)
-    assert value.dtype == torch.float32
-    torch.testing.assert_close(value, expected)
-    value.sum().backward()
-    assert leaf.grad.isfinite().all()
 
 
 def test_windows_of_the_paper() -> None:

@@ -1,0 +1,411 @@
+"""All settings of a model and its training: frozen, named presets, to and from plain values.
+
+``paper`` is the paper's networks and section 3; ``small`` is for a processor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from avsm.affine_net import AffineNetConfig
+from avsm.errors import UserError, choose, nearest
+from avsm.losses import LAMBDA_AS, LAMBDA_VR, LAMBDA_VS
+from avsm.momentum import MomentumNetConfig
+from avsm.pairs import TASKS
+from avsm.smoothing import PAPER_SIGMAS, PAPER_WEIGHTS
+
+Settings = TypeVar("Settings")
+SCHEDULES = ("halve", "cosine")
+SIMILARITIES = ("mk-lncc", "ncc")
+WINDOWS = ("paper", "dense")
+STARTS = ("network", "inverse")
+MAY_BE_NONE = ("max_minutes", "clip", "solver_steps")
+
+
+@dataclass(frozen=True)
+class AVSMConfig:
+    """Everything that shapes the model.
+
+    Attributes
+    ----------
+    affine, momentum
+        Sizes of the two networks.
+    affine_steps, steps
+        Affine and vSVF steps of a registration, unless a call asks otherwise.
+    sigmas, weights
+        The smoothing operator K, widths in the unit cube.
+    solver
+        ``squaring`` or ``rk4``.
+    solver_steps
+        Squarings or Runge-Kutta steps; None takes the solver's default.
+    precision
+        Of the networks' convolutions: ``auto``, ``float32`` or ``bfloat16``, see
+        ``device.autocast``.
+    """
+
+    affine: AffineNetConfig = field(default_factory=AffineNetConfig)
+    momentum: MomentumNetConfig = field(default_factory=MomentumNetConfig)
+    affine_steps: int = 7
+    steps: int = 3
+    sigmas: tuple[float, ...] = PAPER_SIGMAS
+    weights: tuple[float, ...] = PAPER_WEIGHTS
+    solver: str = "squaring"
+    solver_steps: int | None = None
+    precision: str = "auto"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the configuration as JSON has it: dictionaries, lists, numbers and strings."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> AVSMConfig:
+        """Read what ``to_dict`` gives; absent keys take the paper's values.
+
+        Raises
+        ------
+        UserError
+            If a key is unknown.
+        """
+        parts = {"affine": AffineNetConfig, "momentum": MomentumNetConfig}
+        inner = {name: build(kind, name, values.get(name, {})) for name, kind in parts.items()}
+        return build(AVSMConfig, "model", {**values, **inner})
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a stage: coarse images first, fine ones later.
+
+    Attributes
+    ----------
+    until
+        The part of the stage's epochs after which it ends, in (0, 1].
+    steps
+        Steps of the network that is trained.
+    pairs
+        Pairs per batch, each in both directions.
+    scale
+        Images are down-sampled to this part of their resolution along each axis.
+    """
+
+    until: float = 1.0
+    steps: int = 1
+    pairs: int = 1
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How one network is trained.
+
+    Attributes
+    ----------
+    phases
+        What is done in which part of the stage.
+    epochs, batches
+        Epochs, and batches in each; all epochs read as many voxels, so that a phase of smaller
+        images has more batches, see ``batches_of``.
+    max_minutes
+        Wall-clock budget that replaces the number of epochs. Runs with it do not repeat exactly.
+    rate
+        Adam's learning rate at its highest.
+    schedule
+        ``halve`` every ``halve_every`` epochs, or ``cosine`` down to a hundredth.
+    warmup
+        Part of the stage in which the rate rises from 0.
+    clip
+        The largest norm of the gradient; larger ones are scaled down, and batches whose gradient is
+        not finite are left out. None: no limit, and such a batch ends the training.
+    average
+        Decay of the moving average of the weights, which is what is scored and kept; 0: the
+        weights themselves.
+    """
+
+    phases: tuple[Phase, ...] = (Phase(),)
+    epochs: int = 200
+    batches: int = 400
+    max_minutes: float | None = None
+    rate: float = 5e-4
+    schedule: str = "halve"
+    halve_every: int = 60
+    warmup: float = 0.0
+    clip: float | None = None
+    average: float = 0.0
+
+    def phase_at(self, progress: float) -> Phase:
+        """Give the phase at a part of the stage in [0, 1)."""
+        return next(phase for phase in self.phases if progress < phase.until)
+
+    def batches_of(self, phase: Phase) -> int:
+        """Give the number of batches in an epoch: as many voxels as of whole, single pairs."""
+        return max(1, round(self.batches / (phase.pairs * phase.scale**3)))
+
+    def rate_at(self, progress: float, epoch: int) -> float:
+        """Give the learning rate at a part of the stage in [0, 1)."""
+        rise = min(1.0, (progress + 1e-3) / self.warmup) if self.warmup else 1.0
+        if self.schedule == "halve":
+            return self.rate * rise * 0.5 ** (epoch // self.halve_every)
+        return self.rate * rise * max(0.01, 0.5 + 0.5 * math.cos(math.pi * progress))
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of training images and of where steps start; standard deviations.
+
+    Attributes
+    ----------
+    turn, stretch, shift
+        Of the affine map from which the affine network's steps start: antisymmetric and symmetric
+        part of the logarithm of its matrix (turn in radians), and translation in normalised
+        coordinates. The momentum network's start is disturbed by ``error`` times as much.
+    gamma, bias, noise
+        Logarithm of the exponent of intensities, smooth factor, and noise.
+    """
+
+    turn: float = 0.0
+    stretch: float = 0.0
+    shift: float = 0.0
+    error: float = 0.0
+    gamma: float = 0.0
+    bias: float = 0.0
+    noise: float = 0.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training run; ``recipe_preset`` gives named ones.
+
+    Attributes
+    ----------
+    preset
+        The preset that it began as.
+    task
+        ``longitudinal``, ``cross-subject`` or ``both``.
+    model
+        The networks.
+    affine, momentum
+        The two stages.
+    augmentation
+        Random changes of training images.
+    similarity
+        ``mk-lncc``, or ``ncc`` of whole images, with which the paper compares it (Table 2).
+    windows, squared
+        Windows of mk-LNCC, ``paper`` or ``dense``, and whether correlations are squared.
+    lambda_ar, decay_ar
+        C and K of Eq. 13; K in epochs.
+    lambda_as, lambda_vr, lambda_vs
+        Weights of Eq. 5, 9 and 10.
+    every_step
+        Whether the affine similarity is the mean over all steps' maps, not the last one's alone.
+    start
+        Where vSVF steps start in training: ``network``, at the affine network's map of each
+        direction, or ``inverse``, at that of one direction and its inverse.
+    he_weights
+        Start from weights after He et al. (2015) in place of PyTorch's.
+    validation_pairs
+        The most validation pairs, both directions counted.
+    seed
+        Of everything random.
+    """
+
+    preset: str
+    task: str
+    model: AVSMConfig
+    affine: Stage
+    momentum: Stage
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    similarity: str = "mk-lncc"
+    windows: str = "paper"
+    squared: bool = False
+    lambda_ar: float = 10.0
+    decay_ar: float = 4.0
+    lambda_as: float = LAMBDA_AS
+    lambda_vr: float = LAMBDA_VR
+    lambda_vs: float = LAMBDA_VS
+    every_step: bool = False
+    start: str = "network"
+    he_weights: bool = False
+    validation_pairs: int = 50
+    seed: int = 2019
+
+    def __post_init__(self) -> None:
+        choose("task", self.task, TASKS)
+        choose("similarity", self.similarity, SIMILARITIES)
+        choose("windows", self.windows, WINDOWS)
+        choose("start", self.start, STARTS)
+        for name in ("affine", "momentum"):
+            _check_stage(name, getattr(self, name))
+
+    def change(self, values: Mapping[str, Any]) -> Recipe:
+        """Change settings by dotted names, such as ``{"affine.rate": 1e-3}``.
+
+        Raises
+        ------
+        UserError
+            If a name is unknown; the message has the nearest. If a value is of the wrong kind.
+        """
+        plain = self.to_dict()
+        for name, value in values.items():
+            inner, *path = plain, *name.split(".")
+            for key in path[:-1]:
+                inner = inner.get(key) if isinstance(inner, dict) else None
+            if not isinstance(inner, dict) or path[-1] not in inner:
+                known = list(flat(plain))
+                raise UserError(
+                    f"recipe: no setting '{name}'{nearest(name, known)}; known are "
+                    f"{', '.join(known)}"
+                )
+            _check_kind(name, inner[path[-1]], value)
+            inner[path[-1]] = value
+        return Recipe.from_dict(plain)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the recipe as JSON has it."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Recipe:
+        """Read what ``to_dict`` gives."""
+        values = dict(values)
+        for name in ("affine", "momentum"):
+            stage = dict(values[name])
+            stage["phases"] = tuple(build(Phase, f"{name}.phases", p) for p in stage["phases"])
+            values[name] = build(Stage, name, stage)
+        values["augmentation"] = build(Augmentation, "augmentation", values["augmentation"])
+        values["model"] = AVSMConfig.from_dict(values["model"])
+        return build(Recipe, "recipe", values)
+
+
+def recipe_preset(name: str, task: str = "cross-subject") -> Recipe:
+    """Give the preset ``paper`` or ``small`` for a task, see ``pairs.TASKS``."""
+    choose("task", task, TASKS)
+    base = PRESETS[choose("preset", name, PRESETS)]
+    phases = tuple(
+        dataclasses.replace(phase, steps=phase.steps or AFFINE_STEPS[task])
+        for phase in base.affine.phases
+    )
+    affine = dataclasses.replace(base.affine, phases=phases)
+    return dataclasses.replace(base, task=task, affine=affine)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Give nested settings by dotted names."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        nested = isinstance(value, dict)
+        result |= flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return result
+
+
+def build(kind: type[Settings], where: str, values: Mapping[str, Any]) -> Settings:
+    """Make settings of plain values; lists become tuples.
+
+    Raises
+    ------
+    UserError
+        If a key is unknown.
+    """
+    known = [item.name for item in dataclasses.fields(kind)]
+    for key in values:
+        if key not in known:
+            raise UserError(f"{where}: no setting '{key}'{nearest(key, known)}")
+    return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+
+
+def _check_kind(name: str, before: Any, value: Any) -> None:
+    """Raise UserError unless a value is of the kind that it replaces."""
+    if name.split(".")[-1] in MAY_BE_NONE:
+        kinds, expected = (int, float, type(None)), "a number or null"
+    else:
+        kinds, expected = {
+            bool: (bool, "true or false"),
+            int: (int, "a whole number"),
+            float: ((int, float), "a number"),
+            str: (str, "a word"),
+            list: (list, "a list"),
+            dict: (dict, "names with values"),
+        }[type(before)]
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+        raise UserError(f"{name}: expected {expected}, found {value!r}")
+
+
+def _check_stage(name: str, stage: Stage) -> None:
+    choose(f"{name}.schedule", stage.schedule, SCHEDULES)
+    ends = [phase.until for phase in stage.phases]
+    if not ends or ends != sorted(ends) or ends[0] <= 0 or ends[-1] != 1:
+        raise UserError(f"{name}.phases: expected 'until' to rise to 1, found {ends}")
+    for key in ("epochs", "batches", "rate"):
+        if not getattr(stage, key) > 0:
+            raise UserError(f"{name}.{key}: expected more than 0, found {getattr(stage, key)}")
+    if stage.max_minutes is not None and not stage.max_minutes > 0:
+        raise UserError(f"{name}.max_minutes: expected more than 0, found {stage.max_minutes}")
+    if not 0 <= stage.average < 1:
+        raise UserError(f"{name}.average: expected from 0 to below 1, found {stage.average}")
+    for phase in stage.phases:
+        if not 0 < phase.scale <= 1 or phase.pairs < 1 or phase.steps < 0:
+            raise UserError(f"{name}.phases: expected scales in (0, 1] and pairs, found {phase}")
+
+
+def continued(recipe: Recipe) -> Recipe:
+    """Give the recipe for training on from weights that were trained long: short and gentle."""
+    affine = dataclasses.replace(
+        recipe.affine, phases=recipe.affine.phases[-1:], epochs=2, batches=10, rate=2e-4
+    )
+    momentum = dataclasses.replace(
+        recipe.momentum, phases=recipe.momentum.phases[-1:], epochs=2, batches=30, rate=2e-4
+    )
+    return dataclasses.replace(recipe, affine=affine, momentum=momentum)
+
+
+AFFINE_STEPS = {"longitudinal": 3, "cross-subject": 5, "both": 5}  # multi-step training (section 3)
+TASK_STEPS = 0  # stands for these in a preset
+
+PRESETS = {
+    # Training of one affine step first, then of several from its weights (section 3). The paper
+    # does not say how the epochs are shared.
+    "paper": Recipe(
+        "paper",
+        TASKS[0],
+        AVSMConfig(),
+        affine=Stage(phases=(Phase(until=0.5), Phase(steps=TASK_STEPS))),
+        momentum=Stage(phases=(Phase(steps=2),)),
+    ),
+    # Deviation: for a processor. Both networks learn on images of half the resolution first, where
+    # a batch costs an eighth, and the affine network on those alone.
+    "small": Recipe(
+        "small",
+        TASKS[0],
+        AVSMConfig(AffineNetConfig(scale=0.5, norm=True), MomentumNetConfig(width=8)),
+        affine=Stage(
+            phases=(
+                Phase(until=0.45, pairs=4, scale=0.5),
+                Phase(until=0.8, steps=2, pairs=4, scale=0.5),
+                Phase(steps=TASK_STEPS, pairs=4, scale=0.5),
+            ),
+            epochs=24, batches=50, rate=1.5e-3, schedule="cosine", warmup=0.02, clip=1.0,
+            average=0.99,
+        ),
+        momentum=Stage(
+            phases=(
+                Phase(until=0.5, scale=0.5),
+                Phase(until=0.75, steps=2, scale=0.5),
+                Phase(steps=2),
+            ),
+            epochs=24, batches=50, rate=3e-3, schedule="cosine", warmup=0.02, clip=1.0,
+            average=0.99,
+        ),
+        augmentation=Augmentation(turn=0.07, stretch=0.03, shift=0.07, error=0.3),
+        lambda_ar=1.0,
+        decay_ar=2.0,
+        lambda_as=0.1,
+        windows="dense",
+        every_step=True,
+        start="inverse",
+        he_weights=True,
+        validation_pairs=16,
+    ),
+}  # fmt: skip

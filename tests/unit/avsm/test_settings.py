@@ -1,0 +1,125 @@
+"""Settings: presets, phases and rates, plain values and their errors."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from avsm.affine_net import AffineNetConfig
+from avsm.errors import UserError
+from avsm.momentum import MomentumNetConfig
+from avsm.settings import (
+    PRESETS,
+    Augmentation,
+    AVSMConfig,
+    Phase,
+    Recipe,
+    Stage,
+    flat,
+    recipe_preset,
+)
+
+
+@pytest.mark.parametrize("task", ["longitudinal", "cross-subject", "both"])
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_recipe_survives_plain_values(name: str, task: str) -> None:
+    recipe = recipe_preset(name, task)
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_paper_preset_is_the_papers() -> None:
+    for task, steps in (("longitudinal", 3), ("cross-subject", 5)):
+        recipe = recipe_preset("paper", task)
+        assert [phase.steps for phase in recipe.affine.phases] == [1, steps]
+        assert [phase.steps for phase in recipe.momentum.phases] == [2]
+        for stage in (recipe.affine, recipe.momentum):
+            assert (stage.epochs, stage.batches, stage.rate) == (200, 400, 5e-4)
+            assert stage.rate_at(0.5, 59) == 5e-4
+            assert stage.rate_at(0.5, 60) == 2.5e-4
+            assert [stage.batches_of(phase) for phase in stage.phases] == [400] * len(stage.phases)
+            assert (stage.clip, stage.average) == (None, 0)
+        assert recipe.augmentation == Augmentation()
+        assert recipe.model == AVSMConfig(AffineNetConfig(), MomentumNetConfig(), 7, 3)
+
+
+def test_phases_and_rates_follow_progress() -> None:
+    stage = Stage(
+        phases=(Phase(until=0.25), Phase(steps=3)), rate=1.0, schedule="cosine", warmup=0.1
+    )
+    assert [stage.phase_at(p).steps for p in (0, 0.2, 0.25, 0.99)] == [1, 1, 3, 3]
+    assert stage.rate_at(0.0, 0) == pytest.approx(0.01)
+    assert stage.rate_at(0.5, 0) == pytest.approx(0.5)
+    assert stage.rate_at(1.0, 0) == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize(
+    ("phase", "batches"),
+    [
+        (Phase(), 50),
+        (Phase(pairs=2), 25),
+        (Phase(scale=0.5), 400),
+        (Phase(pairs=4, scale=0.5), 100),
+        (Phase(pairs=200), 1),
+    ],
+)
+def test_epochs_of_all_phases_read_as_many_voxels(phase: Phase, batches: int) -> None:
+    assert Stage(batches=50).batches_of(phase) == batches
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"affine.rat": 1}, "did you mean 'affine.rate'"),
+        ({"model.afine.scale": 1}, "did you mean 'model.affine.scale'"),
+        ({"affine.epochs": 0}, "affine.epochs: expected more than 0"),
+        ({"affine.max_minutes": 0}, "affine.max_minutes: expected more than 0"),
+        ({"momentum.schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"momentum.average": 1.0}, "momentum.average: expected from 0 to below 1, found 1.0"),
+        ({"affine.phases": [{"until": 0.5}]}, "expected 'until' to rise to 1"),
+        ({"affine.phases": [{"unti": 0.5}]}, "did you mean 'until'"),
+        ({"affine.phases": [{"scale": 2}]}, r"expected scales in \(0, 1\] and pairs"),
+        ({"affine.phases": [{"pairs": 0}]}, r"expected scales in \(0, 1\] and pairs"),
+        ({"affine.phases": 1}, "affine.phases: expected a list, found 1"),
+        ({"affine.rate": "fast"}, "affine.rate: expected a number, found 'fast'"),
+        ({"affine.epochs": 2.5}, "affine.epochs: expected a whole number, found 2.5"),
+        ({"similarity": "lncc"}, "similarity: expected one of mk-lncc, ncc, found 'lncc'"),
+        ({"start": "networks"}, "did you mean 'network'"),
+        ({"squared": "no"}, "squared: expected true or false, found 'no'"),
+        ({"seed": True}, "seed: expected a whole number, found True"),
+        ({"momentum.clip": "none"}, "momentum.clip: expected a number or null, found 'none'"),
+    ],
+)
+def test_wrong_settings_are_named(change: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        recipe_preset("small").change(change)
+
+
+def test_kinds_of_settings_leave_what_they_may_be() -> None:
+    recipe = recipe_preset("small").change(
+        {"affine.rate": 1, "momentum.clip": None, "affine.max_minutes": 3}
+    )
+    assert (recipe.affine.rate, recipe.momentum.clip, recipe.affine.max_minutes) == (1, None, 3)
+
+
+def test_a_change_leaves_the_rest() -> None:
+    before = recipe_preset("small")
+    changed = before.change({"affine.phases": [{"pairs": 3}], "model.precision": "bfloat16"})
+    assert changed.affine.phases == (Phase(pairs=3),)
+    old, new = flat(before.to_dict()), flat(changed.to_dict())
+    assert {name for name in old if old[name] != new[name]} == {"affine.phases", "model.precision"}
+
+
+def test_unknown_preset_and_task_name_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean 'small'"):
+        recipe_preset("smal")
+    with pytest.raises(UserError, match="did you mean 'longitudinal'"):
+        recipe_preset("small", "longitudnal")
+
+
+def test_unknown_keys_of_a_model_are_named() -> None:
+    assert AVSMConfig.from_dict({}) == AVSMConfig()
+    with pytest.raises(UserError, match=r"momentum: no setting 'widht' \(did you mean 'width'"):
+        AVSMConfig.from_dict({"momentum": {"widht": 8}})
+    with pytest.raises(UserError, match="model: no setting 'solvre'"):
+        AVSMConfig.from_dict({"solvre": "rk4"})

@@ -1,0 +1,94 @@
+"""The networks that ship in `models/`: put there from a finished run, and what they fit.
+
+    python -m workflow.models published
+
+Weights are in half precision; `models.json` says what they were trained on, `SHA256SUMS` guards the
+files (`sha256sum --check` reads it, and so does `avsm` when it loads one).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from workflow.config import ROOT
+from workflow.errors import ConfigError, DataError
+from workflow.files import write_text
+
+MODELS = "models"  # folder of the networks that were trained long
+RECORD = "models.json"
+
+
+def collect(run: str, root: Path = ROOT) -> list[Path]:
+    """Copy the networks of a finished run to `models/` in half precision; return their paths."""
+    from avsm.checkpoint import SUMS, load_checkpoint, save_checkpoint  # not where plans are made
+
+    source, target = root / "results" / run, root / MODELS
+    trained = sorted(source.glob("networks/*/*/model.pt"))
+    if not trained or not (source / "manifest.json").is_file():
+        raise DataError(f"{source}: no networks or no manifest.json; finish the run first")
+    manifest = json.loads((source / "manifest.json").read_text(encoding="utf-8"))
+    config, networks, written = manifest["config"], {}, []
+    for path in trained:
+        name = path.parent.parent.name
+        content = load_checkpoint(path)
+        weights = content["weights"].items()
+        content["weights"] = {k: w.half() if w.is_floating_point() else w for k, w in weights}
+        written.append(target / f"{name}.pt")
+        save_checkpoint(written[-1], content)
+        networks[name] = json.loads((path.parent / "training.json").read_text(encoding="utf-8"))
+    record = {
+        "size": config["preprocessing"]["size"],
+        "structures": [s["value"] for s in config["labels"]["structures"]],
+        "seeds": [config["seed"], config["training"]["phantoms"]["seed"]],
+        "networks": networks,
+    }
+    write_text(target / RECORD, json.dumps(record, indent=1) + "\n")
+    sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in written]
+    write_text(target / SUMS, "".join(sums))
+    return written
+
+
+def published(network: str) -> list[str]:
+    """Return the path of a network that ships, if there is one."""
+    path = Path(MODELS, f"{network}.pt")
+    return [str(path)] if path.is_file() else []
+
+
+def check_fit(config: dict[str, Any]) -> None:
+    """Raise `ConfigError` if a run cannot go on from the networks that ship."""
+    path = Path(MODELS, RECORD)
+    if not path.is_file():
+        return
+    record = json.loads(path.read_text(encoding="utf-8"))
+    own = {
+        "preprocessing.size": config["preprocessing"]["size"],
+        "labels.structures (values)": [s["value"] for s in config["labels"]["structures"]],
+    }
+    theirs = dict(zip(own, (record["size"], record["structures"]), strict=True))
+    faults = [f"{k} {own[k]}, trained on {theirs[k]}" for k in own if own[k] != theirs[k]]
+    if config["cohort"]["source"] == "phantom" and config["seed"] in record["seeds"]:
+        faults.append(f"seed {config['seed']}: they were trained on the people of this cohort")
+    if faults:
+        raise ConfigError(
+            "training.start: published: the networks of models/ do not fit this run (found "
+            f"{'; '.join(faults)}); set training.start to scratch"
+        )
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", help="a folder of results/, e.g. published")
+    try:
+        for path in collect(parser.parse_args().run):
+            print(path.relative_to(ROOT))
+    except DataError as error:
+        parser.exit(1, f"{error}\n")
+
+
+if __name__ == "__main__":
+    main()
