@@ -126,9 +126,17 @@ class AVSM(nn.Module):
         """Take vSVF steps from an affine map, by which the moving image is ``warped`` already."""
         low, taken = start.map(half_shape(fixed.shape[2:])), []
         for _ in range(steps):
-            taken.append(self.vsvf(self.momentum_net(warped, fixed), low, moving))
+            taken.append(self.vsvf(self.predict_momentum(warped, fixed), low, moving))
             low, warped = taken[-1].low_map, taken[-1].warped
         return tuple(taken)
+
+    def predict_momentum(self, warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+        """Predict the momentum of a step, ``(B, 3, D', H', W')`` at half the images' resolution.
+
+        Deviation: with ``config.momentum.white`` the network's output is K^(1/2) m.
+        """
+        output = self.momentum_net(warped, fixed)
+        return self.smoother.momentum(output) if self.config.momentum.white else output
 
     def vsvf(self, momentum: torch.Tensor, low_map: torch.Tensor, moving: torch.Tensor) -> Step:
         """Refine a map by a momentum and warp the moving image by it: one vSVF unit (Fig. 3).

@@ -119,7 +119,8 @@ class Stage:
         Part of the stage in which the rate rises from 0.
     clip
         The largest norm of the gradient; larger ones are scaled down, and batches whose gradient is
-        not finite are left out. None: no limit, and such a batch ends the training.
+        not finite, or many times as large as usual, are left out. None: no limit, and a gradient
+        that is not finite ends the training.
     average
         Decay of the moving average of the weights, which is what is scored and kept; 0: the
         weights themselves.
@@ -379,7 +380,7 @@ PRESETS = {
     "small": Recipe(
         "small",
         TASKS[0],
-        AVSMConfig(AffineNetConfig(scale=0.5, norm=True), MomentumNetConfig(width=8)),
+        AVSMConfig(AffineNetConfig(scale=0.5, norm=True), MomentumNetConfig(width=8, white=True)),
         affine=Stage(
             phases=(
                 Phase(until=0.45, pairs=4, scale=0.5),

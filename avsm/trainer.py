@@ -27,7 +27,9 @@ from avsm.validate import Score
 
 log = logging.getLogger(__name__)
 Losses = Mapping[str, torch.Tensor]
-UNUSABLE = 20  # batches in a row without a finite gradient, after which a training is given up
+SPIKE = 10.0  # a gradient that is so many times as large as usual says nothing: it is left out
+SETTLED = 100  # batches before what is usual is known
+UNUSABLE = 20  # batches in a row that are left out, after which a training is given up
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class Trainer:
         self.average = [p.detach().clone() for p in self.weights]
         self.optimiser = torch.optim.Adam(self.weights, lr=stage.rate)
         self.epoch, self.step, self.seconds, self.best = 0, 0, 0.0, -1.0
+        self.usual = math.inf  # moving average of the gradient's norm
 
     def run(self, previous: Mapping[str, Any] | None = None) -> list[Row]:
         """Train to the end of the stage; return the history of this stage and of that before.
@@ -174,17 +177,21 @@ class Trainer:
             yield batch, self.stage.rate_at(min(progress, 1.0), self.epoch)
 
     def _clip(self, losses: Losses) -> bool:
-        """Clip the gradient; tell whether it and the loss are finite."""
-        limit = math.inf if self.stage.clip is None else self.stage.clip
-        norm = torch.nn.utils.clip_grad_norm_(self.weights, limit)
-        return bool(torch.isfinite(losses["total"].detach())) and bool(torch.isfinite(norm))
+        """Clip the gradient; tell whether it and the loss are finite, and it is no spike."""
+        limit = self.stage.clip
+        norm = float(torch.nn.utils.clip_grad_norm_(self.weights, limit or math.inf))
+        finite = math.isfinite(norm) and bool(torch.isfinite(losses["total"].detach()))
+        if not finite or (limit and self.step > SETTLED and norm > SPIKE * self.usual):
+            return False
+        self.usual = norm if math.isinf(self.usual) else 0.98 * self.usual + 0.02 * norm
+        return True
 
     def _give_up(self, losses: Losses) -> None:
         values = {name: float(loss.detach()) for name, loss in losses.items()}
         raise UserError(
             f"{self.task.name} epoch {self.epoch + 1}, step {self.step + 1}: expected a finite "
-            f"loss and gradient, found {values}; start anew, with a rate of less than "
-            f"{self.stage.rate:g}"
+            f"loss and a gradient of usual size, found {values}; start anew, with a rate of less "
+            f"than {self.stage.rate:g}"
         )
 
     @torch.no_grad()
@@ -250,6 +257,7 @@ class Trainer:
             "average": self.average,
             "optimiser": self.optimiser.state_dict(),
             "best": self.best,
+            "usual": self.usual,
         }
         save_checkpoint(self.folder / LAST, content | state | dict(self.task.kept))
         write_history(self.report, self.before + self.rows)
@@ -258,7 +266,7 @@ class Trainer:
         self._load(previous["own_weights"])
         self.average = [value.to(self.device) for value in previous["average"]]
         self.optimiser.load_state_dict(previous["optimiser"])
-        for name in ("epoch", "step", "seconds", "best", "rows"):
+        for name in ("epoch", "step", "seconds", "best", "usual", "rows"):
             setattr(self, name, previous[name])
         log.info("%s: go on after epoch %d", self.task.name, self.epoch)
 

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 import torch
 
 from avsm.checkpoint import LAST, TrainedModel, load_checkpoint, load_model
-from avsm.device import find_device
+from avsm.device import find_device, precision_name
 from avsm.errors import UserError
 from avsm.images import canonical, to_grid
 from avsm.register import physical_displacement, register, warp_image
@@ -84,7 +84,8 @@ def register_with_networks(
         fixed, moving, prepared.model, affine_steps, steps, refine,
         normalised=True, device=str(prepared.device),
     )  # fmt: skip
-    return Registration(displacement, warped, device_name(prepared.device))
+    precision = precision_name(prepared.device, prepared.model.model.config.precision)
+    return Registration(displacement, warped, device_name(prepared.device), precision)
 
 
 def tensors(

@@ -32,7 +32,7 @@ from avsm.affine import Affine
 from avsm.checkpoint import FORMAT, TrainedModel, load_checkpoint, load_model
 from avsm.checks import check_same_shape, check_volume
 from avsm.convolution import Conv3d
-from avsm.device import autocast, find_device
+from avsm.device import autocast, find_device, precision_name
 from avsm.errors import UserError
 from avsm.images import ORIENTATION, canonical, to_grid
 from avsm.maps import half_shape, identity_map, resize, spacing, warp
@@ -269,7 +269,9 @@ def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Conte
     with torch.inference_mode():
         result = model(*tensors)
     displacement = physical_displacement(result.map.cpu(), fixed, moving)
-    return Registration(displacement, _own_image(result.warped, fixed), device_name(device))
+    warped = _own_image(result.warped, fixed)
+    precision = precision_name(device, model.precision)
+    return Registration(displacement, warped, device_name(device), precision)
 
 
 def _own_image(warped: torch.Tensor, fixed: sitk.Image) -> sitk.Image:

@@ -28,11 +28,13 @@ class Registration:
     warped : the moving image on the fixed grid as the *method itself* warps it; tests compare it
         with the image warped through `displacement`. Never scored.
     device : name of the accelerator that did the work; empty: the processor.
+    precision : of the networks that did it, such as `bfloat16`; empty: none, or not known.
     """
 
     displacement: sitk.Image
     warped: sitk.Image
     device: str = ""
+    precision: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Outcome:
     reason: str = ""
     seconds: float | None = None
     device: str = ""
+    precision: str = ""
 
 
 def register_pair(
@@ -96,7 +99,8 @@ def register_pair(
     displacement = check_result(result, fixed, where=f"{pair[1]}__{pair[2]}")
     if not np.isfinite(sitk.GetArrayViewFromImage(displacement)).all():
         return Outcome(*pair, "failed", "displacement has values that are not finite"), None
-    return Outcome(*pair, seconds=seconds, device=result.device), displacement
+    where = {"device": result.device, "precision": result.precision}
+    return Outcome(*pair, seconds=seconds, **where), displacement
 
 
 def check_result(result: object, fixed: sitk.Image, where: str) -> sitk.Image:

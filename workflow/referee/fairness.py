@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from workflow.provenance import distribution
-from workflow.referee.notes import changed_parameters, training_text
+from workflow.referee.notes import changed_parameters, timed_on, training_text
 
 NOT_STATED = "not stated"
 BY_VALIDATION = "validation patients' choose the weights"
@@ -33,7 +33,7 @@ def fairness_card(
     rows = []
     for method in methods:
         own = [record for record in records if record["method"] == method["id"]]
-        devices = {e["device"] or r["processor"] for r in own for e in r["registrations"]}
+        devices = {timed_on(e, r) for r in own for e in r["registrations"]}
         threads = {str(record["threads"]) for record in own}
         row = _row(method, own, [labels[name] for name in method["networks"]])
         learned = f"{NO_LABELS}; {BY_VALIDATION}"

@@ -78,12 +78,20 @@ def _training_note(trainings: Sequence[dict]) -> list[str]:
 
 
 def training_text(training: dict) -> str:
-    """Say of one training for which pairs, how long and on what it was."""
-    threads = training["threads"]
+    """Say of one training for which pairs, from what, how long and on what it was."""
+    threads, start = training["threads"], training.get("start")
+    before = ""
+    if start:
+        before = (
+            f"from models/{start['file']} ({start['steps']:,} steps, "
+            f"{_duration(start['seconds'])} on phantom people), then "
+        )
+    people = " on phantom people" if training.get("phantoms") else ""
+    precision = training.get("precision")
     return (
-        f"{labelled(training)}: {training['steps']:,} steps, "
+        f"{labelled(training)}: {before}{training['steps']:,} steps{people}, "
         f"{_duration(training['seconds'])} on {training['device'] or training['processor']}, "
-        f"{threads} thread{'' if threads == 1 else 's'}"
+        f"{threads} thread{'' if threads == 1 else 's'}{', ' + precision if precision else ''}"
     )
 
 
@@ -91,6 +99,12 @@ def labelled(training: dict) -> str:
     """Return the label of a training with the pairs that it is for."""
     pairs = "both tasks" if training["pairs"] == "both" else f"{training['pairs']} pairs"
     return f"{training['label']}, {pairs}"
+
+
+def timed_on(registration: dict, record: dict) -> str:
+    """Return where a registration of a shard's record was timed, and in which precision."""
+    device, precision = registration["device"] or record["processor"], registration.get("precision")
+    return f"{device}, {precision}" if precision else device
 
 
 def _duration(seconds: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from workflow.config import TASKS
+from workflow.referee.notes import timed_on
 from workflow.referee.render import MISSING, number
 from workflow.referee.tidy import pair_values
 
@@ -59,11 +60,7 @@ def _of_task(pairs: pd.DataFrame) -> dict[str, float]:
 
 def _circumstances(records: Sequence[dict]) -> dict[str, str]:
     """Return where a method was timed; several devices or thread counts are all named."""
-    devices = {
-        entry["device"] or record["processor"]
-        for record in records
-        for entry in record["registrations"]
-    }
+    devices = {timed_on(entry, record) for record in records for entry in record["registrations"]}
     threads = {str(record["threads"]) for record in records}
     return {"device": ", ".join(sorted(devices)), "threads": ", ".join(sorted(threads))}
 
