@@ -112,29 +112,37 @@ class AffineNet(nn.Module):
             raise ValueError(f"steps: expected at least 1, found {steps}")
         further = min(1.0, self.config.scale / scale)
         fixed, moving = (downsample(image, further) for image in (fixed, moving))
+        grid = last_grid(fixed.shape[2:])
+        halvings = halvings_at(fixed.shape[2:], grid)
+        seen = self._see(fixed, halvings)  # once for all steps
         affine, result = start or identity_affine(fixed.shape[0], fixed), []
         for step in range(steps):
             still = step == 0 and start is None  # A_(0) = I, b_(0) = 0
             warped = moving if still else warp(moving, affine.map(moving.shape[2:]))
-            affine = compose_affine(affine_from_residual(self._residual(warped, fixed)), affine)
-            result.append(affine)  # Eq. 1
+            x = self._compare(self._see(warped, halvings), seen, halvings)
+            # Half precision would round the parameters to some tenths of a voxel.
+            x = average_to(x.float(), grid).flatten(1)
+            residual = self.last(F.relu(self.hidden(x)))
+            affine = compose_affine(affine_from_residual(residual), affine)  # Eq. 1
+            result.append(affine)
         return tuple(result)
 
-    def _residual(self, warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
-        """Predict the step's residual from the identity, ``(B, 12)``."""
-        grid = last_grid(fixed.shape[2:])
-        halvings = halvings_at(fixed.shape[2:], grid)
+    def _see(self, image: torch.Tensor, halvings: Sequence[str | None]) -> torch.Tensor:
+        """Take the first features of an image; both images share the layer."""
+        with autocast(image.device, self.precision):
+            return self._act(self.first(2 * image - 1), pools=halvings[0] == "pool")
+
+    def _compare(
+        self, warped: torch.Tensor, fixed: torch.Tensor, halvings: Sequence[str | None]
+    ) -> torch.Tensor:
+        """Take the joint features of both images' first ones, of less and less resolution."""
         with autocast(fixed.device, self.precision):
-            pools = halvings[0] == "pool"
-            x = torch.cat([self._act(self.first(2 * i - 1), pools) for i in (warped, fixed)], dim=1)
-            for conv, halving, following in zip(
-                self.trunk, halvings, [*halvings[1:], None], strict=True
-            ):
+            x = torch.cat([warped, fixed], dim=1)
+            following = [*halvings[1:], None]
+            for conv, halving, after in zip(self.trunk, halvings, following, strict=True):
                 x = conv(x, stride=2 if halving == "stride" else 1)
-                x = self._act(x, pools=following == "pool")
-        # Half precision would round the parameters to some tenths of a voxel.
-        x = average_to(x.float(), grid).flatten(1)
-        return self.last(F.relu(self.hidden(x)))
+                x = self._act(x, pools=after == "pool")
+        return x
 
     def _act(self, x: torch.Tensor, pools: bool) -> torch.Tensor:
         """Pool, where the next convolution is to see less, then activate, which is cheaper so."""

@@ -383,8 +383,9 @@ PRESETS = {
         AVSMConfig(AffineNetConfig(scale=0.5, norm=True), MomentumNetConfig(width=8, white=True)),
         affine=Stage(
             phases=(
-                Phase(until=0.45, pairs=4, scale=0.5),
-                Phase(until=0.8, steps=2, pairs=4, scale=0.5),
+                Phase(until=0.15, pairs=4, scale=0.5),
+                Phase(until=0.5, steps=2, pairs=4, scale=0.5),
+                Phase(until=0.8, steps=3, pairs=4, scale=0.5),
                 Phase(steps=TASK_STEPS, pairs=4, scale=0.5),
             ),
             epochs=24, batches=50, rate=1.5e-3, schedule="cosine", warmup=0.02, clip=1.0,
