@@ -44,7 +44,7 @@ TRAIN_END = """\
 presets
   paper   section 3 of the paper: 200 epochs of 400 pairs a network; for a GPU
   small   for a processor: about --minutes 10 to 30 a network on two cores; narrower networks,
-          random poses, shapes and contrasts, a start with known affine maps
+          images of half the resolution first, a moving average of the weights
 
 examples
   python -m avsm train scans.csv --out model --preset small --task longitudinal --minutes 20

@@ -124,6 +124,9 @@ class Stage:
     average
         Decay of the moving average of the weights, which is what is scored and kept; 0: the
         weights themselves.
+    more_epochs, more_batches, more_rate
+        What takes the place of ``epochs``, ``batches`` and ``rate`` where training goes on from the
+        weights of a model that was trained long, in the last phase alone.
     """
 
     phases: tuple[Phase, ...] = (Phase(),)
@@ -136,6 +139,19 @@ class Stage:
     warmup: float = 0.0
     clip: float | None = None
     average: float = 0.0
+    more_epochs: int = 2
+    more_batches: int = 30
+    more_rate: float = 2e-4
+
+    def continued(self) -> Stage:
+        """Give the stage with which training goes on from weights that were trained long."""
+        return dataclasses.replace(
+            self,
+            phases=self.phases[-1:],
+            epochs=self.more_epochs,
+            batches=self.more_batches,
+            rate=self.more_rate,
+        )
 
     def phase_at(self, progress: float) -> Phase:
         """Give the phase at a part of the stage in [0, 1)."""
@@ -264,6 +280,11 @@ class Recipe:
             inner[path[-1]] = value
         return Recipe.from_dict(plain)
 
+    def continued(self) -> Recipe:
+        """Give the recipe with which training goes on from weights that were trained long."""
+        stages = {"affine": self.affine.continued(), "momentum": self.momentum.continued()}
+        return dataclasses.replace(self, **stages)
+
     def to_dict(self) -> dict[str, Any]:
         """Give the recipe as JSON has it."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
@@ -339,7 +360,7 @@ def _check_stage(name: str, stage: Stage) -> None:
     ends = [phase.until for phase in stage.phases]
     if not ends or ends != sorted(ends) or ends[0] <= 0 or ends[-1] != 1:
         raise UserError(f"{name}.phases: expected 'until' to rise to 1, found {ends}")
-    for key in ("epochs", "batches", "rate"):
+    for key in ("epochs", "batches", "rate", "more_epochs", "more_batches", "more_rate"):
         if not getattr(stage, key) > 0:
             raise UserError(f"{name}.{key}: expected more than 0, found {getattr(stage, key)}")
     if stage.max_minutes is not None and not stage.max_minutes > 0:
@@ -348,18 +369,7 @@ def _check_stage(name: str, stage: Stage) -> None:
         raise UserError(f"{name}.average: expected from 0 to below 1, found {stage.average}")
     for phase in stage.phases:
         if not 0 < phase.scale <= 1 or phase.pairs < 1 or phase.steps < 0:
-            raise UserError(f"{name}.phases: expected scales in (0, 1] and pairs, found {phase}")
-
-
-def continued(recipe: Recipe) -> Recipe:
-    """Give the recipe for training on from weights that were trained long: short and gentle."""
-    affine = dataclasses.replace(
-        recipe.affine, phases=recipe.affine.phases[-1:], epochs=2, batches=10, rate=2e-4
-    )
-    momentum = dataclasses.replace(
-        recipe.momentum, phases=recipe.momentum.phases[-1:], epochs=2, batches=30, rate=2e-4
-    )
-    return dataclasses.replace(recipe, affine=affine, momentum=momentum)
+            raise UserError(f"{name}.phases: expected scale in (0, 1] and pairs, found {phase}")
 
 
 AFFINE_STEPS = {"longitudinal": 3, "cross-subject": 5, "both": 5}  # multi-step training (section 3)
@@ -390,11 +400,12 @@ PRESETS = {
             ),
             epochs=24, batches=50, rate=1.5e-3, schedule="cosine", warmup=0.02, clip=1.0,
             average=0.99,
+            more_batches=10,
         ),
         momentum=Stage(
             phases=(
-                Phase(until=0.5, scale=0.5),
-                Phase(until=0.75, steps=2, scale=0.5),
+                Phase(until=0.4, scale=0.5),
+                Phase(until=0.7, steps=2, scale=0.5),
                 Phase(steps=2),
             ),
             epochs=24, batches=50, rate=3e-3, schedule="cosine", warmup=0.02, clip=1.0,

@@ -172,12 +172,15 @@ def _task(
         drawn, generator = batch
         return losses_of(model, source.pairs(drawn, device), recipe, phase, epoch, generator)
 
+    def find_map(fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
+        return model(fixed, moving, steps=0 if name == "affine" else None).map
+
     return Task(
         name,
         net,
         draw,
         losses,
-        score=lambda: validation.score(model, 0 if name == "affine" else None),
+        score=lambda: validation.score(find_map),
         describe=lambda: (
             describe_model(model, source.shape, trained) | {"recipe": recipe.to_dict()}
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,9 +12,10 @@ from avsm.data import ImageStore, label_values, read_labels
 from avsm.errors import UserError
 from avsm.manifest import Scan
 from avsm.maps import jacobian_determinant, warp
-from avsm.model import AVSM
 from avsm.pairs import validation_pairs
 from avsm.settings import Recipe
+
+FindMap = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Score(NamedTuple):
@@ -50,37 +51,31 @@ def dice(fixed: torch.Tensor, warped: torch.Tensor, values: Sequence[int]) -> fl
 
 @torch.inference_mode()
 def validate(
-    model: AVSM,
+    find_map: FindMap,
     images: Sequence[tuple[torch.Tensor, torch.Tensor]],
     labels: Sequence[tuple[torch.Tensor, torch.Tensor]],
     values: Sequence[int],
-    steps: int | None = None,
 ) -> Score:
     """Register pairs and compare the fixed label map with the warped moving one.
 
     Parameters
     ----------
-    model
-        The networks.
+    find_map
+        Gives the map ``(1, 3, D, H, W)`` of a fixed and a moving image.
     images
-        Fixed and moving images of each pair, ``(1, 1, D, H, W)`` on the model's device.
+        Fixed and moving images of each pair, ``(1, 1, D, H, W)``.
     labels
         Their label maps, ``(D, H, W)``, warped by nearest neighbour.
     values
         The structures.
-    steps
-        vSVF steps; 0 scores the affine map, None takes the model's.
     """
-    was_training = model.training
-    model.eval()
     scores, folds = [], []
     for (fixed, moving), (fixed_label, moving_label) in zip(images, labels, strict=True):
-        phi = model(fixed, moving, steps=steps).map
+        phi = find_map(fixed, moving)
         moved = moving_label.to(fixed.device).float()[None, None]
         warped = warp(moved, phi, interpolation="nearest")[0, 0]
         scores.append(dice(fixed_label.to(fixed.device), warped, values))
         folds.append(float((jacobian_determinant(phi) < 0).float().mean()))
-    model.train(was_training)
     return Score(float(torch.tensor(scores).nanmean()), 100 * sum(folds) / len(folds))
 
 
@@ -124,10 +119,10 @@ class Validation:
         self.labels = [(labels[fixed], labels[moving]) for fixed, moving in self.pairs]
         self.store, self.device = store, device
 
-    def score(self, model: AVSM, steps: int | None) -> Score:
-        """Score a model; with 0 steps its affine network alone."""
+    def score(self, find_map: FindMap) -> Score:
+        """Score what finds the map ``(1, 3, D, H, W)`` of a fixed and a moving image."""
         images = [
             tuple(self.store.read([index]).to(self.device).float() for index in pair)
             for pair in self.pairs
         ]
-        return validate(model, images, self.labels, self.values, steps)
+        return validate(find_map, images, self.labels, self.values)

@@ -20,7 +20,7 @@ class Item(NamedTuple):
     """Something that a run does many times.
 
     what : its label.
-    kind : what is counted: directed pairs, or optimiser steps.
+    kind : what is counted: directed pairs, or pairs that are trained on at full resolution.
     count : how many of them.
     jobs : in how many jobs.
     cost : core-seconds of one per million voxels; None: unknown.

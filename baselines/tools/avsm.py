@@ -16,7 +16,7 @@ from avsm.device import find_device, precision_name
 from avsm.errors import UserError
 from avsm.images import canonical, to_grid
 from avsm.register import physical_displacement, register, warp_image
-from avsm.settings import continued, recipe_preset
+from avsm.settings import recipe_preset
 from avsm.train import train
 from workflow.contract.registration import Context, Registration
 from workflow.contract.training import Trained, Training
@@ -37,8 +37,8 @@ def train_stage(
     torch.set_num_threads(context.threads)
     try:
         recipe = recipe_preset(params["preset"], context.task)
-        recipe = continued(recipe) if context.start else recipe
         recipe = recipe.change({"seed": context.seed} | params["settings"])
+        recipe = recipe.continued() if context.start else recipe
         device = find_device(params["device"])
     except UserError as error:
         raise ConfigError(f"network_params.{stage}: {error}") from error

@@ -223,6 +223,7 @@ def describe(model: VoxelMorph, shape: Sequence[int], params: Mapping[str, Any])
         "shape": list(shape),
         "params": dict(params),
         "affine": model.affine_net is not None,
+        "precision": model.precision,
         "weights": model.net.state_dict(),
     }
 
@@ -242,7 +243,7 @@ def load(path: Path, affine: TrainedModel | None = None) -> Loaded:
     if content["affine"] != (affine is not None):
         was, found = ("with", "none") if content["affine"] else ("without", "one")
         raise UserError(f"{path}: trained {was} an affine network in front, but found {found}")
-    model = build(content["params"], affine)
+    model = build(content["params"], affine, content["precision"])
     model.net.load_state_dict(content["weights"])
     depth, height, width = content["shape"]
     return Loaded(model.eval(), (depth, height, width))

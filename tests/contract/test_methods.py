@@ -26,8 +26,8 @@ SHIFT_MM = np.array([2.5, -2.0, 3.0])
 FEW_ITERATIONS = {int: 40, list: [40, 30, 20, 5]}
 # Of the trainings on the very pair: the affine network learns it, the others hardly begin.
 FEW_STEPS = {
-    "affine.epochs": 1, "affine.batches": 60, "momentum.epochs": 1, "momentum.batches": 4,
-    "alignment": 60, "validation_pairs": 2, "precision": "float32",
+    "affine.epochs": 2, "affine.batches": 30, "momentum.epochs": 1, "momentum.batches": 4,
+    "validation_pairs": 2, "model.precision": "float32",
 }  # fmt: skip
 HARDLY_TRAINED = ("voxelmorph",)  # has no affine network in front, so it brings nothing together
 # Tools sample in float32 or store rounded matrices, and may treat the outermost voxels differently.

@@ -15,7 +15,10 @@ rule plan:
             asdict(method) | {"pairs": 2 * len(RUN.couples), "jobs": len(RUN.shards[name])}
             for name, method in RUN.methods.items()
         ],
-        networks=[asdict(RUN.networks[name]) | {"pairs": pairs} for name, pairs in RUN.trainings],
+        networks=[
+            asdict(RUN.networks[name]) | {"pairs": pairs, "start": RUN.published(name)}
+            for name, pairs in RUN.trainings
+        ],
         scans={"images": len(RUN.used), "labels": len({*RUN.tested, *RUN.validated})},
         size=config["preprocessing"]["size"],
         # Asked for by this job alone: where no cores are given, as with --unlock, it is an error.

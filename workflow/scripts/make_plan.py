@@ -15,15 +15,15 @@ def method_item(method: dict) -> Item:
 
 
 def network_item(network: dict) -> Item:
-    """Return what a training costs; its cost is that of a step, by preset."""
+    """Return what a training costs; its cost is that of a whole pair, by preset."""
     params, cost = network["params"], network["cost"]
     label = labelled(network)
     gpu = params.get("device", "cpu") != "cpu"
     if not cost:
         return Item(label, "training", 1, 1, None, gpu, False, "")
     recipe = recipe_preset(params["preset"]).change(params["settings"])
-    stage = getattr(recipe, cost["stage"])
-    counts = "steps", stage.epochs * stage.batches, 1
+    stage = getattr(recipe.continued() if network["start"] else recipe, cost["stage"])
+    counts = "training pairs", stage.epochs * stage.batches, 1
     return Item(label, *counts, cost[params["preset"]], gpu, False, "")
 
 

@@ -40,6 +40,7 @@ def fit(manifest: Path, state: Path, params: dict, context: Training) -> Trained
     recipe = recipe_preset(params["preset"], context.task).change(
         {"seed": context.seed} | params["settings"] | {"momentum.rate": params["rate"]}
     )
+    recipe = recipe.continued() if context.start else recipe
     device = find_device(params["device"])
     cohort = read_cohort(manifest, recipe.task, context.couples)
     source = context.source
@@ -51,6 +52,8 @@ def fit(manifest: Path, state: Path, params: dict, context: Training) -> Trained
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model = build(params, affine, recipe.model.precision)
+    if context.start:
+        model.net.load_state_dict(load_checkpoint(context.start)["weights"])
     model.to(device, memory_format=torch.channels_last_3d)
     losses = Losses(params["window"], params["smoothness"])
 
@@ -65,7 +68,7 @@ def fit(manifest: Path, state: Path, params: dict, context: Training) -> Trained
         model.net,
         draw=lambda phase, epoch, generator: (source.draw(phase, epoch, generator), generator),
         losses=batch_losses,
-        score=lambda: validation.score(model, None),
+        score=lambda: validation.score(lambda fixed, moving: model(fixed, moving).map),
         describe=lambda: describe(model, source.shape, params),
         kept={"data": {"scans": digest(cohort)}},
     )

@@ -1,0 +1,161 @@
+"""Training people: tissue fractions, contrasts, who is held when, and that nobody is tested on."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+import yaml
+
+from avsm.augment import keyed_generator
+from avsm.settings import Phase
+from tests.conftest import ROOT
+from workflow.config import check_config
+from workflow.data import dess
+from workflow.data.knees import (
+    Appearance,
+    KneeSource,
+    People,
+    random_appearance,
+    render,
+    usual_appearance,
+)
+from workflow.data.phantom import phantom_label
+from workflow.data.phantom_variation import draw_scan, draw_shape
+from workflow.errors import ConfigError
+from workflow.images import canonical
+
+SIZE = (24, 32, 32)
+FINE = (48, 64, 64)
+
+
+@pytest.fixture(scope="module")
+def label() -> sitk.Image:
+    return canonical(phantom_label(0, 0, "right", FINE, 5))
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> KneeSource:
+    people = People(seed=5, held=3, fresh=1, random=0.5)
+    return KneeSource(people, SIZE, "both", tmp_path_factory.mktemp("people"))
+
+
+def test_fractions_of_a_voxel_are_all_of_it(label: sitk.Image) -> None:
+    maps = dess.tissue_fractions(label, (5, 0, 0), (5, 0), reduction=2)
+    assert maps.shape == (len(dess.TISSUES), 32, 32, 24) and maps.dtype == np.uint8
+    total = maps.astype(int).sum(axis=0)
+    assert abs(total - 255).max() <= 8  # each of 16 is rounded by half a unit at most
+    assert (maps.reshape(16, -1).max(axis=1) > 0).sum() >= 12  # most tissues are in the picture
+
+
+def test_fractions_times_signals_are_the_simulators_image(label: sitk.Image) -> None:
+    """Without texture, bias and noise: what is painted front first is what is painted back first."""
+    maps = dess.tissue_fractions(label, (5, 0, 0), (5, 0))
+    labels, spacing = sitk.GetArrayFromImage(label), label.GetSpacing()[::-1]
+    rng, subject = np.random.default_rng((5, 0, 0)), np.random.default_rng((5, 0))
+    table = dess._contrast(rng)
+    image, texture = dess._soft_image(labels, spacing, table, subject, rng)
+    dess._mix_hard(image, texture, labels, spacing, table)
+    means = np.array([tissue.mean for tissue in table.values()]) / 255
+    # Sixteen fractions, each rounded by half of 1/255, of signals up to 240.
+    np.testing.assert_allclose(
+        np.tensordot(means, maps.astype(float), 1), image, atol=8 * 240 / 255
+    )
+    assert abs(np.tensordot(means, maps.astype(float), 1) - image).mean() < 0.5
+
+
+def test_render_repeats_and_is_normalised(label: sitk.Image) -> None:
+    maps = torch.from_numpy(dess.tissue_fractions(label, (5, 0, 0), (5, 0), reduction=2))
+    for draw in (usual_appearance, random_appearance):
+        one, two, other = (
+            render(maps, draw(keyed_generator(n)), keyed_generator(n, "image")) for n in (1, 1, 2)
+        )
+        assert torch.equal(one, two) and not torch.equal(one, other)
+        assert one.min() == 0 and one.max() == 1
+    # A plain image: two tissues, nothing random, percentiles at their signals.
+    plain = torch.zeros(len(dess.TISSUES), 8, 8, 8, dtype=torch.uint8)
+    plain[0], plain[1, 4:], plain[0, 4:] = 255, 255, 0
+    means = torch.tensor([10.0, 50.0] + [0.0] * 14)
+    look = Appearance(means, torch.zeros(16), noise=0.0, bias=0.0)
+    image = render(plain, look, keyed_generator(3))
+    assert torch.equal(image[:4], torch.zeros(4, 8, 8)) and torch.equal(
+        image[4:], torch.ones(4, 8, 8)
+    )
+
+
+def test_a_source_that_begins_later_draws_the_same(source: KneeSource) -> None:
+    """As a resumed training does; people come and go by the epoch alone."""
+    phase, cpu = Phase(pairs=4, scale=0.5), torch.device("cpu")
+
+    def draw(one: KneeSource, epoch: int) -> torch.Tensor:
+        return source.pairs(one.draw(phase, epoch, keyed_generator(epoch)), cpu).fixed
+
+    course = [draw(source, epoch) for epoch in range(3)]
+    assert sorted({number for number, _ in source.scans}) == [2, 3, 4]
+    later = KneeSource(source.people, SIZE, "both", source.folder)
+    assert torch.equal(draw(later, 2), course[2])
+    assert course[2].shape == (8, 1, 16, 16, 12)
+
+
+def test_pairs_are_of_the_task(source: KneeSource) -> None:
+    for task, same in (
+        ("longitudinal", {True}),
+        ("cross-subject", {False}),
+        ("both", {True, False}),
+    ):
+        own = KneeSource(source.people, SIZE, task, source.folder)
+        pairs = [own._pair(2, keyed_generator(n)) for n in range(40)]
+        assert {fixed[0] == moving[0] for fixed, moving in pairs} == same
+        assert all(fixed != moving for fixed, moving in pairs)
+        assert {number for pair in pairs for number, _ in pair} == {2, 3, 4}
+
+
+def test_images_of_different_contrast_are_judged_in_one(source: KneeSource) -> None:
+    phase, cpu = Phase(), torch.device("cpu")
+    kinds = set()
+    for number in range(40):
+        generator = keyed_generator("judged", number)
+        pairs = source.pairs(source.draw(phase, 0, generator), cpu)
+        differ = pairs.judged_fixed is not pairs.fixed
+        kinds.add(differ)
+        # Both directions: the second half is the first the other way round.
+        assert torch.equal(pairs.fixed[:1], pairs.moving[1:])
+        assert torch.equal(pairs.judged_fixed[1:], pairs.judged_moving[:1])
+        if differ:
+            assert not torch.equal(pairs.fixed, pairs.judged_fixed)
+    assert kinds == {True, False}
+    usual = KneeSource(People(5, 3, 0, random=0.0), SIZE, "both", source.folder)
+    drawn = (usual.draw(phase, 0, keyed_generator(n)) for n in range(10))
+    assert all(p.judged_fixed is p.fixed for p in (usual.pairs(d, cpu) for d in drawn))
+
+
+def test_no_person_of_a_test_was_trained_on() -> None:
+    """People differ where seeds do, and no embedded cohort has a seed of the published training."""
+    published = yaml.safe_load((ROOT / "config/published.yaml").read_text(encoding="utf-8"))
+    seeds = {published["seed"], published["training"]["phantoms"]["seed"]}
+    record = ROOT / "models/models.json"
+    if record.is_file():
+        seeds |= set(json.loads(record.read_text(encoding="utf-8"))["seeds"])
+    own = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))["seed"]
+    for path in (ROOT / "config").glob("*.yaml"):
+        if path.name != "published.yaml":
+            changed = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            assert changed.get("seed", own) not in seeds, path
+    assert own not in seeds
+    trained = {(*draw_shape(seed, n).scale, *draw_scan(seed, n, 0).joint)
+               for seed in seeds for n in range(300)}  # fmt: skip
+    tested = {(*draw_shape(own, n).scale, *draw_scan(own, n, 0).joint) for n in range(100)}
+    assert len(trained) == 300 * len(seeds) and not trained & tested
+
+
+def test_the_cohorts_own_people_are_refused(plain_config: dict) -> None:
+    plain_config["training"]["phantoms"] = {
+        "seed": plain_config["seed"], "people": 3, "fresh": 4, "random_appearance": 0.5,
+    }  # fmt: skip
+    with pytest.raises(ConfigError) as caught:
+        check_config(plain_config)
+    assert "training.phantoms: found 4 fresh of 3 people" in str(caught.value)
+    assert "training.phantoms.seed: found 2019" in str(caught.value)
