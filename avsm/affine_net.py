@@ -121,7 +121,7 @@ class AffineNet(nn.Module):
             warped = moving if still else warp(moving, affine.map(moving.shape[2:]))
             x = self._compare(self._see(warped, halvings), seen, halvings)
             # Half precision would round the parameters to some tenths of a voxel.
-            x = average_to(x.float(), grid).flatten(1)
+            x = average_to(x.to(torch.promote_types(x.dtype, torch.float32)), grid).flatten(1)
             residual = self.last(F.relu(self.hidden(x)))
             affine = compose_affine(affine_from_residual(residual), affine)  # Eq. 1
             result.append(affine)

@@ -102,7 +102,8 @@ def _check_sum(path: Path) -> None:
     sums = path.with_name(SUMS)
     if not sums.is_file():
         return
-    listed = dict(line.split()[::-1] for line in sums.read_text(encoding="utf-8").splitlines())
+    lines = sums.read_text(encoding="utf-8").splitlines()
+    listed = {name: digest for digest, name in (line.split(maxsplit=1) for line in lines if line)}
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if listed.get(path.name, found) != found:
         raise UserError(

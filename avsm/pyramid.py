@@ -80,7 +80,7 @@ def downsample(image: torch.Tensor, scale: float) -> torch.Tensor:
 
 
 def average_to(image: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Average ``(B, C, D, H, W)`` over equal blocks, which may cut voxels, or repeat voxels.
+    """Average ``(B, C, D, H, W)`` over equal blocks, which may cut voxels; interpolate to more.
 
     PyTorch's adaptive pooling lets blocks overlap where sides do not divide, and is not there on
     every device.

@@ -126,7 +126,8 @@ class Stage:
         weights themselves.
     more_epochs, more_batches, more_rate
         What takes the place of ``epochs``, ``batches`` and ``rate`` where training goes on from the
-        weights of a model that was trained long, in the last phase alone.
+        weights of a model that was trained long, in the last phase alone. No more epochs: the
+        weights stay.
     """
 
     phases: tuple[Phase, ...] = (Phase(),)
@@ -306,11 +307,9 @@ def recipe_preset(name: str, task: str = "cross-subject") -> Recipe:
     """Give the preset ``paper`` or ``small`` for a task, see ``pairs.TASKS``."""
     choose("task", task, TASKS)
     base = PRESETS[choose("preset", name, PRESETS)]
-    phases = tuple(
-        dataclasses.replace(phase, steps=phase.steps or AFFINE_STEPS[task])
-        for phase in base.affine.phases
-    )
-    affine = dataclasses.replace(base.affine, phases=phases)
+    *phases, last = base.affine.phases
+    last = dataclasses.replace(last, steps=AFFINE_STEPS[task])
+    affine = dataclasses.replace(base.affine, phases=(*phases, last))
     return dataclasses.replace(base, task=task, affine=affine)
 
 
@@ -360,20 +359,25 @@ def _check_stage(name: str, stage: Stage) -> None:
     ends = [phase.until for phase in stage.phases]
     if not ends or ends != sorted(ends) or ends[0] <= 0 or ends[-1] != 1:
         raise UserError(f"{name}.phases: expected 'until' to rise to 1, found {ends}")
-    for key in ("epochs", "batches", "rate", "more_epochs", "more_batches", "more_rate"):
-        if not getattr(stage, key) > 0:
-            raise UserError(f"{name}.{key}: expected more than 0, found {getattr(stage, key)}")
-    if stage.max_minutes is not None and not stage.max_minutes > 0:
-        raise UserError(f"{name}.max_minutes: expected more than 0, found {stage.max_minutes}")
+    for key in ("batches", "rate", "more_batches", "more_rate", "max_minutes", "clip"):
+        value = getattr(stage, key)
+        if value is not None and not value > 0:
+            raise UserError(f"{name}.{key}: expected more than 0, found {value}")
+    for key in ("epochs", "more_epochs"):
+        if getattr(stage, key) < 0:
+            raise UserError(f"{name}.{key}: expected at least 0, found {getattr(stage, key)}")
     if not 0 <= stage.average < 1:
         raise UserError(f"{name}.average: expected from 0 to below 1, found {stage.average}")
     for phase in stage.phases:
-        if not 0 < phase.scale <= 1 or phase.pairs < 1 or phase.steps < 0:
-            raise UserError(f"{name}.phases: expected scale in (0, 1] and pairs, found {phase}")
+        if not 0 < phase.scale <= 1 or min(phase.pairs, phase.steps) < 1:
+            raise UserError(
+                f"{name}.phases: expected pairs and steps of at least 1 and a scale in (0, 1], "
+                f"found {phase}"
+            )
 
 
-AFFINE_STEPS = {"longitudinal": 3, "cross-subject": 5, "both": 5}  # multi-step training (section 3)
-TASK_STEPS = 0  # stands for these in a preset
+# Affine steps of the last phase: multi-step training (section 3).
+AFFINE_STEPS = {"longitudinal": 3, "cross-subject": 5, "both": 5}
 
 PRESETS = {
     # Training of one affine step first, then of several from its weights (section 3). The paper
@@ -382,7 +386,7 @@ PRESETS = {
         "paper",
         TASKS[0],
         AVSMConfig(),
-        affine=Stage(phases=(Phase(until=0.5), Phase(steps=TASK_STEPS))),
+        affine=Stage(phases=(Phase(until=0.5), Phase(steps=5))),
         momentum=Stage(phases=(Phase(steps=2),)),
     ),
     # Deviation: for a processor. Both networks learn on images of half the resolution first, where
@@ -396,7 +400,7 @@ PRESETS = {
                 Phase(until=0.15, pairs=4, scale=0.5),
                 Phase(until=0.5, steps=2, pairs=4, scale=0.5),
                 Phase(until=0.8, steps=3, pairs=4, scale=0.5),
-                Phase(steps=TASK_STEPS, pairs=4, scale=0.5),
+                Phase(steps=5, pairs=4, scale=0.5),
             ),
             epochs=24, batches=50, rate=1.5e-3, schedule="cosine", warmup=0.02, clip=1.0,
             average=0.99,

@@ -37,7 +37,8 @@ from avsm.trainer import Task, Trainer
 from avsm.validate import Validation
 
 log = logging.getLogger(__name__)
-MAY_CHANGE = ("epochs", "max_minutes")  # settings that a resumed run may change
+# Settings that a resumed run may change.
+MAY_CHANGE = ("epochs", "max_minutes", "more_epochs", "more_batches", "more_rate")
 Named = dict[str, torch.Tensor]
 
 

@@ -28,7 +28,7 @@ from avsm.validate import Score
 log = logging.getLogger(__name__)
 Losses = Mapping[str, torch.Tensor]
 SPIKE = 10.0  # a gradient that is so many times as large as usual says nothing: it is left out
-SETTLED = 100  # batches before what is usual is known
+SETTLED = 100  # batches of a phase before what is usual is known
 UNUSABLE = 20  # batches in a row that are left out, after which a training is given up
 
 
@@ -110,7 +110,7 @@ class Trainer:
         self.average = [p.detach().clone() for p in self.weights]
         self.optimiser = torch.optim.Adam(self.weights, lr=stage.rate)
         self.epoch, self.step, self.seconds, self.best = 0, 0, 0.0, -1.0
-        self.usual = math.inf  # moving average of the gradient's norm
+        self.usual = {"until": 0.0, "norm": 0.0, "batches": 0}  # gradients of the phase so far
 
     def run(self, previous: Mapping[str, Any] | None = None) -> list[Row]:
         """Train to the end of the stage; return the history of this stage and of that before.
@@ -125,17 +125,18 @@ class Trainer:
         self.started = time.monotonic() - self.seconds
         if previous is None:
             self._close_epoch({}, 0)  # before training: a start may be better than all that follows
-        while self._progress() < 1:
-            phase = self.stage.phase_at(self._progress())
+        unusable = 0
+        while self.stage.epochs and (progress := self._progress()) < 1:
+            phase = self.stage.phase_at(progress)
             sums: dict[str, float] = {}
-            done = unusable = 0
+            done = 0
             for batch, rate in self._batches(phase):
                 for group in self.optimiser.param_groups:
                     group["lr"] = rate
                 self.optimiser.zero_grad(set_to_none=True)
                 losses = self.task.losses(batch, phase, self.epoch)
                 losses["total"].backward()
-                usable = self._clip(losses)
+                usable = self._clip(losses, phase)
                 unusable = 0 if usable else unusable + 1
                 if unusable > (UNUSABLE if self.stage.clip else 0):
                     self._give_up(losses)
@@ -176,14 +177,18 @@ class Trainer:
                 return
             yield batch, self.stage.rate_at(min(progress, 1.0), self.epoch)
 
-    def _clip(self, losses: Losses) -> bool:
+    def _clip(self, losses: Losses, phase: Phase) -> bool:
         """Clip the gradient; tell whether it and the loss are finite, and it is no spike."""
-        limit = self.stage.clip
+        limit, usual = self.stage.clip, self.usual
+        if usual["until"] != phase.until:
+            usual |= {"until": phase.until, "norm": 0.0, "batches": 0}
         norm = float(torch.nn.utils.clip_grad_norm_(self.weights, limit or math.inf))
         finite = math.isfinite(norm) and bool(torch.isfinite(losses["total"].detach()))
-        if not finite or (limit and self.step > SETTLED and norm > SPIKE * self.usual):
+        settled = limit is not None and usual["batches"] >= SETTLED
+        if not finite or (settled and norm > SPIKE * usual["norm"]):
             return False
-        self.usual = norm if math.isinf(self.usual) else 0.98 * self.usual + 0.02 * norm
+        usual["batches"] += 1
+        usual["norm"] += (norm - usual["norm"]) / min(usual["batches"], SETTLED)
         return True
 
     def _give_up(self, losses: Losses) -> None:
@@ -204,10 +209,11 @@ class Trainer:
     @contextmanager
     def _averaged(self) -> Iterator[None]:
         """Put the averaged weights into the network, and the others back."""
-        with torch.no_grad():
-            own = [weight.clone() for weight in self.weights]
-            self._load(self.average)
+        own = [weight.detach().clone() for weight in self.weights]
+        self._load(self.average)
+        try:
             yield
+        finally:
             self._load(own)
 
     @torch.no_grad()
@@ -238,7 +244,7 @@ class Trainer:
             }
         )
         self.seconds = now
-        progress = min(self._progress(), 1.0)
+        progress = min(self._progress(), 1.0) if self.stage.epochs else 1.0
         left = now * (1 - progress) / progress if progress else math.nan
         log.info(describe_row(self.rows[-1], self.best, left))
         content |= {

@@ -4,8 +4,8 @@
     python -m benchmarks.speed --shape 80 192 192
 
 Images are random. Registration takes 7 affine and 3 vSVF steps. A training step is one batch of a
-phase of the preset's recipe: its images changed at random, both directions, forward, backward and
-Adam. Each row is measured in a process of its own, whose peak memory is all that it took.
+phase of the preset's recipe: images drawn, both directions, forward, backward and Adam. Each row is
+measured in a process of its own, whose peak memory is all that it took.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from avsm.data import ImageStore
-from avsm.device import autocast, peak_memory_mb
+from avsm.augment import keyed_generator
+from avsm.data import ImageStore, ScanSource
+from avsm.device import peak_memory_mb
 from avsm.manifest import Scan
 from avsm.model import AVSM
-from avsm.objectives import Setup, batch_losses, draw_pairs
 from avsm.pairs import PairSampler
-from avsm.presets import PRESETS, recipe_preset
-from avsm.recipe import Recipe
+from avsm.settings import PRESETS, Recipe, recipe_preset
+from avsm.train import affine_stage, momentum_stage, new_model
 from benchmarks.solvers import seconds
 
 CPU = torch.device("cpu")
@@ -47,15 +47,14 @@ def rows_of(recipe: Recipe) -> dict[str, tuple[str, int] | None]:
     rows: dict[str, tuple[str, int] | None] = {"registration": None}
     for stage, title in STAGES.items():
         for index, phase in enumerate(getattr(recipe, stage).phases):
-            size = "" if phase.reduction == 1 else f", images 1/{phase.reduction}"
-            start = ", known maps" if phase.known else ""
-            name = f"{title}: {phase.pairs} pair(s), {phase.steps} step(s){size}{start}"
+            size = "" if phase.scale == 1 else f", images at {phase.scale:g}"
+            name = f"{title}: {phase.pairs} pair(s), {phase.steps} step(s){size}"
             rows[name] = (stage, index)
     return rows
 
 
-def random_setup(recipe: Recipe, shape: tuple[int, int, int], folder: Path) -> Setup:
-    """Make networks, and four random images to train on."""
+def random_source(recipe: Recipe, shape: tuple[int, int, int], folder: Path) -> ScanSource:
+    """Make four random images to train on."""
     rng = np.random.default_rng(0)
     scans = []
     for number in range(4):
@@ -64,36 +63,38 @@ def random_setup(recipe: Recipe, shape: tuple[int, int, int], folder: Path) -> S
         path = folder / f"{number}.nii"
         sitk.WriteImage(image, str(path))
         scans.append(Scan(str(number), path, None, "train"))
-    model = AVSM(recipe.model).to(memory_format=torch.channels_last_3d)
-    torch.nn.init.normal_(model.momentum_net.last[-1].weight, std=0.01)
-    return Setup(recipe, model, ImageStore(scans, folder), PairSampler(scans, recipe.task), CPU)
+    sampler = PairSampler(scans, recipe.task)
+    return ScanSource(ImageStore(scans, folder), sampler, recipe.augmentation)
 
 
-def training_step(setup: Setup, stage: str, index: int) -> Callable[[], None]:
+def training_step(
+    recipe: Recipe, model: AVSM, source: ScanSource, stage: str, index: int
+) -> Callable[[], None]:
     """Make a step of a phase of a stage."""
-    net = setup.model.affine_net if stage == "affine" else setup.model.momentum_net
-    setup.model.requires_grad_(False)
+    net = model.affine_net if stage == "affine" else model.momentum_net
+    losses_of = affine_stage if stage == "affine" else momentum_stage
+    model.requires_grad_(False)
     net.requires_grad_(True)
     optimiser = torch.optim.Adam(net.parameters(), lr=1e-6)
-    phase = getattr(setup.recipe, stage).phases[index]
-    generator = torch.Generator().manual_seed(0)
+    phase = getattr(recipe, stage).phases[index]
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
-        batch = draw_pairs(setup, stage, phase, 0, generator)
-        batch_losses(setup, stage, batch)["total"].backward()
+        generator = keyed_generator(0)
+        pairs = source.pairs(source.draw(phase, 0, generator), CPU)
+        losses_of(model, pairs, recipe, phase, 0, generator)["total"].backward()
         optimiser.step()
 
     return step
 
 
-def registration(setup: Setup, shape: tuple[int, int, int]) -> Callable[[], None]:
+def registration(model: AVSM, shape: tuple[int, int, int]) -> Callable[[], None]:
     """Make a registration of two images."""
     fixed, moving = torch.rand(2, 1, 1, *shape)
 
     def register() -> None:
-        with torch.inference_mode(), autocast(CPU, setup.recipe.precision):
-            setup.model(fixed, moving, affine_steps=7, steps=3)
+        with torch.inference_mode():
+            model(fixed, moving, affine_steps=7, steps=3)
 
     return register
 
@@ -102,12 +103,16 @@ def measure(preset: str, name: str, arguments: argparse.Namespace) -> dict[str, 
     """Measure one row in this process."""
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    recipe = recipe_preset(preset).change({"precision": arguments.precision})
-    shape = tuple(arguments.shape)
+    recipe = recipe_preset(preset).change({"model.precision": arguments.precision})
+    row, shape = rows_of(recipe)[name], tuple(arguments.shape)
+    model = new_model(recipe).to(memory_format=torch.channels_last_3d)
+    torch.nn.init.normal_(model.momentum_net.last[-1].weight, std=0.01)
     with tempfile.TemporaryDirectory() as folder:
-        setup = random_setup(recipe, shape, Path(folder))
-        row = rows_of(recipe)[name]
-        task = registration(setup, shape) if row is None else training_step(setup, *row)
+        if row is None:
+            task = registration(model, shape)
+        else:
+            source = random_source(recipe, shape, Path(folder))
+            task = training_step(recipe, model, source, *row)
         return {"seconds": seconds(task, arguments.repeats), "mb": peak_memory_mb(CPU)}
 
 

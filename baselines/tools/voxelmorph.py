@@ -201,10 +201,18 @@ def _double(image: torch.Tensor) -> torch.Tensor:
 
 
 class Loaded(NamedTuple):
-    """A trained model in evaluation mode and the grid (D, H, W), axes RAS+, it was trained on."""
+    """A trained model in evaluation mode, the grid (D, H, W), axes RAS+, it was trained on, and
+    the parameters that shape it.
+    """
 
     model: VoxelMorph
     shape: tuple[int, int, int]
+    shaped_by: dict[str, Any]
+
+
+def shaped_by(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Give those of a network's parameters that shape the model."""
+    return {name: params[name] for name in ("features", "integration_steps")}
 
 
 def build(
@@ -246,7 +254,7 @@ def load(path: Path, affine: TrainedModel | None = None) -> Loaded:
     model = build(content["params"], affine, content["precision"])
     model.net.load_state_dict(content["weights"])
     depth, height, width = content["shape"]
-    return Loaded(model.eval(), (depth, height, width))
+    return Loaded(model.eval(), (depth, height, width), shaped_by(content["params"]))
 
 
 def prepare(params: dict, context: Context) -> Loaded:
@@ -260,7 +268,7 @@ def prepare(params: dict, context: Context) -> Loaded:
 
 def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Context) -> Registration:
     """Register by the network that `prepare` loaded; settings are those of its training."""
-    model, shape = context.prepared
+    model, shape, _ = context.prepared
     device = next(model.net.parameters()).device
     arrays = [
         to_grid(image, shape, name, normalised=True)

@@ -167,3 +167,17 @@ def test_missing_structures_are_left_out(labels, kept):
 def test_bad_label_maps_are_refused(image, message):
     with pytest.raises(ValueError, match=message):
         simulate_dess(image, 0)
+
+
+def test_contrasts_change_signals_and_nothing_else(labels):
+    """Marrow and fluid swap places in T1; the outlines of tissues stay where they are."""
+    usual, other, cut = (
+        sitk.GetArrayFromImage(simulate_dess(as_image(labels), (2019, 7, 0), contrast=name))
+        for name in ("dess", "t1", "cut")
+    )
+    deep = ball((78, 58, 40), 14) & (labels == 1)
+    assert usual[deep].mean() < 70 < 170 < other[deep].mean()
+    cartilage = (labels == 2) | (labels == 4)
+    assert other[cartilage].mean() < usual[cartilage].mean()
+    np.testing.assert_array_equal(cut[deep], usual[deep])
+    assert (cut < usual - 30).sum() > 1000  # skin and fat are gone

@@ -52,7 +52,7 @@ def test_fractions_of_a_voxel_are_all_of_it(label: sitk.Image) -> None:
 
 
 def test_fractions_times_signals_are_the_simulators_image(label: sitk.Image) -> None:
-    """Without texture, bias and noise: what is painted front first is what is painted back first."""
+    """Without texture, bias and noise; one paints from the front, the other from the back."""
     maps = dess.tissue_fractions(label, (5, 0, 0), (5, 0))
     labels, spacing = sitk.GetArrayFromImage(label), label.GetSpacing()[::-1]
     rng, subject = np.random.default_rng((5, 0, 0)), np.random.default_rng((5, 0))

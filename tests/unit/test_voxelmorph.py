@@ -1,6 +1,7 @@
 """VoxelMorph: frames against SimpleITK, the affine front, training, model files."""
 
 import csv
+import dataclasses
 import importlib
 
 import neurite
@@ -10,18 +11,25 @@ import SimpleITK as sitk
 import torch
 import yaml
 
+from avsm.affine import Affine, compose_affine, invert_affine
+from avsm.augment import keyed_generator, random_affine
 from avsm.checkpoint import TrainedModel, describe_model, load_checkpoint, save_checkpoint
+from avsm.data import Pairs
 from avsm.errors import UserError
+from avsm.losses import both_directions
 from avsm.maps import half_shape, identity_map
+from avsm.maps import warp as warp_tensor
 from avsm.model import AVSM
+from avsm.settings import Phase
 from avsm.validate import Validation
 from baselines.tools import voxelmorph
 from baselines.tools.voxelmorph import Loaded, Losses, VoxelMorph, even_shape, resize_voxels
 from tests.conftest import ROOT, blobs, oblique_grid
-from tests.unit.avsm.knees import SHAPE, TINY, blob, write_cohort
+from tests.unit.avsm.knees import SHAPE, TINY, blob, tiny_recipe, write_cohort
 from workflow.contract.networks import NETWORKS
 from workflow.contract.registration import Context
 from workflow.contract.training import Training
+from workflow.errors import ConfigError
 from workflow.geometry import warp
 
 training = importlib.import_module("baselines.networks.voxelmorph.train")
@@ -42,9 +50,16 @@ def parameters(**changes):
     """Return the network's default parameters, made small."""
     text = (NETWORKS / "voxelmorph" / "network.yaml").read_text(encoding="utf-8")
     params = {key: entry["default"] for key, entry in yaml.safe_load(text)["parameters"].items()}
-    settings = {"momentum.epochs": 2, "momentum.batches": 4, "validation_pairs": 4}
-    # bfloat16 gradients of grids so thin are not to be relied on.
-    settings["precision"] = "float32"
+    settings = {
+        "momentum.epochs": 2,
+        "momentum.batches": 1,
+        # The first epoch has images of half the resolution, eight times as many.
+        "momentum.phases": [{"until": 0.5, "scale": 0.5}, {}],
+        "momentum.average": 0.9,
+        "validation_pairs": 4,
+        # bfloat16 gradients of grids so thin are not to be relied on.
+        "model.precision": "float32",
+    }
     return params | {"features": FEATURES, "device": "cpu", "settings": settings} | changes
 
 
@@ -61,8 +76,8 @@ def fixed_velocity(monkeypatch, displacement):
 
 
 def affine_front(matrix, offset):
-    """Return a model whose affine network predicts A and b in each step."""
-    model = AVSM(TINY).eval()
+    """Return a model whose affine network predicts A and b in its only step."""
+    model = AVSM(dataclasses.replace(TINY, affine_steps=1)).eval()
     with torch.no_grad():
         model.affine_net.last.bias.copy_(torch.cat([(matrix - torch.eye(3)).flatten(), offset]))
     return TrainedModel(model, SHAPE, ("affine",))
@@ -94,7 +109,7 @@ def test_displacement_in_voxels_is_simpleitks_transform_in_mm(monkeypatch, axes)
     fixed = sitk.DICOMOrient(fixed, axes)
     shift = torch.tensor(SHIFT)[:, None, None, None].expand(1, 3, *shape)
     fixed_velocity(monkeypatch, shift)
-    loaded = Loaded(VoxelMorph(FEATURES, 7).eval(), shape)
+    loaded = Loaded(VoxelMorph(FEATURES, 7).eval(), shape, {})
     result = voxelmorph.register(fixed, moving, {}, Context(1, 1, None, prepared=loaded))
 
     expected = sitk.TransformToDisplacementField(
@@ -120,7 +135,7 @@ def test_affine_map_is_composed_with_the_displacement(monkeypatch):
     seen = fixed_velocity(monkeypatch, displacement)
     fixed, moving = (torch.from_numpy(blob(s, 1.0)[0])[None, None] for s in (0.0, 0.1))
     model = VoxelMorph(FEATURES, 7, affine_front(matrix, offset))
-    result = model(fixed, moving, steps=1)
+    result = model(fixed, moving)
 
     voxel = torch.tensor([9.0, 8.0, 7.0])
     size = torch.tensor(SHAPE) - 1
@@ -132,6 +147,12 @@ def test_affine_map_is_composed_with_the_displacement(monkeypatch):
     value = image.EvaluateAtContinuousIndex(point[::-1].astype(float).tolist())
     assert seen[0][1][0, 0, 9, 8, 7] == pytest.approx(value, abs=1e-5)
     assert torch.equal(seen[0][0], fixed)
+    # A given start takes the place of the affine network's.
+    given = Affine(matrix.T[None], offset.flip(0)[None])
+    result = model(fixed, moving, given)
+    torch.testing.assert_close(result.map[0, :, 9, 8, 7], matrix.T @ moved + offset.flip(0))
+    alone = VoxelMorph(FEATURES, 7)(fixed, moving, given)
+    torch.testing.assert_close(alone.map, result.map)
 
 
 def test_grids_halve_evenly():
@@ -147,6 +168,15 @@ def test_grids_halve_evenly():
     assert (result.map - identity_map((9, 14, 11), images)).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_convolutions_have_the_asked_precision_and_maps_are_single(precision):
+    model, seen = VoxelMorph([2, 2], 7, precision=precision), []
+    model.net.model.register_forward_hook(lambda _net, _images, output: seen.append(output.dtype))
+    result = model(*torch.rand(2, 1, 1, 8, 12, 16))
+    assert seen == [getattr(torch, precision)]
+    assert result.velocity.dtype == result.map.dtype == torch.float32
+
+
 def test_flat_images_do_not_end_a_training():
     """In single precision, variances of bright flat windows are below zero by rounding."""
     generator = torch.Generator().manual_seed(0)
@@ -156,7 +186,7 @@ def test_flat_images_do_not_end_a_training():
     with pytest.raises(AssertionError, match="NCC"):
         neurite.nn.modules.NCC(9)(flat, image)
     identity = identity_map(image.shape[2:], image)
-    losses = Losses(9, 1.0)(flat, voxelmorph.Warping(0 * identity, identity, image))
+    losses = Losses(9, 1.0)(flat, image, 0 * identity)
     assert 0 < losses["similarity"] <= 1
     assert losses["regularisation"] == 0
 
@@ -168,7 +198,8 @@ def test_learning_lowers_the_loss_of_a_pair():
     optimiser = torch.optim.Adam(model.net.parameters(), lr=1e-2)
     for _ in range(60):
         optimiser.zero_grad()
-        loss = losses(fixed, model(fixed, moving))
+        result = model(fixed, moving)
+        loss = losses(fixed, result.warped, result.velocity)
         loss["total"].backward()
         optimiser.step()
         values.append(float(loss["total"].detach()))
@@ -202,11 +233,11 @@ def test_a_resumed_training_equals_an_unbroken_one(
     unbroken = training.train(cohort, tmp_path / "unbroken", parameters(), context)
     score, calls = Validation.score, []
 
-    def kill(self, model, steps):
+    def kill(self, find_map):
         calls.append(1)
         if len(calls) == 3:  # before training, after one epoch, after the second
             raise KeyboardInterrupt
-        return score(self, model, steps)
+        return score(self, find_map)
 
     with monkeypatch.context() as patch:
         patch.setattr(Validation, "score", kill)
@@ -214,11 +245,13 @@ def test_a_resumed_training_equals_an_unbroken_one(
             training.train(cohort, tmp_path / "killed", parameters(), context)
     torch.rand(7)  # the global generator's state must not matter
     resumed = training.train(cohort, tmp_path / "killed", parameters(), context)
-    assert unbroken.steps == resumed.steps == 8
+    assert unbroken.steps == resumed.steps == 8 + 1
+    assert unbroken.precision == resumed.precision == "float32"
     rows = history(tmp_path / "unbroken")
     assert history(tmp_path / "killed") == rows and len(rows) == 3
     ours, theirs = (load_checkpoint(tmp_path / n / "last.pt") for n in ("killed", "unbroken"))
-    torch.testing.assert_close(ours["weights"], theirs["weights"], rtol=0, atol=0)
+    for name in ("weights", "own_weights", "average", "optimiser"):
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=0)
     assert unbroken.curve.stat().st_size > 1000
 
     best = max(float(row["validation_dice"]) for row in rows)
@@ -226,6 +259,92 @@ def test_a_resumed_training_equals_an_unbroken_one(
         int(row["epoch"]) for row in rows if float(row["validation_dice"]) == best
     )
     _registers(unbroken.model, context.models)
+
+
+def test_other_scans_are_not_gone_on_with(cohort, tmp_path):
+    context = Training("both", 7, 1, (1,))
+    training.train(cohort, tmp_path, parameters(), context)
+    fewer = cohort.with_name("fewer.csv")
+    fewer.write_text(cohort.read_text().replace("s0,v0,train", "s0,v0,test"))
+    with pytest.raises(ConfigError, match=r"VoxelMorph: .*last\.pt: made with other data"):
+        training.train(fewer, tmp_path, parameters(), context)
+
+
+def test_training_goes_on_from_a_model(cohort, tmp_path):
+    """Its weights may be in half precision; the last phase is trained, for fewer epochs."""
+    torch.manual_seed(3)
+    content = voxelmorph.describe(VoxelMorph(FEATURES, 7), SHAPE, parameters())
+    content["weights"] = {name: weight.half() for name, weight in content["weights"].items()}
+    save_checkpoint(tmp_path / "start.pt", content)
+    settings = {"momentum.more_epochs": 1, "momentum.more_batches": 2, "momentum.more_rate": 1e-4}
+    params = parameters()
+    params["settings"] |= settings
+    context = Training("both", 7, 1, (1,), start=tmp_path / "start.pt")
+    assert training.train(cohort, tmp_path, params, context).steps == 2
+    last = load_checkpoint(tmp_path / "last.pt")
+    assert [row["epoch"] for row in last["rows"]] == [0, 1]
+    for own, (name, start) in zip(last["own_weights"], content["weights"].items(), strict=True):
+        moved = (own - start).abs().max()  # by Adam, at most by the rate in each step
+        assert moved < 2.1e-4 and (name.startswith("out_layer") or moved > 0)
+
+
+class Recorded:
+    """A source of one pair, which the network sees in another contrast than it is judged in."""
+
+    shape = SHAPE
+
+    def __init__(self):
+        self.phases = []
+
+    def draw(self, phase, epoch, generator):
+        self.phases.append((phase.scale, epoch))
+
+    def pairs(self, drawn, device):
+        fixed, moving = both_directions(
+            *(torch.from_numpy(blob(s, 1.1)[0])[None, None] for s in (0.0, 0.2))
+        )
+        return Pairs(1 - fixed, 1 - moving, fixed, moving)
+
+
+def test_training_images_may_come_from_elsewhere(cohort, tmp_path):
+    source = Recorded()
+    context = Training("both", 7, 1, (1,), source=source)
+    assert training.train(cohort, tmp_path, parameters(), context).steps == 9
+    assert source.phases == [(0.5, 0)] * 8 + [(1.0, 1)]
+
+
+def test_losses_compare_the_judged_images_warped_by_the_map_of_the_seen_ones():
+    torch.manual_seed(0)
+    pairs = Recorded().pairs(None, None)
+    model, losses = VoxelMorph(FEATURES, 7), Losses(9, 0.1)
+    torch.nn.init.normal_(model.net.flow_layer.conv0.weight, std=0.5)
+    recipe = tiny_recipe()
+    found = training.pair_losses(model, losses, pairs, recipe, Phase(), keyed_generator(0))
+    result = model(pairs.fixed, pairs.moving)
+    moved = warp_tensor(pairs.judged_moving, result.map)
+    expected = losses(pairs.judged_fixed, moved, result.velocity)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+    seen = losses(pairs.fixed, result.warped, result.velocity)
+    assert abs(seen["similarity"] - expected["similarity"]).item() > 1e-3
+
+
+def test_training_starts_at_the_affine_map_and_its_inverse(monkeypatch):
+    """As AVSM's deformable part does, disturbed alike in both directions."""
+    matrix, offset = torch.eye(3) * 1.1, torch.tensor([0.1, -0.05, 0.08])
+    model, starts = VoxelMorph(FEATURES, 7, affine_front(matrix, offset)), []
+    forward = model.forward
+    monkeypatch.setattr(
+        model, "forward", lambda f, m, start=None: starts.append(start) or forward(f, m, start)
+    )
+    recipe, pairs = tiny_recipe(), Recorded().pairs(None, None)
+    losses = Losses(9, 0.1)
+    training.pair_losses(model, losses, pairs, recipe, Phase(), keyed_generator(1))
+    spread = recipe.augmentation
+    error = random_affine(1, spread, keyed_generator(1), spread.error)
+    expected = compose_affine(Affine(matrix[None], offset[None]), error)
+    for parts in zip(starts[0], expected, invert_affine(expected), strict=True):
+        torch.testing.assert_close(parts[0], torch.cat(parts[1:]))
 
 
 def _registers(model, others):
@@ -247,10 +366,11 @@ def _registers(model, others):
 def test_a_model_is_not_loaded_for_what_it_is_not(affine_file, tmp_path):
     with pytest.raises(UserError, match="expected a model of VoxelMorph"):
         voxelmorph.load(affine_file)
-    model = VoxelMorph(FEATURES, 7)
+    model = VoxelMorph(FEATURES, 7, precision="float32")
     path = tmp_path / "model.pt"
     save_checkpoint(path, voxelmorph.describe(model, SHAPE, parameters()))
     assert voxelmorph.load(path).shape == SHAPE
+    assert voxelmorph.load(path).model.precision == "float32"
     with pytest.raises(UserError, match="trained without an affine network in front, but found"):
         voxelmorph.load(path, affine_front(torch.eye(3), torch.zeros(3)))
 

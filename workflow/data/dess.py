@@ -44,6 +44,20 @@ TISSUES = {
     "cortex": Tissue(16, 0.15, 2),
     "cartilage": Tissue(155, 0.06, 7),
 }
+# Signal of the same tissues in contrasts that no network was trained on. T1: spoiled gradient
+# echo without fat suppression. Inverted: dark where DESS is bright. Cut: only what is within the
+# fascia is in the picture.
+BRIGHTEST = max(tissue.mean for tissue in TISSUES.values())
+CONTRASTS = {
+    "dess": {},
+    "t1": {
+        "skin": 120, "fat": 215, "fascia": 40, "muscle": 90, "vessel": 45, "hoffa": 200,
+        "synovium": 80, "tendon": 20, "cruciate": 40, "meniscus": 30, "fluid": 45, "marrow": 205,
+        "lesion": 95, "cortex": 15, "cartilage": 115,
+    },
+    "inverted": {name: BRIGHTEST - t.mean for name, t in TISSUES.items() if name != "air"},
+    "cut": {"skin": 0, "fat": 0, "fascia": 0},
+}  # fmt: skip
 BONES, LESIONS, CARTILAGES = (1, 3, 5), (7, 8, 9), (2, 4, 6)
 
 EDGE_MM = 0.8  # width of the partial-volume ramp of a soft tissue
@@ -62,6 +76,7 @@ def simulate_dess(
     label: sitk.Image,
     seed: int | Sequence[int],
     subject_seed: int | Sequence[int] | None = None,
+    contrast: str = "dess",
 ) -> sitk.Image:
     """Simulate a sagittal DESS image with water excitation from a knee label map.
 
@@ -73,6 +88,7 @@ def simulate_dess(
         contrast, texture, fluid, bias field and noise, which are new at every visit.
     subject_seed : decides the soft-tissue outlines, muscles and vessels around the joint, which
         a subject keeps between visits; by default they follow `seed` too.
+    contrast : one of `CONTRASTS`.
 
     Returns
     -------
@@ -86,7 +102,7 @@ def simulate_dess(
     spacing = label.GetSpacing()[::-1]
     rng = np.random.default_rng(seed)
     subject = np.random.default_rng(seed if subject_seed is None else subject_seed)
-    table = _contrast(rng)
+    table = _contrast(rng, contrast)
     image, texture = _soft_image(labels, spacing, table, subject, rng)
     _mix_hard(image, texture, labels, spacing, table)
     texture *= _texture(labels.shape, spacing, rng)
@@ -129,11 +145,12 @@ def _label_array(label: sitk.Image) -> np.ndarray:
     return labels
 
 
-def _contrast(rng) -> dict[str, Tissue]:
-    """Tissue table of one image: means jittered by up to two sd."""
+def _contrast(rng, contrast: str = "dess") -> dict[str, Tissue]:
+    """Tissue table of one image: means of a contrast, jittered by up to two sd."""
     jitter = np.clip(rng.standard_normal(len(TISSUES)), -2, 2)
+    means = CONTRASTS[contrast]
     return {
-        name: tissue._replace(mean=tissue.mean * (1 + tissue.sd * z))
+        name: tissue._replace(mean=means.get(name, tissue.mean) * (1 + tissue.sd * z))
         for (name, tissue), z in zip(TISSUES.items(), jitter, strict=True)
     }
 

@@ -47,6 +47,7 @@ rule simulate_image:
         scan=lambda wildcards: wildcards.scan,
         subject=lambda wildcards: RUN.scans[wildcards.scan].subject,
         seed=config["seed"],
+        contrast=config["cohort"]["contrast"],
     script:
         "../scripts/simulate_image.py"
 

@@ -106,7 +106,7 @@ rule make_figure9:
 rule make_figure11:
     input:
         model=lambda wildcards: avsm_model(),
-        code=[*code("referee/architecture"), *TEXT, "avsm/layers.py"],
+        code=[*code("referee/architecture"), *TEXT],
     output:
         csv=f"{FOLDER}/tables/figure11.csv",
         md=f"{FOLDER}/tables/figure11.md",

@@ -3,10 +3,9 @@
 import torch
 
 from avsm.checkpoint import load_model
-from avsm.layers import list_layers
 from workflow.files import write_text
 from workflow.job import start_job
-from workflow.referee.architecture import formatted, layer_table, notes
+from workflow.referee.architecture import formatted, layer_table, list_layers, notes
 from workflow.referee.render import write_tables
 
 start_job(snakemake.log[0], snakemake.threads)

@@ -17,5 +17,5 @@ scan_seed, subject_seed = (
 )
 # The simulator paints by anatomical directions, and label maps may be stored as floats.
 label = sitk.Cast(canonical(read_image(snakemake.input.label)), sitk.sitkUInt8)
-image = simulate_dess(label, scan_seed, subject_seed)
+image = simulate_dess(label, scan_seed, subject_seed, params.contrast)
 write_image(image, snakemake.output[0])

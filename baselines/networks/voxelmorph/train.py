@@ -18,7 +18,7 @@ from avsm.train import check_same, deformable_start, digest
 from avsm.trainer import Task, Trainer
 from avsm.validate import Validation
 from baselines.tools.avsm import device_name
-from baselines.tools.voxelmorph import Losses, VoxelMorph, build, describe
+from baselines.tools.voxelmorph import Losses, VoxelMorph, build, describe, load, shaped_by
 from workflow.contract.training import Trained, Training
 from workflow.errors import ConfigError
 
@@ -53,7 +53,9 @@ def fit(manifest: Path, state: Path, params: dict, context: Training) -> Trained
         torch.manual_seed(recipe.seed)
         model = build(params, affine, recipe.model.precision)
     if context.start:
-        model.net.load_state_dict(load_checkpoint(context.start)["weights"])
+        before = load(context.start, affine)
+        check_same(context.start, "another network", before.shaped_by, shaped_by(params))
+        model.net.load_state_dict(before.model.net.state_dict())
     model.to(device, memory_format=torch.channels_last_3d)
     losses = Losses(params["window"], params["smoothness"])
 

@@ -18,7 +18,7 @@ from avsm.settings import AVSMConfig, Phase, Recipe, Stage, recipe_preset
 SHAPE = (20, 18, 16)
 TINY = AVSMConfig(
     affine=AffineNetConfig(scale=0.5, norm=True),
-    momentum=MomentumNetConfig(width=2),
+    momentum=MomentumNetConfig(width=2, white=True),
     affine_steps=2,
     steps=2,
     precision="float32",  # bfloat16 gradients of 1-voxel-thin grids are garbage in oneDNN

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
 import torch
 
 from avsm.checkpoint import (
+    SUMS,
     describe_model,
     find_checkpoint,
     load_checkpoint,
@@ -47,6 +49,28 @@ def test_truncated_checkpoint_is_refused(tmp_path: Path, part: float) -> None:
     path.write_bytes(whole[: int(part * len(whole))])
     with pytest.raises(UserError, match=r"best\.pt: cannot be read as a checkpoint"):
         load_model(path)
+
+
+def test_checkpoint_is_that_of_the_sums_beside_it(tmp_path: Path) -> None:
+    _, path = saved(tmp_path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    sums = tmp_path / SUMS
+    for listed in (f"{digest}  best.pt\n", f"{'0' * 64}  other.pt\n", ""):
+        sums.write_text(listed)
+        assert load_checkpoint(path)["trained"] == ["affine"]
+    sums.write_text(f"{'0' * 64}  best.pt\n{digest}  other.pt\n")
+    with pytest.raises(UserError, match=f"expected the SHA-256 {'0' * 64} of .*{digest}"):
+        load_model(path)
+
+
+def test_weights_in_half_precision_are_loaded(tmp_path: Path) -> None:
+    model, path = saved(tmp_path)
+    content = describe_model(model, SHAPE, ("affine",))
+    content["weights"] = {name: weight.half() for name, weight in content["weights"].items()}
+    save_checkpoint(path, content)
+    found = load_model(path).model.state_dict()
+    for name, weight in content["weights"].items():
+        assert found[name].dtype == torch.float32 and torch.equal(found[name], weight.float())
 
 
 def test_failed_write_leaves_the_old_checkpoint(tmp_path: Path) -> None:

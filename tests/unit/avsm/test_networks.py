@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from avsm.affine import Affine, affine_from_residual, compose_affine
@@ -55,19 +56,24 @@ def test_paper_networks_have_the_authors_number_of_parameters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "scale", "grid", "halved"),
+    ("shape", "scale", "grid", "kept"),
     [
-        ((80, 192, 192), 1.0, (3, 6, 6), 5),
-        ((80, 192, 192), 0.5, (3, 6, 6), 4),
-        ((40, 96, 96), 1.0, (3, 6, 6), 4),
-        ((48, 48, 20), 1.0, (6, 6, 3), 3),
-        ((192, 192, 80), 1.0, (6, 6, 3), 5),
+        ((80, 192, 192), 1.0, (3, 6, 6), 7),  # all five
+        ((80, 192, 192), 0.5, (3, 6, 6), 5),  # four
+        ((40, 96, 96), 1.0, (3, 6, 6), 5),
+        ((48, 48, 20), 1.0, (6, 6, 3), 4),  # three
+        ((192, 192, 80), 1.0, (6, 6, 3), 7),
     ],
 )
 def test_halvings_leave_the_papers_last_grid(
-    shape: tuple[int, int, int], scale: float, grid: tuple[int, int, int], halved: int
+    monkeypatch: pytest.MonkeyPatch,
+    shape: tuple[int, int, int],
+    scale: float,
+    grid: tuple[int, int, int],
+    kept: int,
 ) -> None:
-    """No averaging is left to do; shapes alone are computed, for one set of weights."""
+    """Nothing is left to average. Shapes alone are computed, of one set of weights."""
+    monkeypatch.setattr("avsm.convolution._takes_slow_path", lambda image: False)
     network = AffineNet(AffineNetConfig(scale=scale)).to("meta")
     features, hidden = outputs(network.trunk[-1]), outputs(network.hidden)
     fixed, moving = torch.empty(2, 1, 1, *shape, device="meta")
@@ -76,13 +82,7 @@ def test_halvings_leave_the_papers_last_grid(
     assert hidden[0].shape == (1, 32)
     assert last_grid(shape) == grid
     size = tuple(round(n * scale) for n in shape)
-    expected = iter(HALVINGS)
-    while halved:  # the first ones take place
-        halved -= next(expected) is not None
-    left = len(list(expected))
-    halvings = halvings_at(size, grid)
-    assert halvings[: len(HALVINGS) - left] == HALVINGS[: len(HALVINGS) - left]
-    assert not any(halvings[len(HALVINGS) - left :])
+    assert halvings_at(size, grid) == HALVINGS[:kept] + [None] * (len(HALVINGS) - kept)
 
 
 def test_small_images_are_not_halved() -> None:
@@ -117,6 +117,27 @@ def test_affine_steps_share_weights_and_compose_as_equation_1(norm: bool) -> Non
     (refined,) = network(fixed, moving, start=first)
     torch.testing.assert_close(refined.matrix, second.matrix)
     torch.testing.assert_close(refined.offset, second.offset)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("shape", [(9, 10, 13), (6, 12, 13)], ids=["as they are", "pooled"])
+def test_trunk_sees_features_of_the_warped_and_of_the_fixed_image(
+    shape: tuple[int, int, int], norm: bool
+) -> None:
+    network = unsettled(AffineNet(AffineNetConfig(norm=norm), "float32"))
+    seen: list[torch.Tensor] = []
+    network.trunk[0].register_forward_pre_hook(lambda _layer, inputs: seen.append(inputs[0]))
+    fixed, moving = images(shape)
+    network(fixed, moving)
+    for image, found in zip((moving, fixed), seen[0].chunk(2, dim=1), strict=True):
+        expected = network.first(2 * image - 1)
+        if shape[1] == 12:
+            expected = F.max_pool3d(F.pad(expected, (0, 1), value=-1e3), 2)
+        if norm:
+            axes = {"dim": (2, 3, 4), "keepdim": True}
+            variance = expected.var(correction=0, **axes)
+            expected = (expected - expected.mean(**axes)) / (variance + 1e-5).sqrt()
+        torch.testing.assert_close(found, expected.relu(), atol=1e-5, rtol=1e-5)
 
 
 def test_network_of_no_output_leaves_the_start() -> None:

@@ -10,11 +10,12 @@ import SimpleITK as sitk
 import torch
 
 from avsm.augment import keyed_generator
-from avsm.data import ImageStore, label_values, read_labels
+from avsm.data import ImageStore, ScanSource, label_values, read_labels
 from avsm.errors import UserError
 from avsm.manifest import Scan, read_manifest
 from avsm.pairs import PairSampler, read_cohort, read_couples, validation_pairs
-from avsm.reduction import reduce
+from avsm.pyramid import downsample
+from avsm.settings import Augmentation, Phase
 from tests.unit.avsm.knees import SHAPE, write_cohort, write_couples
 
 
@@ -161,17 +162,40 @@ def test_validation_pairs_come_in_both_directions() -> None:
     assert pairs == validation_pairs(scans, "cross-subject", 4, seed=0)
 
 
-def test_store_gives_images_and_averages_them(cohort: Path, tmp_path: Path) -> None:
+def test_store_gives_images_of_all_levels(cohort: Path, tmp_path: Path) -> None:
     scans = read_manifest(cohort)[:3]
     in_memory = ImageStore(scans, tmp_path)
     on_disk = ImageStore(scans, tmp_path, memory_gb=0)
-    assert (tmp_path / "images.f16").stat().st_size == 2 * 3 * np.prod(SHAPE)
-    for reduction in (1, 2):
-        batch = in_memory.batch([2, 0], reduction, torch.device("cpu"))
-        assert torch.equal(batch, on_disk.batch([2, 0], reduction, torch.device("cpu")))
+    assert len(in_memory) == len(on_disk) == 3
+    for scale, name in ((1.0, "images.f16"), (0.5, "images_0.5.f16")):
+        batch = in_memory.read([2, 0], scale)
+        assert batch.dtype == torch.float16
+        assert torch.equal(batch, on_disk.read([2, 0], scale))
+        assert (tmp_path / name).stat().st_size == batch[0].nbytes * 3
         expected = sitk.GetArrayFromImage(sitk.ReadImage(str(scans[2].image)))
-        expected = reduce(torch.from_numpy(expected)[None, None], reduction)
-        torch.testing.assert_close(batch[:1], expected, atol=1e-3, rtol=0)
+        expected = downsample(torch.from_numpy(expected)[None, None], scale)
+        # Rounded to half precision, twice where it is down-sampled: by 2^-12 of up to 1 each time.
+        torch.testing.assert_close(batch[:1].float(), expected, atol=6e-4, rtol=0)
+    assert not torch.equal(in_memory.read([0]), in_memory.read([2]))
+
+
+def test_source_gives_pairs_both_ways(cohort: Path, tmp_path: Path) -> None:
+    scans = [scan for scan in read_manifest(cohort) if scan.split == "train"]
+    store, sampler = ImageStore(scans, tmp_path), PairSampler(scans, "both")
+    phase = Phase(pairs=3, scale=0.5)
+    first, second = sampler.draw(3, keyed_generator(5))
+    source = ScanSource(store, sampler, Augmentation())
+    assert source.shape == SHAPE
+    pairs = source.pairs(source.draw(phase, 0, keyed_generator(5)), torch.device("cpu"))
+    images = store.read([*first, *second, *first], 0.5).float()
+    assert torch.equal(pairs.fixed, images[:6])
+    assert torch.equal(pairs.moving, images[3:])
+    assert pairs.judged_fixed is pairs.fixed and pairs.judged_moving is pairs.moving
+    changed = ScanSource(store, sampler, Augmentation(gamma=0.3))
+    pairs = changed.pairs(changed.draw(phase, 0, keyed_generator(5)), torch.device("cpu"))
+    assert torch.equal(pairs.fixed[:3], pairs.moving[3:])  # an image has one contrast both ways
+    assert torch.equal(pairs.fixed[3:], pairs.moving[:3])
+    assert (pairs.fixed - images[:6]).abs().amax(dim=(1, 2, 3, 4)).min() > 1e-3
 
 
 def write_like(path: Path, array: np.ndarray, to: Path) -> Path:

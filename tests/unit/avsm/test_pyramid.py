@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from avsm.affine import affine_from_residual
+from avsm.images import resample_by_area
 from avsm.maps import identity_map, warp
 from avsm.optimise import centre_of_mass
-from avsm.pyramid import downsample, level_windows, scaled_shape
+from avsm.pyramid import average_to, downsample, level_windows, scaled_shape
 
 # Rotation, scale, shear and shift: up to 4 voxels.
 TRUE = affine_from_residual(
@@ -48,6 +50,18 @@ def test_pyramid_commutes_with_an_affine_map() -> None:
     first = downsample(warp(image, TRUE.map((48, 48, 48))), 0.5)
     second = warp(downsample(image, 0.5), TRUE.map((24, 24, 24)))
     assert (first - second).abs().max() < 0.015
+
+
+def test_averages_over_blocks() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(2, 3, 12, 10, 9, generator=generator)
+    torch.testing.assert_close(average_to(image, (4, 5, 9)), F.avg_pool3d(image, (3, 2, 1)))
+    assert average_to(image, (12, 10, 9)) is image
+    cut = average_to(image, (5, 4, 2))  # blocks of 2.4, 2.5 and 4.5 voxels
+    torch.testing.assert_close(cut.mean(dim=(2, 3, 4)), image.mean(dim=(2, 3, 4)))
+    for shape in ((5, 4, 2), (13, 7, 20)):
+        expected = torch.from_numpy(resample_by_area(image[1, 2].numpy(), shape))
+        torch.testing.assert_close(average_to(image, shape)[1, 2], expected)
 
 
 def test_windows_of_the_levels() -> None:

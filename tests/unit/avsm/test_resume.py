@@ -1,4 +1,4 @@
-"""What a run refuses to go on from: other data, another affine network, other layers."""
+"""What a run refuses to go on from: other data, another affine network, other networks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from avsm.checkpoint import load_checkpoint
 from avsm.errors import UserError
 from avsm.train import train
+from avsm.trainer import Trainer
 from tests.unit.avsm.knees import tiny_recipe, write_cohort
 
 FEW = tiny_recipe(epochs=1, batches=2)
@@ -85,6 +86,28 @@ def test_no_resume_starts_anew(cohort: Path, run: Path) -> None:
 
 
 def test_warm_start_needs_the_same_layers(cohort: Path, run: Path, tmp_path: Path) -> None:
-    other = FEW.change({"model.affine.reduction": 1})  # the weights would fit
-    with pytest.raises(UserError, match=r"another affine network:\n  - reduction: 2 before, 1 now"):
-        train(cohort, tmp_path / "new", other, ["momentum"], start=run, device="cpu")
+    other = FEW.change({"model.affine.scale": 1})  # the weights would fit
+    with pytest.raises(UserError, match=r"another affine network:\n  - scale: 0\.5 before, 1 now"):
+        train(cohort, tmp_path / "new", other, ["momentum"], start=[run], device="cpu")
+
+
+def test_warm_start_takes_from_each_model_what_was_trained(
+    cohort: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The later model was trained for the affine network alone: its other one is left out."""
+    train(cohort, tmp_path / "other", FEW.change({"seed": 1}), ["affine"], device="cpu")
+    starts = [run / "momentum" / "last.pt", tmp_path / "other" / "affine" / "last.pt"]
+    found: dict[str, torch.Tensor] = {}
+
+    def stop(self, previous):
+        found.update(self.task.describe()["weights"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "run", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(cohort, tmp_path / "new", FEW, ["momentum"], start=starts, device="cpu")
+    first, second = (load_checkpoint(path)["weights"] for path in starts)
+    for name, weight in found.items():
+        taken, left = (second, first) if name.startswith("affine_net") else (first, second)
+        assert torch.equal(weight, taken[name])
+        assert name.endswith("bias") or not torch.equal(weight, left[name])

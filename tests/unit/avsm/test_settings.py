@@ -72,14 +72,16 @@ def test_epochs_of_all_phases_read_as_many_voxels(phase: Phase, batches: int) ->
     [
         ({"affine.rat": 1}, "did you mean 'affine.rate'"),
         ({"model.afine.scale": 1}, "did you mean 'model.affine.scale'"),
-        ({"affine.epochs": 0}, "affine.epochs: expected more than 0"),
+        ({"affine.epochs": -1}, "affine.epochs: expected at least 0"),
+        ({"affine.clip": 0}, "affine.clip: expected more than 0, found 0"),
         ({"affine.max_minutes": 0}, "affine.max_minutes: expected more than 0"),
         ({"momentum.schedule": "cosin"}, "did you mean 'cosine'"),
         ({"momentum.average": 1.0}, "momentum.average: expected from 0 to below 1, found 1.0"),
         ({"affine.phases": [{"until": 0.5}]}, "expected 'until' to rise to 1"),
         ({"affine.phases": [{"unti": 0.5}]}, "did you mean 'until'"),
-        ({"affine.phases": [{"scale": 2}]}, r"expected scales in \(0, 1\] and pairs"),
-        ({"affine.phases": [{"pairs": 0}]}, r"expected scales in \(0, 1\] and pairs"),
+        ({"affine.phases": [{"scale": 2}]}, r"at least 1 and a scale in \(0, 1\]"),
+        ({"affine.phases": [{"pairs": 0}]}, r"at least 1 and a scale in \(0, 1\]"),
+        ({"momentum.phases": [{"steps": 0}]}, r"at least 1 and a scale in \(0, 1\]"),
         ({"affine.phases": 1}, "affine.phases: expected a list, found 1"),
         ({"affine.rate": "fast"}, "affine.rate: expected a number, found 'fast'"),
         ({"affine.epochs": 2.5}, "affine.epochs: expected a whole number, found 2.5"),
@@ -108,6 +110,22 @@ def test_a_change_leaves_the_rest() -> None:
     assert changed.affine.phases == (Phase(pairs=3),)
     old, new = flat(before.to_dict()), flat(changed.to_dict())
     assert {name for name in old if old[name] != new[name]} == {"affine.phases", "model.precision"}
+
+
+def test_training_on_is_short_and_gentle_and_of_the_last_phase() -> None:
+    whole = recipe_preset("small")
+    whole = whole.change({"affine.more_epochs": 3, "momentum.more_rate": 1e-5})
+    short = whole.continued()
+    for name in ("affine", "momentum"):
+        before, now = getattr(whole, name), getattr(short, name)
+        assert now.phases == before.phases[-1:] and now.phases[0].until == 1
+        assert now.epochs * now.batches < before.epochs * before.batches / 10
+        assert now.rate < before.rate / 5
+    assert (short.affine.epochs, short.momentum.rate) == (3, 1e-5)
+    old, new = flat(whole.to_dict()), flat(short.to_dict())
+    assert {name.split(".")[-1] for name in old if old[name] != new[name]} == {
+        "phases", "epochs", "batches", "rate",
+    }  # fmt: skip
 
 
 def test_unknown_preset_and_task_name_the_nearest() -> None:
