@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 Losses = Mapping[str, torch.Tensor]
 SPIKE = 10.0  # a gradient that is so many times as large as usual says nothing: it is left out
 SETTLED = 100  # batches of a phase before what is usual is known
-UNUSABLE = 20  # batches in a row that are left out, after which a training is given up
+UNUSABLE = 20  # batches in a row that are not finite, after which a training is given up
 
 
 @dataclass(frozen=True)
@@ -136,16 +136,16 @@ class Trainer:
                 self.optimiser.zero_grad(set_to_none=True)
                 losses = self.task.losses(batch, phase, self.epoch)
                 losses["total"].backward()
-                usable = self._clip(losses, phase)
-                unusable = 0 if usable else unusable + 1
+                finite, spike = self._clip(losses, phase)
+                unusable = 0 if finite else unusable + 1
                 if unusable > (UNUSABLE if self.stage.clip else 0):
                     self._give_up(losses)
-                if usable:
+                if finite and not spike:
                     self.optimiser.step()
                     self._update_average()
                     for name, loss in losses.items():
                         sums[name] = sums.get(name, 0.0) + float(loss.detach())
-                done += usable
+                    done += 1
                 self.step += 1
             self.epoch += 1
             self._close_epoch({name: total / max(done, 1) for name, total in sums.items()}, done)
@@ -177,26 +177,27 @@ class Trainer:
                 return
             yield batch, self.stage.rate_at(min(progress, 1.0), self.epoch)
 
-    def _clip(self, losses: Losses, phase: Phase) -> bool:
-        """Clip the gradient; tell whether it and the loss are finite, and it is no spike."""
+    def _clip(self, losses: Losses, phase: Phase) -> tuple[bool, bool]:
+        """Clip the gradient; tell whether it and the loss are finite, and whether it is a spike."""
         limit, usual = self.stage.clip, self.usual
-        if usual["until"] != phase.until:
-            usual |= {"until": phase.until, "norm": 0.0, "batches": 0}
         norm = float(torch.nn.utils.clip_grad_norm_(self.weights, limit or math.inf))
-        finite = math.isfinite(norm) and bool(torch.isfinite(losses["total"].detach()))
-        settled = limit is not None and usual["batches"] >= SETTLED
-        if not finite or (settled and norm > SPIKE * usual["norm"]):
-            return False
+        if not (math.isfinite(norm) and bool(torch.isfinite(losses["total"].detach()))):
+            return False, False
+        if usual["until"] != phase.until:
+            usual |= {"until": phase.until, "norm": norm, "batches": 0}
+        largest = SPIKE * usual["norm"]
+        spike = limit is not None and usual["batches"] >= SETTLED and norm > largest
         usual["batches"] += 1
-        usual["norm"] += (norm - usual["norm"]) / min(usual["batches"], SETTLED)
-        return True
+        # Spikes count as the largest that is none: where gradients have grown, they soon are usual.
+        usual["norm"] += (min(norm, largest) - usual["norm"]) / min(usual["batches"], SETTLED)
+        return True, spike
 
     def _give_up(self, losses: Losses) -> None:
         values = {name: float(loss.detach()) for name, loss in losses.items()}
         raise UserError(
             f"{self.task.name} epoch {self.epoch + 1}, step {self.step + 1}: expected a finite "
-            f"loss and a gradient of usual size, found {values}; start anew, with a rate of less "
-            f"than {self.stage.rate:g}"
+            f"loss and gradient, found {values}; start anew, with a rate of less than "
+            f"{self.stage.rate:g}"
         )
 
     @torch.no_grad()

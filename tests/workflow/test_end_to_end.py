@@ -129,12 +129,11 @@ def test_failures_are_counted_and_explained(project):
 
 
 def test_registration_helps(project):
+    """By far more than one pair of tiny images varies from processor to processor."""
     table = pd.read_csv(project.results / "tables/table1.csv").set_index("method")
     for task in ("longitudinal", "cross-subject"):
-        assert (
-            table.loc["affine-NiftyReg", f"{task} dice"]
-            > table.loc["Before registration", f"{task} dice"]
-        )
+        before = table.loc["Before registration", f"{task} dice"]
+        assert table.loc["vSVF-opt", f"{task} dice"] > 2 * before
 
 
 def test_fields_and_states_are_temporary(project):
