@@ -154,7 +154,7 @@ def _add_register(commands: Any) -> None:
     add(
         "--refine-affine",
         action="store_true",
-        help="with --refine: optimise the affine parameters too, by Adam",
+        help="with --refine: optimise the affine parameters before",
     )
     add("--normalised", action="store_true", help="intensities are in [0, 1]: keep them")
     add("--mirror", action="store_true", help="the other side of the body than in training")

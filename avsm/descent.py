@@ -75,12 +75,7 @@ class Objective:
 
 
 def descend_adam(
-    objective: Objective,
-    momentum: torch.Tensor,
-    rates: Sequence[float],
-    report: Report,
-    extra: Sequence[torch.Tensor] = (),
-    extra_factor: float = 1.0,
+    objective: Objective, momentum: torch.Tensor, rates: Sequence[float], report: Report
 ) -> torch.Tensor:
     """Descend with Adam.
 
@@ -94,10 +89,6 @@ def descend_adam(
         The step size of each iteration, in the momentum's units.
     report
         Called with the iteration, from 0, and the loss found there.
-    extra
-        Further leaf tensors that the data term depends on; they are changed in place.
-    extra_factor
-        Their step size as a factor of the momentum's.
 
     Returns
     -------
@@ -105,13 +96,9 @@ def descend_adam(
         The momentum after the last step.
     """
     leaf = momentum.detach().clone()
-    groups = [{"params": [leaf], "factor": 1.0}]
-    if extra:
-        groups.append({"params": list(extra), "factor": extra_factor})
-    optimiser = torch.optim.Adam(groups)
+    optimiser = torch.optim.Adam([leaf])
     for iteration, rate in enumerate(rates):
-        for group in optimiser.param_groups:
-            group["lr"] = rate * group["factor"]
+        optimiser.param_groups[0]["lr"] = rate
         optimiser.zero_grad()
         found = objective(leaf, objective.smoother(leaf))
         leaf.grad = objective.smoother(found.gradient)  # back to the plain gradient

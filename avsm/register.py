@@ -86,9 +86,9 @@ def register(
     steps
         vSVF steps; 0 for the affine map alone, None takes the model's.
     refine
-        Iterations of instance optimisation on this pair.
+        Iterations of instance optimisation on this pair, from one vSVF step; ``steps`` is not used.
     refine_affine
-        Whether they change the affine parameters too, not only the momenta.
+        Whether the affine parameters are optimised before, not only the momentum.
     normalised
         Whether intensities are in [0, 1] already; otherwise each image's .1 and 99.9 percentiles
         become 0 and 1.
@@ -148,12 +148,9 @@ def find_map(
         steps = 0  # an untrained momentum network leaves the affine map as it is
     networks = model.model.to(fixed.device, memory_format=torch.channels_last_3d)
     if refine:
-        from avsm.refine import RefineSettings
         from avsm.refine import refine as refine_pair
 
-        settings = RefineSettings("adam", affine=True) if refine_affine else None
-        result = refine_pair(networks, fixed, moving, refine, settings, affine_steps, steps)
-        return result.registration.map.detach()
+        return refine_pair(networks, fixed, moving, refine, affine_steps, refine_affine).map
     with torch.inference_mode():
         return networks(fixed, moving, affine_steps, steps).map
 

@@ -1,4 +1,4 @@
-"""AVSM, whose momenta are then refined on the pair itself."""
+"""AVSM's networks, whose first momentum is then refined on the pair itself."""
 
 import SimpleITK as sitk
 
@@ -9,12 +9,6 @@ __all__ = ["prepare", "register"]
 
 
 def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Context) -> Registration:
-    """Register with both networks, then refine."""
-    return register_with_networks(
-        fixed,
-        moving,
-        context.prepared,
-        params["affine_steps"],
-        params["steps"],
-        params["iterations"],
-    )
+    """Register with one step of both networks, then refine it."""
+    steps, iterations = params["affine_steps"], params["iterations"]
+    return register_with_networks(fixed, moving, context.prepared, steps, refine=iterations)

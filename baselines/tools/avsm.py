@@ -73,10 +73,10 @@ def register_with_networks(
     moving: sitk.Image,
     prepared: Prepared,
     affine_steps: int,
-    steps: int,
+    steps: int | None = None,
     refine: int = 0,
 ) -> Registration:
-    """Register by the networks, then refine for so many iterations.
+    """Register by the networks, or by one vSVF step that is refined for so many iterations.
 
     The networks see the preprocessed images as they are: both lie on the grid they were trained on.
     """

@@ -15,7 +15,7 @@ from avsm.model import AVSM, vsvf_step
 from avsm.momentum import MomentumNetConfig
 from avsm.optimise import AffineSettings, Progress, optimise_affine
 from avsm.optimise_vsvf import VSVFSettings, optimise_vsvf
-from avsm.refine import RefineSettings, refine
+from avsm.refine import refine
 from avsm.settings import AVSMConfig
 from avsm.smoothing import MultiGaussian
 
@@ -188,50 +188,36 @@ def test_vsvf_needs_one_pair() -> None:
 # Refinement
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        RefineSettings(),
-        RefineSettings(symmetric=True),
-        RefineSettings(optimiser="adam", learning_rate=0.005),
-        RefineSettings(optimiser="adam", learning_rate=0.005, affine=True),
-    ],
-    ids=["lbfgs", "symmetric", "adam", "affine"],
-)
-def test_refinement_lowers_the_loss(settings: RefineSettings) -> None:
+def test_refinement_lowers_the_loss() -> None:
     model = unsettled()
     fixed, moving, _ = deformed()
-    result = refine(model, fixed, moving, 8, settings)
-    assert result.after.total < result.before.total
-    assert result.after.similarity < result.before.similarity
-    registration = result.registration
-    assert registration.map.shape == (1, 3, *SHAPE)
-    assert len(registration.steps) == 2
-    torch.testing.assert_close(registration.warped, warp(moving, registration.map))
-    own = model(fixed, moving).affines[-1]
-    same = torch.allclose(registration.affines[-1].matrix, own.matrix, atol=1e-6)
-    assert same is not settings.affine
+    own, refined = (refine(model, fixed, moving, n) for n in (0, 8))
+    assert refined.losses.total < own.losses.total
+    assert refined.losses.similarity < own.losses.similarity
+    assert refined.map.shape == (1, 3, *SHAPE)
+    torch.testing.assert_close(refined.warped, warp(moving, refined.map))
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_no_iterations_give_the_models_map() -> None:
+def test_no_iterations_give_the_networks_single_step() -> None:
     model = unsettled()
     fixed, moving, _ = deformed()
-    own = model(fixed, moving).map.detach()
-    result = refine(model, fixed, moving, 0)
-    assert result.registration.map.equal(own)
-    assert result.before == result.after
-    assert result.evaluations == 0
-    both = refine(model, fixed, moving, 0, RefineSettings(symmetric=True))
-    torch.testing.assert_close(both.registration.map, own, atol=1e-5, rtol=0)
-
-
-def test_refinement_works_on_the_affine_networks_result() -> None:
-    fixed, moving, _ = deformed()
     with torch.inference_mode():
-        result = refine(unsettled(), fixed, moving, 5, steps=0)
-    assert result.after.total < result.before.total
-    assert len(result.registration.steps) == 1
+        own = model(fixed, moving, affine_steps=1, steps=1)
+        result = refine(model, fixed, moving, 0, affine_steps=1)
+    torch.testing.assert_close(result.map, own.map)
+    torch.testing.assert_close(result.momentum, own.steps[0].momentum)
+    assert result.evaluations == 0
+
+
+def test_affine_parameters_are_refined_before_where_asked_for() -> None:
+    model = unsettled()
+    torch.nn.init.zeros_(model.momentum_net.last[-1].weight)
+    torch.nn.init.zeros_(model.momentum_net.last[-1].bias)
+    fixed, moving, _ = deformed()
+    plain, both = (refine(model, fixed, moving, 0, affine=choice) for choice in (False, True))
+    assert both.losses.similarity < plain.losses.similarity
+    assert not torch.allclose(both.map, plain.map, atol=1e-3)
 
 
 # Settings and reports
@@ -258,7 +244,6 @@ def test_progress_is_logged_and_called_back(caplog: pytest.LogCaptureFixture) ->
         (lambda: AffineSettings(learning_rate=0), "learning_rate, final_rate: expected"),
         (lambda: VSVFSettings(iterations=(1, -1, 1)), r"iterations: expected at least 0"),
         (lambda: VSVFSettings(solver="euler"), "solver: expected one of rk4, squaring"),
-        (lambda: RefineSettings(optimiser="lbfgs", affine=True), "expected adam where affine"),
         (lambda: VSVFSettings.preset("x"), "preset: expected one of adam, default, paper"),
     ],
 )
