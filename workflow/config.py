@@ -44,14 +44,14 @@ def _contradictions(config: dict[str, Any]) -> list[str]:
             f"evaluation.symmetry_margin: found {margin}, which leaves nothing of the shortest "
             f"axis of preprocessing.size {size}; expected less than {min(size) / 2:g}"
         )
-    phantoms = config["training"]["phantoms"]
-    if phantoms and phantoms["fresh"] > phantoms["people"]:
+    people = config["phantom"]["training"]
+    if people and people["fresh"] > people["people"]:
         messages.append(
-            f"training.phantoms: found {phantoms['fresh']} fresh of {phantoms['people']} people"
+            f"phantom.training: found {people['fresh']} fresh of {people['people']} people"
         )
-    if phantoms and config["cohort"]["source"] == "phantom" and phantoms["seed"] == config["seed"]:
+    if people and people["seed"] == config["seed"]:
         messages.append(
-            f"training.phantoms.seed: found {phantoms['seed']}, which is that of the cohort: the "
+            f"phantom.training.seed: found {people['seed']}, which is that of the cohort: the "
             "people to train on would be those to test on; expected another"
         )
     if config["run"] == "reference":

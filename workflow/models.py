@@ -43,7 +43,7 @@ def collect(run: str, root: Path = ROOT) -> list[Path]:
     record = {
         "size": config["preprocessing"]["size"],
         "structures": [s["value"] for s in config["labels"]["structures"]],
-        "seeds": [config["seed"], config["training"]["phantoms"]["seed"]],
+        "seeds": [config["seed"], config["phantom"]["training"]["seed"]],
         "networks": networks,
     }
     write_text(target / RECORD, json.dumps(record, indent=1) + "\n")

@@ -141,6 +141,12 @@ class Run:
         pairs = self.trained_for(self.shards[method][shard][0][0])
         return [self.training(name, pairs, "model.pt") for name in self.methods[method].networks]
 
+    @property
+    def people(self) -> dict[str, Any] | None:
+        """Phantom people that networks are trained on in place of the cohort's training scans."""
+        own = self.config["cohort"]["source"] == "phantom"
+        return self.config["phantom"]["training"] if own else None
+
     def published(self, network: str) -> list[str]:
         """Return the published model that a network's training starts from, if there is one."""
         return published(network) if self.config["training"]["start"] == "published" else []

@@ -135,7 +135,7 @@ def test_images_of_different_contrast_are_judged_in_one(source: KneeSource) -> N
 def test_no_person_of_a_test_was_trained_on() -> None:
     """People differ where seeds do, and no embedded cohort has a seed of the published training."""
     published = yaml.safe_load((ROOT / "config/published.yaml").read_text(encoding="utf-8"))
-    seeds = {published["seed"], published["training"]["phantoms"]["seed"]}
+    seeds = {published["seed"], published["phantom"]["training"]["seed"]}
     record = ROOT / "models/models.json"
     if record.is_file():
         seeds |= set(json.loads(record.read_text(encoding="utf-8"))["seeds"])
@@ -145,6 +145,7 @@ def test_no_person_of_a_test_was_trained_on() -> None:
             changed = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
             assert changed.get("seed", own) not in seeds, path
     assert own not in seeds
+    seeds.add(yaml.safe_load((ROOT / "config.yaml").read_text())["phantom"]["training"]["seed"])
     trained = {(*draw_shape(seed, n).scale, *draw_scan(seed, n, 0).joint)
                for seed in seeds for n in range(300)}  # fmt: skip
     tested = {(*draw_shape(own, n).scale, *draw_scan(own, n, 0).joint) for n in range(100)}
@@ -152,10 +153,10 @@ def test_no_person_of_a_test_was_trained_on() -> None:
 
 
 def test_the_cohorts_own_people_are_refused(plain_config: dict) -> None:
-    plain_config["training"]["phantoms"] = {
+    plain_config["phantom"]["training"] = {
         "seed": plain_config["seed"], "people": 3, "fresh": 4, "random_appearance": 0.5,
     }  # fmt: skip
     with pytest.raises(ConfigError) as caught:
         check_config(plain_config)
-    assert "training.phantoms: found 4 fresh of 3 people" in str(caught.value)
-    assert "training.phantoms.seed: found 2019" in str(caught.value)
+    assert "phantom.training: found 4 fresh of 3 people" in str(caught.value)
+    assert "phantom.training.seed: found 2019" in str(caught.value)

@@ -33,7 +33,7 @@ def run(tmp_path: Path) -> Path:
     save_checkpoint(folder / "model.pt", content | {"step": 7, "seconds": 9.0})
     (folder / "training.json").write_text(json.dumps({"network": "affine", "steps": 7}))
     config = {
-        "seed": 1, "preprocessing": {"size": SIZE}, "training": {"phantoms": {"seed": 2}},
+        "seed": 1, "preprocessing": {"size": SIZE}, "phantom": {"training": {"seed": 2}},
         "labels": {"structures": [{"name": "a", "value": 2}, {"name": "b", "value": 4}]},
     }  # fmt: skip
     manifest = tmp_path / "results" / "mine" / "manifest.json"

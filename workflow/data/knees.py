@@ -297,6 +297,8 @@ class KneeSource:
 def make_person(job: tuple[int, int, tuple[int, int, int], Path]) -> int:
     """Make the tissue fractions of a person's scans and keep them; return the person's number."""
     seed, number, size, path = job
+    if path.is_file():  # another training has made it meanwhile
+        return number
     fine = tuple(FINE * n for n in size)
     maps = []
     for visit in range(VISITS):

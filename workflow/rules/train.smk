@@ -83,7 +83,7 @@ rule train:
         modules=lambda wildcards: RUN.networks[wildcards.network].requires["modules"],
         labels=[structure["value"] for structure in config["labels"]["structures"]],
         seed=config["seed"],
-        phantoms=config["training"]["phantoms"],
+        phantoms=RUN.people,
         people=f"{FOLDER}/people",
         size=config["preprocessing"]["size"],
     script:
