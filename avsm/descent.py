@@ -18,7 +18,7 @@ import torch
 from avsm.losses import Losses, velocity_energy
 
 Smoother = Callable[[torch.Tensor], torch.Tensor]
-Data = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+Data = Callable[[torch.Tensor], torch.Tensor]
 Report = Callable[[int, torch.Tensor], None]
 
 HISTORY = 5  # pairs that L-BFGS remembers, as in the authors' code
@@ -40,7 +40,7 @@ class Objective:
     Parameters
     ----------
     data
-        Gives the similarity and symmetry terms, two scalars, of the velocity.
+        Gives the similarity term, a scalar, of the velocity.
     smoother
         K.
     weight
@@ -58,9 +58,9 @@ class Objective:
 
     def losses(self, momentum: torch.Tensor, velocity: torch.Tensor) -> Losses:
         """Give the losses alone; ``velocity`` is K applied to ``momentum``."""
-        similarity, symmetry = self.data(velocity)
+        similarity = self.data(velocity)
         energy = self.weight * velocity_energy(momentum, velocity.detach()).sum()  # Eq. 9
-        return Losses(similarity + energy + symmetry, similarity, energy, symmetry)
+        return Losses(similarity + energy, similarity, energy, torch.zeros_like(energy))
 
     def __call__(self, momentum: torch.Tensor, velocity: torch.Tensor) -> Evaluation:
         """Evaluate loss and gradient; gradients of other leaves in ``data`` are left in them."""

@@ -47,9 +47,9 @@ def _halves(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return first, second
 
 
-def _sum_directions(per_item: torch.Tensor, symmetric: bool) -> torch.Tensor:
-    """Sum over the directions, average over the pairs."""
-    return per_item.mean() * (2 if symmetric else 1)
+def _sum_directions(per_item: torch.Tensor) -> torch.Tensor:
+    """Sum over the two directions, average over the pairs."""
+    return 2 * per_item.mean()
 
 
 def _losses(
@@ -64,7 +64,6 @@ def affine_losses(
     affine: Affine,
     lambda_ar: float,
     lambda_as: float = LAMBDA_AS,
-    symmetric: bool = True,
 ) -> Losses:
     """Give the complete affine loss (Eq. 6).
 
@@ -78,8 +77,6 @@ def affine_losses(
         Weight of the deviation from the identity, ``affine_regularisation_weight(epoch)``.
     lambda_as
         Weight of the symmetry.
-    symmetric
-        Whether the batch holds both directions; without, the symmetry term is 0.
 
     Returns
     -------
@@ -87,13 +84,9 @@ def affine_losses(
         Scalars by name.
     """
     deviation = lambda_ar * affine_deviation(affine)  # Eq. 4
-    symmetry = torch.zeros_like(deviation[0])
-    if symmetric:
-        (a, a_ts), (b, b_ts) = _halves(affine.matrix), _halves(affine.offset)
-        symmetry = lambda_as * affine_asymmetry(Affine(a, b), Affine(a_ts, b_ts)).mean()  # Eq. 5
-    return _losses(  # Eq. 6
-        _sum_directions(similarity, symmetric), _sum_directions(deviation, symmetric), symmetry
-    )
+    (a, a_ts), (b, b_ts) = _halves(affine.matrix), _halves(affine.offset)
+    symmetry = lambda_as * affine_asymmetry(Affine(a, b), Affine(a_ts, b_ts)).mean()  # Eq. 5
+    return _losses(_sum_directions(similarity), _sum_directions(deviation), symmetry)  # Eq. 6
 
 
 def velocity_energy(momentum: torch.Tensor, velocity: torch.Tensor) -> torch.Tensor:
@@ -138,7 +131,6 @@ def step_losses(
     velocity: torch.Tensor,
     lambda_vr: float = LAMBDA_VR,
     lambda_vs: float = LAMBDA_VS,
-    symmetric: bool = True,
 ) -> Losses:
     """Give the complete loss of one vSVF step (Eq. 11).
 
@@ -154,8 +146,6 @@ def step_losses(
         Weight of the regularisation.
     lambda_vs
         Weight of the symmetry; at 0 it is not evaluated.
-    symmetric
-        Whether the batch holds both directions; without, the symmetry term is 0.
 
     Returns
     -------
@@ -164,11 +154,9 @@ def step_losses(
     """
     energy = lambda_vr * velocity_energy(momentum, velocity)  # Eq. 9
     symmetry = torch.zeros_like(energy[0])
-    if symmetric and lambda_vs:
+    if lambda_vs:
         symmetry = lambda_vs * asymmetry(*_halves(phi)).mean()  # Eq. 10
-    return _losses(  # Eq. 11
-        _sum_directions(similarity, symmetric), _sum_directions(energy, symmetric), symmetry
-    )
+    return _losses(_sum_directions(similarity), _sum_directions(energy), symmetry)  # Eq. 11
 
 
 def sum_losses(steps: Sequence[Losses]) -> Losses:

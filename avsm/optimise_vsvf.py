@@ -196,13 +196,12 @@ def level_objective(
 ) -> Objective:
     """Give the loss of Eq. 8 on one level, the map at half the resolution of its images."""
     low = initial.map(half_shape(level.fixed.shape[2:]))
-    none = torch.zeros((), dtype=level.fixed.dtype, device=level.fixed.device)
 
-    def data(velocity: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def data(velocity: torch.Tensor) -> torch.Tensor:
         step = vsvf_step(
             velocity, velocity, low, level.moving, settings.solver, settings.solver_steps
         )
-        return mk_lncc_loss(step.warped, level.fixed, level.windows).sum(), none
+        return mk_lncc_loss(step.warped, level.fixed, level.windows).sum()
 
     return Objective(data, smoother, settings.lambda_vr)
 

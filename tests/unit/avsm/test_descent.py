@@ -14,13 +14,13 @@ def test_gradient_in_the_metric_of_the_regulariser() -> None:
     momentum = torch.randn(2, 3, 6, 7, 8, dtype=torch.float64, requires_grad=True)
     weights = torch.randn(2, 3, 6, 7, 8, dtype=torch.float64)
 
-    def data(velocity: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return (weights * velocity.sin()).sum(), torch.zeros((), dtype=torch.float64)
+    def data(velocity: torch.Tensor) -> torch.Tensor:
+        return (weights * velocity.sin()).sum()
 
     objective = Objective(data, smoother, weight=3.0)
     velocity = smoother(momentum)
     energy = 3 * (momentum * velocity).sum(dim=1).mean(dim=(1, 2, 3)).sum() / 4
-    (expected,) = torch.autograd.grad(data(velocity)[0] + energy, momentum)
+    (expected,) = torch.autograd.grad(data(velocity) + energy, momentum)
     found = objective(momentum, velocity)
     torch.testing.assert_close(smoother(found.gradient), expected)
 
@@ -31,8 +31,8 @@ def test_lbfgs_solves_a_quadratic_problem() -> None:
     wanted = smoother(torch.randn(1, 3, 8, 9, 10, dtype=torch.float64))
     weight = 0.5
 
-    def data(velocity: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return 50 * (velocity - wanted).square().mean(), torch.zeros((), dtype=torch.float64)
+    def data(velocity: torch.Tensor) -> torch.Tensor:
+        return 50 * (velocity - wanted).square().mean()
 
     objective = Objective(data, smoother, weight)
     start = torch.zeros_like(wanted)
