@@ -16,14 +16,13 @@ import torch
 
 from avsm.affine import Affine, affine_from_residual, identity_affine
 from avsm.checks import check_choice, check_same_shape, check_volume
-from avsm.maps import identity_map, warp
+from avsm.maps import warp
 from avsm.pyramid import WINDOWS, downsample, level_windows
 from avsm.similarity import Window, mk_lncc_loss
 
 logger = logging.getLogger(__name__)
 
 OPTIMISERS = ("adam", "sgd")
-STARTS = ("identity", "mass")
 
 
 class Progress(NamedTuple):
@@ -153,8 +152,6 @@ class AffineSettings:
         Of ``sgd``.
     windows
         ``paper`` or ``dense``, see ``pyramid.level_windows``.
-    start
-        ``identity``, or ``mass`` to shift the centres of mass of the intensities onto each other.
     log_every
         Iterations between two lines of the log; 0 for none.
     """
@@ -166,14 +163,12 @@ class AffineSettings:
     final_rate: float = 0.001
     momentum: float = 0.9
     windows: str = "dense"
-    start: str = "identity"
     log_every: int = 50
 
     def __post_init__(self) -> None:
         check_levels(self.scales, self.iterations)
         check_choice("optimiser", self.optimiser, OPTIMISERS)
         check_choice("windows", self.windows, tuple(WINDOWS))
-        check_choice("start", self.start, STARTS)
         check_rates(self.learning_rate, self.final_rate)
 
     @staticmethod
@@ -210,23 +205,6 @@ class OptimisedAffine(NamedTuple):
     loss: torch.Tensor
 
 
-def centre_of_mass(image: torch.Tensor) -> torch.Tensor:
-    """Give the centre of mass of an image ``(B, 1, D, H, W)``: ``(B, 3)``, normalised z, y, x."""
-    check_volume("image", image, channels=1)
-    mass = image.sum(dim=(2, 3, 4))
-    if not (mass > 0).all():
-        raise ValueError(f"image: expected a positive sum of intensities, found {mass.tolist()}")
-    return (identity_map(image.shape[2:], image) * image).sum(dim=(2, 3, 4)) / mass
-
-
-def start_affine(fixed: torch.Tensor, moving: torch.Tensor, start: str) -> Affine:
-    """Give the parameters to start from: see ``AffineSettings.start``."""
-    matrix, offset = identity_affine(fixed.shape[0], fixed)
-    if start == "mass":
-        offset = centre_of_mass(moving) - centre_of_mass(fixed)
-    return Affine(matrix, offset)
-
-
 @torch.inference_mode(False)
 @torch.enable_grad()
 def optimise_affine(
@@ -245,7 +223,7 @@ def optimise_affine(
     settings
         The default preset when None.
     initial
-        Parameters to start from, in place of ``settings.start``.
+        Parameters to start from; the identity when None.
     callback
         Called with ``Progress`` in every iteration.
 
@@ -256,7 +234,7 @@ def optimise_affine(
     """
     settings = settings or AffineSettings()
     fixed, moving = full_pair(fixed, moving)
-    start = initial or start_affine(fixed, moving, settings.start)
+    start = initial or identity_affine(fixed.shape[0], fixed)
     matrix, offset = (part.detach().to(fixed) for part in start)
     residual = torch.cat([(matrix - torch.eye(3).to(matrix)).flatten(1), offset], dim=1)
     residual = residual.clone().requires_grad_()
