@@ -149,7 +149,7 @@ def _add_register(commands: Any) -> None:
         type=at_least(0),
         default=0,
         metavar="N",
-        help="then optimise on this pair for N iterations (default: 0)",
+        help="optimise one vSVF step on this pair for N iterations (default: 0)",
     )
     add(
         "--refine-affine",

@@ -142,6 +142,8 @@ def find_map(
     ):
         if value is not None and value < least:
             raise UserError(f"{name}: expected at least {least}, found {value}")
+    if refine and steps is not None:
+        raise UserError("steps: refine starts from one vSVF step; give one of the two")
     if refine_affine and not refine:
         raise UserError("refine_affine: expected iterations of refine, found 0")
     if steps is None and "momentum" not in model.trained:

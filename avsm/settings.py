@@ -125,8 +125,8 @@ class Stage:
         Decay of the moving average of the weights, which is what is scored and kept; 0: the
         weights themselves.
     more_epochs, more_batches, more_rate
-        What takes the place of ``epochs``, ``batches`` and ``rate`` where training goes on from the
-        weights of a model that was trained long, in the last phase alone. No more epochs: the
+        What takes the place of ``epochs``, ``batches`` and ``rate`` in ``continued``, with the last
+        phase alone, where training goes on from a model that was trained long. No more epochs: the
         weights stay.
     """
 
@@ -255,6 +255,8 @@ class Recipe:
         choose("similarity", self.similarity, SIMILARITIES)
         choose("windows", self.windows, WINDOWS)
         choose("start", self.start, STARTS)
+        if not self.decay_ar > 0:
+            raise UserError(f"decay_ar: expected more than 0, found {self.decay_ar}")
         for name in ("affine", "momentum"):
             _check_stage(name, getattr(self, name))
 
@@ -267,7 +269,7 @@ class Recipe:
             If a name is unknown; the message has the nearest. If a value is of the wrong kind.
         """
         plain = self.to_dict()
-        for name, value in values.items():
+        for name, value in flat(values).items():
             inner, *path = plain, *name.split(".")
             for key in path[:-1]:
                 inner = inner.get(key) if isinstance(inner, dict) else None
@@ -284,7 +286,7 @@ class Recipe:
     def continued(self) -> Recipe:
         """Give the recipe with which training goes on from weights that were trained long."""
         stages = {"affine": self.affine.continued(), "momentum": self.momentum.continued()}
-        return dataclasses.replace(self, **stages)
+        return dataclasses.replace(self, **stages, lambda_ar=0.0)  # Eq. 13 has long decayed
 
     def to_dict(self) -> dict[str, Any]:
         """Give the recipe as JSON has it."""
@@ -359,7 +361,9 @@ def _check_stage(name: str, stage: Stage) -> None:
     ends = [phase.until for phase in stage.phases]
     if not ends or ends != sorted(ends) or ends[0] <= 0 or ends[-1] != 1:
         raise UserError(f"{name}.phases: expected 'until' to rise to 1, found {ends}")
-    for key in ("batches", "rate", "more_batches", "more_rate", "max_minutes", "clip"):
+    for key in (
+        "batches", "rate", "halve_every", "more_batches", "more_rate", "max_minutes", "clip",
+    ):  # fmt: skip
         value = getattr(stage, key)
         if value is not None and not value > 0:
             raise UserError(f"{name}.{key}: expected more than 0, found {value}")

@@ -44,16 +44,8 @@ def _contradictions(config: dict[str, Any]) -> list[str]:
             f"evaluation.symmetry_margin: found {margin}, which leaves nothing of the shortest "
             f"axis of preprocessing.size {size}; expected less than {min(size) / 2:g}"
         )
-    people = config["phantom"]["training"]
-    if people and people["fresh"] > people["people"]:
-        messages.append(
-            f"phantom.training: found {people['fresh']} fresh of {people['people']} people"
-        )
-    if people and people["seed"] == config["seed"]:
-        messages.append(
-            f"phantom.training.seed: found {people['seed']}, which is that of the cohort: the "
-            "people to train on would be those to test on; expected another"
-        )
+    if cohort["source"] == "phantom" and config["phantom"]["training"]:
+        messages += _people_contradictions(config)
     if config["run"] == "reference":
         messages.append("run: 'reference' is the folder of published results; take another name")
     reserved = {"mean", "all"} & {s["name"] for s in config["labels"]["structures"]}
@@ -63,4 +55,25 @@ def _contradictions(config: dict[str, Any]) -> list[str]:
         entries = [structure[field] for structure in config["labels"]["structures"]]
         if len(set(entries)) < len(entries):
             messages.append(f"labels.structures: the same {field} occurs twice in {entries}")
+    return messages
+
+
+def _people_contradictions(config: dict[str, Any]) -> list[str]:
+    """Return what the people that networks are trained on contradict."""
+    people, messages = config["phantom"]["training"], []
+    if people["fresh"] > people["people"]:
+        messages.append(
+            f"phantom.training: found {people['fresh']} fresh of {people['people']} people"
+        )
+    if people["seed"] == config["seed"]:
+        messages.append(
+            f"phantom.training.seed: found {people['seed']}, which is that of the cohort: the people "
+            "to train on would be those to test on; expected another"
+        )
+    for key, made in (("spacing_mm", None), ("mirror_left", True)):
+        if config["preprocessing"][key] != made:
+            messages.append(
+                f"preprocessing.{key}: found {config['preprocessing'][key]}, but phantom.training "
+                f"makes images with {made}; set phantom.training to null"
+            )
     return messages

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,14 @@ def collect(run: str, root: Path = ROOT) -> list[Path]:
     if not trained or not (source / "manifest.json").is_file():
         raise DataError(f"{source}: no networks or no manifest.json; finish the run first")
     manifest = json.loads((source / "manifest.json").read_text(encoding="utf-8"))
+    people = [path for path in trained if not _phantoms(path)]
+    if people or len({path.parent.parent for path in trained}) < len(trained):
+        raise DataError(
+            f"{source}: expected one network for both tasks, each trained on phantom people (seed of "
+            "its own, phantom.training), so that it is known who may be tested"
+        )
+    for old in target.glob("*.pt"):
+        old.unlink()
     config, networks, written = manifest["config"], {}, []
     for path in trained:
         name = path.parent.parent.name
@@ -43,7 +52,7 @@ def collect(run: str, root: Path = ROOT) -> list[Path]:
     record = {
         "size": config["preprocessing"]["size"],
         "structures": [s["value"] for s in config["labels"]["structures"]],
-        "seeds": [config["seed"], config["phantom"]["training"]["seed"]],
+        "seeds": sorted({config["seed"], *(_phantoms(path)["seed"] for path in trained)}),
         "networks": networks,
     }
     write_text(target / RECORD, json.dumps(record, indent=1) + "\n")
@@ -52,17 +61,27 @@ def collect(run: str, root: Path = ROOT) -> list[Path]:
     return written
 
 
+def _phantoms(model: Path) -> dict[str, Any] | None:
+    """Return the phantom people that a network was trained on, by its `training.json`."""
+    record = json.loads((model.parent / "training.json").read_text(encoding="utf-8"))
+    return record.get("phantoms")
+
+
 def published(network: str) -> list[str]:
     """Return the path of a network that ships, if there is one."""
     path = Path(MODELS, f"{network}.pt")
     return [str(path)] if path.is_file() else []
 
 
-def check_fit(config: dict[str, Any]) -> None:
+def check_fit(config: dict[str, Any], networks: Iterable[str]) -> None:
     """Raise `ConfigError` if a run cannot go on from the networks that ship."""
     path = Path(MODELS, RECORD)
-    if not path.is_file():
-        return
+    missing = [name for name in networks if not published(name)]
+    if missing or not path.is_file():
+        raise ConfigError(
+            f"training.start: published: found no models/{' and no models/'.join(missing)}.pt or no "
+            f"{path}; set training.start to scratch, or leave out what needs these networks"
+        )
     record = json.loads(path.read_text(encoding="utf-8"))
     own = {
         "preprocessing.size": config["preprocessing"]["size"],

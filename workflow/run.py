@@ -142,7 +142,7 @@ class Run:
         return [self.training(name, pairs, "model.pt") for name in self.methods[method].networks]
 
     @property
-    def people(self) -> dict[str, Any] | None:
+    def phantoms(self) -> dict[str, Any] | None:
         """Phantom people that networks are trained on in place of the cohort's training scans."""
         own = self.config["cohort"]["source"] == "phantom"
         return self.config["phantom"]["training"] if own else None
@@ -207,7 +207,7 @@ def load_run(config: dict[str, Any]) -> Run:
     scans = load_cohort(config, {name for _, *names in listed for name in names})
     run = Run(config, scans, select_couples(scans, config, listed), methods, networks)
     if networks and config["training"]["start"] == "published":
-        check_fit(config)
+        check_fit(config, networks)
     if networks:
         learned = [m.folder for m in methods.values() if m.networks]  # without variants' names
         mirrored = config["preprocessing"]["mirror_left"]

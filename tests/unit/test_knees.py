@@ -95,9 +95,22 @@ def test_a_source_that_begins_later_draws_the_same(source: KneeSource) -> None:
 
     course = [draw(source, epoch) for epoch in range(3)]
     assert sorted({number for number, _ in source.scans}) == [2, 3, 4]
-    later = KneeSource(source.people, SIZE, "both", source.folder)
+    later = KneeSource(source.people, SIZE, "both", source.folder.parent)
     assert torch.equal(draw(later, 2), course[2])
     assert course[2].shape == (8, 1, 16, 16, 12)
+
+
+def test_another_population_has_people_of_its_own(source: KneeSource) -> None:
+    """Of another seed or on another grid, in the same folder."""
+    first = (0, 0)
+    source._hold(range(3))
+    for seed, size in ((6, SIZE), (5, (24, 32, 28))):
+        other = KneeSource(People(seed, 3), size, "both", source.folder.parent)
+        other.make_people()
+        other._hold(range(3))
+        assert tuple(other.scans[first][1.0].shape[1:]) == size[::-1]
+        if size == SIZE:
+            assert not torch.equal(other.scans[first][1.0], source.scans[first][1.0])
 
 
 def test_pairs_are_of_the_task(source: KneeSource) -> None:
@@ -106,7 +119,7 @@ def test_pairs_are_of_the_task(source: KneeSource) -> None:
         ("cross-subject", {False}),
         ("both", {True, False}),
     ):
-        own = KneeSource(source.people, SIZE, task, source.folder)
+        own = KneeSource(source.people, SIZE, task, source.folder.parent)
         pairs = [own._pair(2, keyed_generator(n)) for n in range(40)]
         assert {fixed[0] == moving[0] for fixed, moving in pairs} == same
         assert all(fixed != moving for fixed, moving in pairs)
@@ -127,7 +140,7 @@ def test_images_of_different_contrast_are_judged_in_one(source: KneeSource) -> N
         if differ:
             assert not torch.equal(pairs.fixed, pairs.judged_fixed)
     assert kinds == {True, False}
-    usual = KneeSource(People(5, 3, 0, random=0.0), SIZE, "both", source.folder)
+    usual = KneeSource(People(5, 3, 0, random=0.0), SIZE, "both", source.folder.parent)
     drawn = (usual.draw(phase, 0, keyed_generator(n)) for n in range(10))
     assert all(p.judged_fixed is p.fixed for p in (usual.pairs(d, cpu) for d in drawn))
 

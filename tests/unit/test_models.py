@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,10 @@ def run(tmp_path: Path) -> Path:
     torch.nn.init.normal_(model.affine_net.last.weight)
     content = describe_model(model, (96, 96, 40), ("affine",))
     save_checkpoint(folder / "model.pt", content | {"step": 7, "seconds": 9.0})
-    (folder / "training.json").write_text(json.dumps({"network": "affine", "steps": 7}))
+    record = {"network": "affine", "steps": 7, "phantoms": {"seed": 2}}
+    (folder / "training.json").write_text(json.dumps(record))
     config = {
-        "seed": 1, "preprocessing": {"size": SIZE}, "phantom": {"training": {"seed": 2}},
+        "seed": 1, "preprocessing": {"size": SIZE},
         "labels": {"structures": [{"name": "a", "value": 2}, {"name": "b", "value": 4}]},
     }  # fmt: skip
     manifest = tmp_path / "results" / "mine" / "manifest.json"
@@ -72,18 +74,33 @@ def test_an_unfinished_run_is_refused(run: Path) -> None:
         collect("mine", run)
 
 
+def test_networks_of_each_task_or_of_the_cohorts_own_people_are_refused(run: Path) -> None:
+    folder = run / "results/mine/networks/affine"
+    (folder / "both").rename(folder / "longitudinal")
+    shutil.copytree(folder / "longitudinal", folder / "cross-subject")
+    with pytest.raises(DataError, match="expected one network for both tasks"):
+        collect("mine", run)
+    shutil.rmtree(folder / "cross-subject")
+    (folder / "longitudinal/training.json").write_text('{"phantoms": null}')
+    with pytest.raises(DataError, match="each trained on phantom people"):
+        collect("mine", run)
+    assert not (run / MODELS).exists()
+
+
 def test_runs_that_networks_do_not_fit_are_refused(
     run: Path, monkeypatch: pytest.MonkeyPatch, plain_config: dict
 ) -> None:
     collect("mine", run)
     monkeypatch.chdir(run)
     assert published("affine") == ["models/affine.pt"] and published("other") == []
-    check_fit(plain_config)
+    check_fit(plain_config, ["affine"])
+    with pytest.raises(ConfigError, match=r"no models/other\.pt"):
+        check_fit(plain_config, ["affine", "other"])
     plain_config["preprocessing"]["size"] = [80, 192, 192]
     plain_config["labels"]["structures"] = [{"name": "hippocampus", "value": 1}]
     plain_config["seed"] = 2
     with pytest.raises(ConfigError) as caught:
-        check_fit(plain_config)
+        check_fit(plain_config, ["affine"])
     for part in (
         "preprocessing.size [80, 192, 192], trained on [40, 96, 96]",
         "labels.structures (values) [1], trained on [2, 4]",
@@ -95,7 +112,7 @@ def test_runs_that_networks_do_not_fit_are_refused(
 
 def test_shipped_files_are_small_and_whole() -> None:
     folder = ROOT / MODELS
-    if not folder.is_dir():
+    if not (folder / "models.json").is_file():
         pytest.skip("no networks ship yet")
     files = sorted(folder.glob("*.pt"))
     listed = dict(line.split()[::-1] for line in (folder / SUMS).read_text().splitlines())

@@ -45,8 +45,8 @@ TISSUES = {
     "cartilage": Tissue(155, 0.06, 7),
 }
 # Signal of the same tissues in contrasts that no network was trained on. T1: spoiled gradient
-# echo without fat suppression. Inverted: dark where DESS is bright. Cut: only what is within the
-# fascia is in the picture.
+# echo without fat suppression. Inverted: dark where DESS is bright. Cut: skin, fascia and
+# fat are black.
 BRIGHTEST = max(tissue.mean for tissue in TISSUES.values())
 CONTRASTS = {
     "dess": {},
@@ -150,7 +150,10 @@ def _contrast(rng, contrast: str = "dess") -> dict[str, Tissue]:
     jitter = np.clip(rng.standard_normal(len(TISSUES)), -2, 2)
     means = CONTRASTS[contrast]
     return {
-        name: tissue._replace(mean=means.get(name, tissue.mean) * (1 + tissue.sd * z))
+        name: tissue._replace(
+            mean=means.get(name, tissue.mean) * (1 + tissue.sd * z),
+            texture=0 if means.get(name) == 0 else tissue.texture,
+        )
         for (name, tissue), z in zip(TISSUES.items(), jitter, strict=True)
     }
 

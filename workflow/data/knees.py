@@ -11,11 +11,15 @@ losses compares intensities.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
-from collections.abc import Iterator
+import os
+import random
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +31,7 @@ from avsm.data import Pairs
 from avsm.losses import both_directions
 from avsm.pyramid import downsample
 from avsm.settings import Phase
+from workflow.data import dess, knee, phantom, phantom_anatomy, phantom_variation, tissues
 from workflow.data.dess import BIAS_MAX, BIAS_MM, MOTTLE_MM, NOISE_SD, TISSUES, tissue_fractions
 from workflow.data.phantom import FIELD_OF_VIEW, phantom_label
 from workflow.errors import ConfigError
@@ -34,10 +39,11 @@ from workflow.files import written_aside
 from workflow.images import canonical
 
 log = logging.getLogger(__name__)
+Job = tuple[int, int, tuple[int, int, int], Path]  # seed, number, size, file of a person
 VISITS = 2
 FINE = 2  # people are made on a grid finer by this factor per axis, and averaged to the working one
 GRAIN = 0.45  # sd of the trabecular grain behind that average, as a part of a tissue's texture
-MOTTLE = 0.6  # sd of the smooth part of the texture
+MOTTLE = 0.6  # of the knots of the smooth part of the texture
 PERCENTILE = 0.001  # part of the intensities that become 0, and 1
 SPARSE = 3  # one voxel in so many tells the percentiles
 OUTER = ("skin", "fat", "fascia")  # tissues that random appearance may turn into air, from outside
@@ -143,8 +149,9 @@ def _blur(image: torch.Tensor, sd: float) -> torch.Tensor:
     kernel /= kernel.sum()
     for axis in range(3):
         size = [5 if axis == other else 1 for other in range(3)]
-        padding = [2 if axis == other else 0 for other in range(3)]
-        image = F.conv3d(image[None, None], kernel.view(1, 1, *size), padding=padding)[0, 0]
+        padding = [2 if axis == other else 0 for other in (2, 2, 1, 1, 0, 0)]
+        padded = F.pad(image[None, None], padding, mode="replicate")
+        image = F.conv3d(padded, kernel.view(1, 1, *size))[0, 0]
     return image
 
 
@@ -182,8 +189,9 @@ class KneeSource:
     people : who they are.
     size : voxels (x, y, z) of the working grid.
     task : `longitudinal`, `cross-subject` or `both`.
-    folder : where people are kept, 1.2 MB each at 40x96x96; other trainings find them there.
-    workers : processes that make people.
+    folder : where people are kept, 1.2 MB each at 40x96x96; other trainings of the same population
+        find them there.
+    workers : processes that make the first people.
     """
 
     def __init__(
@@ -194,11 +202,30 @@ class KneeSource:
                 "people: expected at least 2 held and no more fresh ones than that, found "
                 f"{people.held} and {people.fresh}"
             )
-        self.people, self.size, self.task, self.folder = people, size, task, folder
-        self.workers = workers
+        self.people, self.size, self.task = people, size, task
+        self.folder, self.workers = folder / population(people.seed, size), workers
         self.shape = (size[2], size[1], size[0])
         self.scans: dict[tuple[int, int], dict[float, torch.Tensor]] = {}
         self.epoch = -1
+
+    def make_people(self) -> None:
+        """Make the people of the first epoch, so that no training's time includes it."""
+        missing = [n for n in range(self.people.held) if not self._file(n).is_file()]
+        # Trainings that run side by side do not make the same ones: each in an order of its own.
+        random.Random(os.getpid()).shuffle(missing)
+        jobs = [self._job(number) for number in missing]
+        with ExitStack() as stack:
+            run = map
+            if self.workers > 1 and len(jobs) > 1:
+                fork = get_context(
+                    "fork"
+                )  # a new interpreter would run the training's script again
+                pool = ProcessPoolExecutor(self.workers, mp_context=fork)
+                run = stack.enter_context(pool).map
+            for done, number in enumerate(run(make_person, jobs), start=1):
+                log.debug("phantom person %d made", number)
+                if done % 20 == 0:
+                    log.info("%d of %d phantom people made", done, len(missing))
 
     def draw(
         self, phase: Phase, epoch: int, generator: torch.Generator
@@ -271,33 +298,34 @@ class KneeSource:
         for number, visit in [*self.scans]:
             if number not in numbers:
                 del self.scans[number, visit]
-        missing = [number for number in numbers if not self._file(number).is_file()]
-        for done, number in enumerate(self._make(missing), start=1):
-            if done % 50 == 0:
-                log.info("%d of %d phantom people made", done, len(missing))
-            log.debug("phantom person %d made", number)
+        for number in numbers:
+            make_person(self._job(number))
         for number in numbers:
             if (number, 0) not in self.scans:
                 maps = np.load(self._file(number))["fractions"]
                 for visit in range(VISITS):
                     self.scans[number, visit] = {1.0: torch.from_numpy(maps[visit])}
 
-    def _make(self, numbers: list[int]) -> Iterator[int]:
-        jobs = [(self.people.seed, number, self.size, self._file(number)) for number in numbers]
-        if self.workers == 1 or len(jobs) < 2:
-            yield from map(make_person, jobs)
-        else:
-            with ProcessPoolExecutor(self.workers) as processes:
-                yield from processes.map(make_person, jobs)
+    def _job(self, number: int) -> Job:
+        return self.people.seed, number, self.size, self._file(number)
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:06d}.npz"
 
 
-def make_person(job: tuple[int, int, tuple[int, int, int], Path]) -> int:
-    """Make the tissue fractions of a person's scans and keep them; return the person's number."""
+def population(seed: int, size: tuple[int, int, int]) -> str:
+    """Name a population by all that decides it: seed, grid, and the code that makes people."""
+    modules = (dess, knee, phantom, phantom_anatomy, phantom_variation, tissues)
+    digest = hashlib.sha256()
+    for module in modules:
+        digest.update(Path(module.__file__).read_bytes())
+    return f"{seed}-{'x'.join(map(str, size))}-{digest.hexdigest()[:8]}"
+
+
+def make_person(job: Job) -> int:
+    """Make the tissue fractions of a person's scans, unless they are there; return the number."""
     seed, number, size, path = job
-    if path.is_file():  # another training has made it meanwhile
+    if path.is_file():
         return number
     fine = tuple(FINE * n for n in size)
     maps = []

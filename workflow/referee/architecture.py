@@ -55,7 +55,7 @@ def list_layers(network: nn.Module, run: Callable[[], object]) -> list[Layer]:
     """
     found: dict[str, Layer] = {}
     handles = [
-        module.register_forward_hook(_note(name, found))
+        module.register_forward_hook(_note(name, found), with_kwargs=True)
         for name, module in network.named_modules()
         if not any(module.children())
     ]
@@ -75,22 +75,24 @@ def list_layers(network: nn.Module, run: Callable[[], object]) -> list[Layer]:
 
 
 def _note(name: str, found: dict[str, Layer]) -> Callable[..., None]:
-    def hook(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+    def hook(module: nn.Module, inputs: object, given: dict, output: torch.Tensor) -> None:
         if name not in found:  # weights that several steps share are one layer
             count = sum(p.numel() for p in module.parameters())
-            found[name] = Layer(name, _kind(module), tuple(output.shape[1:]), count)
+            found[name] = Layer(
+                name, _kind(module, given.get("stride")), tuple(output.shape[1:]), count
+            )
 
     return hook
 
 
-def _kind(module: nn.Module) -> str:
+def _kind(module: nn.Module, given: int | None) -> str:
     """Name a layer, with its kernel and a stride other than 1 where it has them."""
     name = type(module).__name__
     if not hasattr(module, "kernel_size"):
         return name
     kernel, stride = (
         value[0] if isinstance(value, tuple) else value
-        for value in (module.kernel_size, module.stride)
+        for value in (module.kernel_size, given or module.stride)
     )
     return f"{name} {kernel}" + (f", stride {stride}" if stride != 1 else "")
 
@@ -131,8 +133,9 @@ def notes(shape: Iterable[int], affine_steps: int, steps: int) -> list[str]:
     """Return the lines under the table."""
     grid = "x".join(map(str, shape))
     return [
-        f"Output: channels and voxels for images of {grid} (z, y, x). Sums, most activations "
-        "and the vSVF unit are no layers and have no parameters.",
+        f"Output: channels and voxels for images of {grid} (z, y, x). Sums, most activations, "
+        "the affine network's poolings and norms, and the vSVF unit are no layers and have no "
+        "parameters.",
         f"All {affine_steps} affine steps share one network's weights, and all {steps} vSVF steps "
         "the other's.",
     ]

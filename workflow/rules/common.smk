@@ -75,7 +75,9 @@ def method_code(method):
 def network_code(wildcards):
     """All Python files that a network's training is made of."""
     folder = Path("baselines/networks", RUN.networks[wildcards.network].folder).absolute()
-    return [*sources(folder), "workflow/contract/training.py"]
+    images = ("knees", "dess", "tissues", "knee", "phantom", "phantom_anatomy", "phantom_variation")
+    people = code(*(f"data/{name}" for name in images)) if RUN.phantoms else []
+    return [*sources(folder), "workflow/contract/training.py", *people]
 
 
 def gpus(params):
@@ -96,6 +98,8 @@ def training_memory(wildcards, attempt):
     """
     megavoxels = math.prod(config["preprocessing"]["size"]) / 1e6
     images = min(8192, 2.3 * megavoxels * len(RUN.trained))
+    if RUN.phantoms:  # two scans each, a byte for each of 16 tissues
+        images = 36 * megavoxels * RUN.phantoms["people"]
     return attempt * math.ceil(4000 + 1500 * megavoxels + images)
 
 

@@ -83,8 +83,8 @@ rule train:
         modules=lambda wildcards: RUN.networks[wildcards.network].requires["modules"],
         labels=[structure["value"] for structure in config["labels"]["structures"]],
         seed=config["seed"],
-        phantoms=RUN.people,
-        people=f"{FOLDER}/people",
+        phantoms=RUN.phantoms,
+        people_folder=f"{FOLDER}/people",
         size=config["preprocessing"]["size"],
     script:
         "../scripts/train.py"

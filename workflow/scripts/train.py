@@ -35,7 +35,8 @@ if params.phantoms:
         params.phantoms["fresh"],
         params.phantoms["random_appearance"],
     )
-    source = KneeSource(people, tuple(params.size), pairs, Path(params.people), threads)
+    source = KneeSource(people, tuple(params.size), pairs, Path(params.people_folder), threads)
+    source.make_people()
 if snakemake.input.start:
     start = Path(snakemake.input.start[0])
 context = Training(

@@ -54,9 +54,10 @@ def test_help(arguments: list[str], words: list[str], capsys: pytest.CaptureFixt
 def test_train_then_register(cohort: Path, trained: Path, tmp_path: Path) -> None:
     fixed, moving = (str(cohort.parent / f"s{n}_v0_image.nii") for n in (4, 5))
     warped, field = tmp_path / "new" / "warped.nii.gz", tmp_path / "field.mha"
-    command = ["register", fixed, moving, "--model", str(trained), "--steps", "1"]
+    command = ["register", fixed, moving, "--model", str(trained)]
     command += ["--out", str(warped), "--transform", str(field), "--device", "cpu"]
     assert main([*command, "--affine-steps", "2", "--refine", "2"]) == 0
+    assert main([*command, "--steps", "1", "--refine", "2"]) == 2  # it starts from one step
     u = sitk.ReadImage(str(field), sitk.sitkVectorFloat64)
     transform = sitk.DisplacementFieldTransform(u)
     image = sitk.ReadImage(moving)

@@ -124,8 +124,15 @@ def test_training_on_is_short_and_gentle_and_of_the_last_phase() -> None:
     assert (short.affine.epochs, short.momentum.rate) == (3, 1e-5)
     old, new = flat(whole.to_dict()), flat(short.to_dict())
     assert {name.split(".")[-1] for name in old if old[name] != new[name]} == {
-        "phases", "epochs", "batches", "rate",
+        "phases", "epochs", "batches", "rate", "lambda_ar",
     }  # fmt: skip
+    assert short.lambda_ar == 0  # Eq. 13 does not pull a trained network to the identity again
+
+
+def test_nested_changes_leave_their_neighbours() -> None:
+    nested = {"model": {"affine_steps": 3}, "affine": {"epochs": 3}, "augmentation": {"gamma": 0.1}}
+    dotted = {"model.affine_steps": 3, "affine.epochs": 3, "augmentation.gamma": 0.1}
+    assert recipe_preset("small").change(nested) == recipe_preset("small").change(dotted)
 
 
 def test_unknown_preset_and_task_name_the_nearest() -> None:
