@@ -62,9 +62,8 @@ def _people_contradictions(config: dict[str, Any]) -> list[str]:
     """Return what the people that networks are trained on contradict."""
     people, messages = config["phantom"]["training"], []
     if people["fresh"] > people["people"]:
-        messages.append(
-            f"phantom.training: found {people['fresh']} fresh of {people['people']} people"
-        )
+        found = f"found {people['fresh']} fresh of {people['people']} people"
+        messages.append(f"phantom.training: {found}")
     if people["seed"] == config["seed"]:
         messages.append(
             f"phantom.training.seed: found {people['seed']}, which is that of the cohort: the people "

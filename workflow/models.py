@@ -32,11 +32,11 @@ def collect(run: str, root: Path = ROOT) -> list[Path]:
     if not trained or not (source / "manifest.json").is_file():
         raise DataError(f"{source}: no networks or no manifest.json; finish the run first")
     manifest = json.loads((source / "manifest.json").read_text(encoding="utf-8"))
-    people = [path for path in trained if not _phantoms(path)]
-    if people or len({path.parent.parent for path in trained}) < len(trained):
+    others = [path for path in trained if not _phantoms(path)]
+    if others or len({path.parent.parent for path in trained}) < len(trained):
         raise DataError(
-            f"{source}: expected one network for both tasks, each trained on phantom people (seed of "
-            "its own, phantom.training), so that it is known who may be tested"
+            f"{source}: expected one network for both tasks, each trained on phantom people "
+            "(phantom.training), so that it is known who may be tested"
         )
     for old in target.glob("*.pt"):
         old.unlink()
@@ -79,8 +79,9 @@ def check_fit(config: dict[str, Any], networks: Iterable[str]) -> None:
     missing = [name for name in networks if not published(name)]
     if missing or not path.is_file():
         raise ConfigError(
-            f"training.start: published: found no models/{' and no models/'.join(missing)}.pt or no "
-            f"{path}; set training.start to scratch, or leave out what needs these networks"
+            f"training.start: published: found no {path}, or no models/"
+            f"{'.pt and no models/'.join(missing)}.pt; set training.start to scratch, or leave out "
+            "what needs these networks"
         )
     record = json.loads(path.read_text(encoding="utf-8"))
     own = {
