@@ -66,8 +66,8 @@ def _people_contradictions(config: dict[str, Any]) -> list[str]:
         messages.append(f"phantom.training: {found}")
     if people["seed"] == config["seed"]:
         messages.append(
-            f"phantom.training.seed: found {people['seed']}, which is that of the cohort: the people "
-            "to train on would be those to test on; expected another"
+            f"phantom.training.seed: found {people['seed']}, which is that of the cohort: the "
+            "people to train on would be those to test on; expected another"
         )
     for key, made in (("spacing_mm", None), ("mirror_left", True)):
         if config["preprocessing"][key] != made:
