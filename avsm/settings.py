@@ -25,6 +25,7 @@ SIMILARITIES = ("mk-lncc", "ncc")
 WINDOWS = ("paper", "dense")
 STARTS = ("network", "inverse")
 MAY_BE_NONE = ("max_minutes", "clip", "solver_steps")
+POSITIVE = ("batches", "rate", "halve_every", "more_batches", "more_rate", "max_minutes", "clip")
 
 
 @dataclass(frozen=True)
@@ -100,12 +101,10 @@ class Phase:
 
 @dataclass(frozen=True)
 class Stage:
-    """How one network is trained.
+    """How one network is trained, and in which phases.
 
     Attributes
     ----------
-    phases
-        What is done in which part of the stage.
     epochs, batches
         Epochs, and batches in each; all epochs read as many voxels, so that a phase of smaller
         images has more batches, see ``batches_of``.
@@ -361,9 +360,7 @@ def _check_stage(name: str, stage: Stage) -> None:
     ends = [phase.until for phase in stage.phases]
     if not ends or ends != sorted(ends) or ends[0] <= 0 or ends[-1] != 1:
         raise UserError(f"{name}.phases: expected 'until' to rise to 1, found {ends}")
-    for key in (
-        "batches", "rate", "halve_every", "more_batches", "more_rate", "max_minutes", "clip",
-    ):  # fmt: skip
+    for key in POSITIVE:
         value = getattr(stage, key)
         if value is not None and not value > 0:
             raise UserError(f"{name}.{key}: expected more than 0, found {value}")
