@@ -32,8 +32,12 @@ def collect(run: str, root: Path = ROOT) -> list[Path]:
     if not trained or not (source / "manifest.json").is_file():
         raise DataError(f"{source}: no networks or no manifest.json; finish the run first")
     manifest = json.loads((source / "manifest.json").read_text(encoding="utf-8"))
-    others = [path for path in trained if not _phantoms(path)]
-    if others or len({path.parent.parent for path in trained}) < len(trained):
+    records = {
+        path: json.loads((path.parent / "training.json").read_text(encoding="utf-8"))
+        for path in trained
+    }
+    people = [record.get("phantoms") for record in records.values()]
+    if not all(people) or len({path.parent.parent for path in trained}) < len(trained):
         raise DataError(
             f"{source}: expected one network for both tasks, each trained on phantom people "
             "(phantom.training), so that it is known who may be tested"
@@ -41,30 +45,24 @@ def collect(run: str, root: Path = ROOT) -> list[Path]:
     for old in target.glob("*.pt"):
         old.unlink()
     config, networks, written = manifest["config"], {}, []
-    for path in trained:
+    for path, training in records.items():
         name = path.parent.parent.name
         content = load_checkpoint(path)
         weights = content["weights"].items()
         content["weights"] = {k: w.half() if w.is_floating_point() else w for k, w in weights}
         written.append(target / f"{name}.pt")
         save_checkpoint(written[-1], content)
-        networks[name] = json.loads((path.parent / "training.json").read_text(encoding="utf-8"))
+        networks[name] = training
     record = {
         "size": config["preprocessing"]["size"],
         "structures": [s["value"] for s in config["labels"]["structures"]],
-        "seeds": sorted({config["seed"], *(_phantoms(path)["seed"] for path in trained)}),
+        "seeds": sorted({config["seed"], *(own["seed"] for own in people)}),
         "networks": networks,
     }
     write_text(target / RECORD, json.dumps(record, indent=1) + "\n")
     sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in written]
     write_text(target / SUMS, "".join(sums))
     return written
-
-
-def _phantoms(model: Path) -> dict[str, Any] | None:
-    """Return the phantom people that a network was trained on, by its `training.json`."""
-    record = json.loads((model.parent / "training.json").read_text(encoding="utf-8"))
-    return record.get("phantoms")
 
 
 def published(network: str) -> list[str]:
