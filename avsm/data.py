@@ -16,7 +16,8 @@ from avsm.errors import UserError, raise_all
 from avsm.images import canonical, check_unit_range, read_image
 from avsm.losses import both_directions
 from avsm.manifest import Scan
-from avsm.pairs import PairSampler
+from avsm.maps import warp
+from avsm.pairs import Cohort, PairSampler
 from avsm.pyramid import downsample, scaled_shape
 from avsm.settings import Augmentation, Phase
 
@@ -107,6 +108,10 @@ class Pairs(NamedTuple):
     judged_fixed: torch.Tensor
     judged_moving: torch.Tensor
 
+    def judged(self, warped: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
+        """Give what the similarity compares of moving images that are ``warped`` by ``phi``."""
+        return warped if self.judged_moving is self.moving else warp(self.judged_moving, phi)
+
 
 class Source(Protocol):
     """Where training images come from; `ScanSource` is the usual one."""
@@ -151,6 +156,18 @@ class ScanSource:
         images = random_contrast(images, self.augmentation, generator)
         fixed, moving = both_directions(*images.chunk(2))
         return Pairs(fixed, moving, fixed, moving)
+
+
+def scan_source(
+    cohort: Cohort,
+    augmentation: Augmentation,
+    folder: Path,
+    device: torch.device,
+    memory_gb: float = 8,
+) -> ScanSource:
+    """Read a cohort's training images, see `ImageStore`, to draw its pairs from."""
+    store = ImageStore(cohort.training, folder, memory_gb, pinned=device.type == "cuda")
+    return ScanSource(store, cohort.sampler, augmentation)
 
 
 def _read(scan: Scan) -> np.ndarray:

@@ -23,7 +23,7 @@ from avsm.checkpoint import (
     load_checkpoint,
     load_weights,
 )
-from avsm.data import ImageStore, Pairs, ScanSource, Source
+from avsm.data import Pairs, Source, scan_source
 from avsm.device import find_device
 from avsm.errors import UserError, choose
 from avsm.history import Row
@@ -104,8 +104,7 @@ def train(
     cohort = read_cohort(manifest, recipe.task, couples)
     previous = {name: find_previous(out / name / LAST, recipe, resume) for name in chosen}
     if source is None:
-        store = ImageStore(cohort.training, out, memory_gb, pinned=place.type == "cuda")
-        source = ScanSource(store, cohort.sampler, recipe.augmentation)
+        source = scan_source(cohort, recipe.augmentation, out, place, memory_gb)
     scored = Validation(cohort.validation, recipe, source.shape, labels, place)
     data = {"scans": digest(cohort), "structures": list(scored.values)}
     for name, content in previous.items():
@@ -223,8 +222,7 @@ def momentum_stage(
     warped = warp(moving, start.map(fixed.shape[2:]))
     losses = []
     for step in model.vsvf_steps(fixed, moving, start, phase.steps, warped):
-        same = pairs.judged_moving is moving
-        judged = step.warped if same else warp(pairs.judged_moving, step.map)
+        judged = pairs.judged(step.warped, step.map)
         similarity = similarity_loss(judged, pairs.judged_fixed, recipe)
         weights = recipe.lambda_vr, recipe.lambda_vs
         losses.append(step_losses(similarity, step.low_map, step.momentum, step.velocity, *weights))

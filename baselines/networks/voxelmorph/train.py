@@ -8,10 +8,9 @@ from typing import Any
 import torch
 
 from avsm.checkpoint import BEST, LAST, load_checkpoint, load_model
-from avsm.data import ImageStore, Pairs, ScanSource
+from avsm.data import Pairs, scan_source
 from avsm.device import find_device
 from avsm.errors import UserError
-from avsm.maps import warp
 from avsm.pairs import read_cohort
 from avsm.settings import Phase, Recipe, recipe_preset
 from avsm.train import check_same, deformable_start, digest
@@ -45,8 +44,7 @@ def fit(manifest: Path, state: Path, params: dict, context: Training) -> Trained
     cohort = read_cohort(manifest, recipe.task, context.couples)
     source = context.source
     if source is None:
-        store = ImageStore(cohort.training, state, pinned=device.type == "cuda")
-        source = ScanSource(store, cohort.sampler, recipe.augmentation)
+        source = scan_source(cohort, recipe.augmentation, state, device)
     validation = Validation(cohort.validation, recipe, source.shape, context.labels or None, device)
     affine = load_model(context.models[0]) if context.models else None
     with torch.random.fork_rng(devices=[]):
@@ -104,6 +102,5 @@ def pair_losses(
             generator,
         )  # fmt: skip
     result = model(pairs.fixed, pairs.moving, start)
-    same = pairs.judged_moving is pairs.moving
-    warped = result.warped if same else warp(pairs.judged_moving, result.map)
+    warped = pairs.judged(result.warped, result.map)
     return losses(pairs.judged_fixed, warped, result.velocity)
