@@ -45,8 +45,7 @@ class AVSMConfig:
     solver_steps
         Squarings or Runge-Kutta steps; None takes the solver's default.
     precision
-        Of the networks' convolutions: ``auto``, ``float32`` or ``bfloat16``, see
-        ``device.autocast``.
+        Of the networks' convolutions, see ``device.autocast``.
     """
 
     affine: AffineNetConfig = field(default_factory=AffineNetConfig)
@@ -101,10 +100,12 @@ class Phase:
 
 @dataclass(frozen=True)
 class Stage:
-    """How one network is trained, and in which phases.
+    """How one network is trained.
 
     Attributes
     ----------
+    phases
+        What is done in which part of the stage.
     epochs, batches
         Epochs, and batches in each; all epochs read as many voxels, so that a phase of smaller
         images has more batches, see ``batches_of``.
