@@ -45,14 +45,15 @@ class TrainedModel:
 def describe_model(
     model: AVSM, shape: tuple[int, int, int], trained: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Give all that is needed to register with a model, as plain data."""
+    """Give all that is needed to register with a model, as plain data: no untrained weights."""
+    prefixes = tuple(f"{name}_net." for name in trained)
     return {
         "format": FORMAT,
         "model": model.config.to_dict(),
         "shape": list(shape),
         "orientation": ORIENTATION,
         "trained": list(trained),
-        "weights": model.state_dict(),
+        "weights": {k: w for k, w in model.state_dict().items() if k.startswith(prefixes)},
     }
 
 
@@ -148,9 +149,11 @@ def load_model(path: str | Path) -> TrainedModel:
 
 
 def load_weights(model: AVSM, content: Mapping[str, Any], path: str | Path) -> None:
-    """Put a checkpoint's weights into a model of the same networks."""
+    """Put a checkpoint's weights into a model; networks it does not hold stay as they are."""
+    held = tuple({name.split(".")[0] for name in content["weights"]})
+    others = {n: w for n, w in model.state_dict().items() if not n.startswith(held)}
     try:
-        model.load_state_dict(content["weights"])
+        model.load_state_dict(others | content["weights"])
     except RuntimeError as error:
         raise UserError(
             f"{path}: its weights do not fit the model ({str(error).splitlines()[-1].strip()}); "

@@ -130,7 +130,7 @@ def train(
     for name in chosen:
         trained |= {name}
         if previous[name] is not None:
-            _load_previous(model, name, previous[name], out / name / LAST)
+            _load_previous(model, name, previous[name], out / name / LAST, trained)
         networks = tuple(stage for stage in STAGES if stage in trained)
         task = _task(model, name, recipe, source, scored, networks, data)
         trainer = Trainer(
@@ -313,12 +313,17 @@ def check_same(path: Path, what: str, before: Mapping[str, Any], now: Mapping[st
         )
 
 
-def _load_previous(model: AVSM, stage: str, content: dict[str, Any], path: Path) -> None:
+def _load_previous(
+    model: AVSM, stage: str, content: dict[str, Any], path: Path, trained: set[str]
+) -> None:
     """Load what a stage goes on from; a momentum network goes with its own affine network only."""
-    weights = content["weights"]
-    if stage == "momentum" and any(
-        not torch.equal(weight.cpu(), weights[f"affine_net.{name}"])
-        for name, weight in model.affine_net.state_dict().items()
+    theirs = content["weights"]
+    if stage == "momentum" and (
+        ("affine" in trained) != ("affine" in content["trained"])
+        or any(
+            not torch.equal(weight.cpu(), theirs.get(f"affine_net.{name}", weight.cpu()))
+            for name, weight in model.affine_net.state_dict().items()
+        )
     ):
         raise UserError(
             f"{path}: its affine network is not the one to go on with, which was trained since, "
@@ -331,12 +336,9 @@ def _warm_start(model: AVSM, path: Path) -> set[str]:
     """Take over those networks of a model that were trained; return their names."""
     content = load_checkpoint(path)
     before, now = content["model"], model.config.to_dict()
-    weights = model.state_dict()
     for network in content["trained"]:
         check_same(path, f"another {network} network", before[network], now[network])
-        prefix = f"{network}_net."
-        weights |= {n: w for n, w in content["weights"].items() if n.startswith(prefix)}
-    load_weights(model, {"weights": weights}, path)
+    load_weights(model, content, path)
     log.info("start from the weights of %s", path)
     return set(content["trained"])
 

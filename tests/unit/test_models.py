@@ -45,8 +45,8 @@ def run(tmp_path: Path) -> Path:
 
 def test_collected_networks_are_halved_listed_and_loadable(run: Path) -> None:
     (path,) = collect("mine", run)
-    before = load_model(run / "results/mine/networks/affine/both/model.pt").model
-    after = load_model(path).model
+    before = load_model(run / "results/mine/networks/affine/both/model.pt").model.affine_net
+    after = load_model(path).model.affine_net
     for (name, one), two in zip(
         before.state_dict().items(), after.state_dict().values(), strict=True
     ):
