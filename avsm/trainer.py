@@ -28,7 +28,8 @@ from avsm.validate import Score
 log = logging.getLogger(__name__)
 Losses = Mapping[str, torch.Tensor]
 SPIKE = 10.0  # a gradient that is so many times as large as usual says nothing: it is left out
-SETTLED = 100  # batches of a phase before what is usual is known
+SETTLED = 20  # batches of a phase before what is usual is known
+USUAL = 100  # batches whose mean it is
 UNUSABLE = 20  # batches in a row that are not finite, after which a training is given up
 
 
@@ -146,6 +147,8 @@ class Trainer:
                     for name, loss in losses.items():
                         sums[name] = sums.get(name, 0.0) + float(loss.detach())
                     done += 1
+                else:  # these weights may have gone astray, and the next batch would be left out too
+                    self._load(self.average)
                 self.step += 1
             self.epoch += 1
             self._close_epoch({name: total / max(done, 1) for name, total in sums.items()}, done)
@@ -189,7 +192,7 @@ class Trainer:
         spike = limit is not None and usual["batches"] >= SETTLED and norm > largest
         usual["batches"] += 1
         # Spikes count as the largest that is none: where gradients have grown, they soon are usual.
-        usual["norm"] += (min(norm, largest) - usual["norm"]) / min(usual["batches"], SETTLED)
+        usual["norm"] += (min(norm, largest) - usual["norm"]) / min(usual["batches"], USUAL)
         return True, spike
 
     def _give_up(self, losses: Losses) -> None:

@@ -15,7 +15,7 @@ from avsm.augment import keyed_generator
 from avsm.checkpoint import FORMAT, load_checkpoint
 from avsm.errors import UserError
 from avsm.settings import Phase, Stage
-from avsm.trainer import SETTLED, SPIKE, UNUSABLE, Losses, Task, Trainer
+from avsm.trainer import SETTLED, SPIKE, UNUSABLE, USUAL, Losses, Task, Trainer
 from avsm.validate import Score
 
 CPU = torch.device("cpu")
@@ -241,7 +241,7 @@ def test_spikes_of_the_gradient_are_left_out_once_it_has_settled(
     tmp_path: Path, clip: float | None, used: int
 ) -> None:
     """Norms before clipping count; what is usual is their mean, of the last hundred or so."""
-    factors = {SETTLED - 60: 1.2 * SPIKE, SETTLED + 5: 0.9 * SPIKE, SETTLED + 10: 2 * SPIKE}
+    factors = {SETTLED - 10: 1.2 * SPIKE, SETTLED + 5: 0.9 * SPIKE, SETTLED + 10: 2 * SPIKE}
     stage = dataclasses.replace(STAGE, epochs=1, batches=130, clip=clip)
     net = Two()
     run = trainer(stage, tmp_path, task(net, losses=steep_at(net, factors)))
@@ -249,8 +249,17 @@ def test_spikes_of_the_gradient_are_left_out_once_it_has_settled(
     usual = 1.0
     for number in range(1, 131):
         norm = min(factors.get(number, 1.0), SPIKE * usual)
-        usual += (norm - usual) / min(number, SETTLED)
+        usual += (norm - usual) / min(number, USUAL)
     assert last(tmp_path)["usual"]["norm"] == pytest.approx(usual * 2**0.5, rel=1e-6)
+
+
+def test_behind_a_spike_training_goes_on_from_the_average(tmp_path: Path) -> None:
+    stage = dataclasses.replace(STAGE, epochs=1, batches=51, clip=1.0, average=0.9)
+    net = Two()
+    trainer(stage, tmp_path, task(net, losses=steep_at(net, {51: 2 * SPIKE}))).run()
+    saved = last(tmp_path)
+    assert torch.equal(saved["own_weights"][0], saved["average"][0])
+    assert saved["own_weights"][0].tolist() == pytest.approx([-RATE * (50 - 9)] * 2, rel=0.01)
 
 
 def test_another_phase_has_other_usual_gradients(tmp_path: Path) -> None:
