@@ -147,7 +147,7 @@ class Trainer:
                     for name, loss in losses.items():
                         sums[name] = sums.get(name, 0.0) + float(loss.detach())
                     done += 1
-                else:  # these weights may have gone astray, and the next batch would be left out too
+                else:  # weights may have gone astray, and the next batch would be left out too
                     self._load(self.average)
                 self.step += 1
             self.epoch += 1
