@@ -7,22 +7,34 @@ import torch.nn.functional as F
 from torch import nn
 
 SMALL = 20480  # voxels of all channels in a slab of one voxel's width, as PyTorch counts them
+SHALLOW = 2  # slices of images whose bfloat16 gradient oneDNN gets wrong
 
 
 class Conv3d(nn.Conv3d):
-    """PyTorch's, which for one small float32 image on a processor takes a slow path.
+    """PyTorch's, less two faults of its convolutions on a processor.
 
-    For two images it takes oneDNN, which is several times faster for both than that for one: with a
-    second, unused image a pair is registered in half the time.
+    One small float32 image takes a slow path. For two images it takes oneDNN, which is several
+    times faster for both than that for one: with a second, unused image a pair is registered in
+    half the time. And where images are two slices deep oneDNN's bfloat16 gradient of the weights is
+    what the memory held before (PyTorch 2.13): those are convolved in float32.
     """
 
     def forward(self, x: torch.Tensor, stride: int | None = None) -> torch.Tensor:
         """Convolve ``(B, C, D, H, W)``, with another stride than the layer's where one is given."""
-        slow = _takes_slow_path(x)
-        images = x.expand(2, *x.shape[1:]) if slow else x
         stride = self.stride if stride is None else stride
-        result = F.conv3d(images, self.weight, self.bias, stride, self.padding, self.dilation)
-        return result[:1] if slow else result
+        if _is_shallow_half(x):
+            with torch.autocast(x.device.type, enabled=False):
+                return self._convolve(x.float(), stride)
+        if _takes_slow_path(x):
+            return self._convolve(x.expand(2, *x.shape[1:]), stride)[:1]
+        return self._convolve(x, stride)
+
+    def _convolve(self, x: torch.Tensor, stride: int | tuple[int, ...]) -> torch.Tensor:
+        return F.conv3d(x, self.weight, self.bias, stride, self.padding, self.dilation)
+
+
+def _is_shallow_half(x: torch.Tensor) -> bool:
+    return x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and x.shape[2] <= SHALLOW
 
 
 def _takes_slow_path(x: torch.Tensor) -> bool:

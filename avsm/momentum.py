@@ -28,10 +28,13 @@ class MomentumNetConfig:
         Read the output as w in m = K^(-1/2) w instead of as the momentum m, see
         ``smoothing.whiten_inverse``. K damps the fine scales of a momentum, and with them what
         training says about them: without their help a network is slow to learn details.
+    norm
+        An instance norm behind each convolution but the last.
     """
 
     width: int = 16
     white: bool = False
+    norm: bool = False
 
 
 class MomentumNet(nn.Module):
@@ -51,17 +54,17 @@ class MomentumNet(nn.Module):
     def __init__(self, config: MomentumNetConfig | None = None, precision: str = "auto") -> None:
         super().__init__()
         self.config, self.precision = config or MomentumNetConfig(), precision
-        w = self.config.width
-        self.first = _conv(2, w)
-        self.down2 = _Encoder(w, 2 * w, convolutions=3)
-        self.down4 = _Encoder(2 * w, 4 * w, convolutions=3)
-        self.down8 = _Encoder(4 * w, 8 * w, convolutions=3)
-        self.down16 = _Encoder(8 * w, 16 * w, convolutions=2)
-        self.up8 = _Decoder(16 * w, 8 * w, 8 * w)
-        self.up4 = _Decoder(8 * w, 4 * w, 2 * w)
+        w, norm = self.config.width, self.config.norm
+        self.first = _conv(2, w, norm=norm)
+        self.down2 = _Encoder(w, 2 * w, 3, norm)
+        self.down4 = _Encoder(2 * w, 4 * w, 3, norm)
+        self.down8 = _Encoder(4 * w, 8 * w, 3, norm)
+        self.down16 = _Encoder(8 * w, 16 * w, 2, norm)
+        self.up8 = _Decoder(16 * w, 8 * w, 8 * w, norm)
+        self.up4 = _Decoder(8 * w, 4 * w, 2 * w, norm)
         self.up2 = nn.ConvTranspose3d(2 * w, 2 * w, 2, stride=2)
         # No activation after the last two convolutions: momenta have either sign.
-        self.last = nn.Sequential(_conv(4 * w, w), _conv(w, 3))
+        self.last = nn.Sequential(_conv(4 * w, w, norm=norm), _conv(w, 3))
         nn.init.zeros_(self.last[-1].weight)
         nn.init.zeros_(self.last[-1].bias)
 
@@ -95,10 +98,10 @@ class MomentumNet(nn.Module):
 class _Encoder(nn.Module):
     """Halve the resolution, then convolve with residual links behind the activations."""
 
-    def __init__(self, channels: int, out: int, convolutions: int) -> None:
+    def __init__(self, channels: int, out: int, convolutions: int, norm: bool) -> None:
         super().__init__()
-        self.down = _conv(channels, out, stride=2)
-        self.same = nn.ModuleList(_conv(out, out) for _ in range(convolutions - 1))
+        self.down = _conv(channels, out, 2, norm)
+        self.same = nn.ModuleList(_conv(out, out, norm=norm) for _ in range(convolutions - 1))
 
     def forward(self, x: torch.Tensor, skip_second: bool = False) -> torch.Tensor:
         """Run the level; with ``skip_second`` all links start at its first convolution."""
@@ -111,11 +114,11 @@ class _Encoder(nn.Module):
 class _Decoder(nn.Module):
     """Double the resolution, join the encoder's features, convolve twice with a residual link."""
 
-    def __init__(self, channels: int, skip: int, out: int) -> None:
+    def __init__(self, channels: int, skip: int, out: int, norm: bool) -> None:
         super().__init__()
         self.up = nn.ConvTranspose3d(channels, skip, 2, stride=2)
-        self.join = _conv(2 * skip, out)
-        self.same = _conv(out, out)
+        self.join = _conv(2 * skip, out, norm=norm)
+        self.same = _conv(out, out, norm=norm)
 
     def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         up = _cut(F.leaky_relu(self.up(x)), skip)
@@ -123,8 +126,9 @@ class _Decoder(nn.Module):
         return F.leaky_relu(self.same(joined)) + joined
 
 
-def _conv(channels: int, out: int, stride: int = 1) -> Conv3d:
-    return Conv3d(channels, out, 3, stride=stride, padding=1)
+def _conv(channels: int, out: int, stride: int = 1, norm: bool = False) -> nn.Module:
+    conv = Conv3d(channels, out, 3, stride=stride, padding=1)
+    return nn.Sequential(conv, nn.InstanceNorm3d(out)) if norm else conv
 
 
 def _cut(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

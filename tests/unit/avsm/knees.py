@@ -21,7 +21,7 @@ TINY = AVSMConfig(
     momentum=MomentumNetConfig(width=2, white=True),
     affine_steps=2,
     steps=2,
-    precision="float32",  # bfloat16 gradients of 1-voxel-thin grids are garbage in oneDNN
+    precision="float32",  # the same on every machine
 )
 
 

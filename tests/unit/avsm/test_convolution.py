@@ -27,6 +27,22 @@ def test_equals_pytorchs(batch, stride, given):
     torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_bfloat16_gradients_of_shallow_images_are_right(depth, stride):
+    torch.manual_seed(0)
+    conv = Conv3d(32, 32, 3, stride=stride, padding=1)
+    x, gradients = torch.rand(2, 32, depth, 4, 4), []
+    for half in (False, True):
+        conv.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+            result = conv(x)
+        result.float().square().sum().backward()
+        gradients.append(conv.weight.grad.clone())
+    worst = (gradients[1] - gradients[0]).abs().max() / gradients[0].abs().max()
+    assert worst < 0.05
+
+
 def test_only_single_small_float32_images_take_the_detour():
     small = torch.rand(1, 2, 4, 5, 6)
     assert _takes_slow_path(small)
