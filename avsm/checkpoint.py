@@ -149,11 +149,12 @@ def load_model(path: str | Path) -> TrainedModel:
 
 
 def load_weights(model: AVSM, content: Mapping[str, Any], path: str | Path) -> None:
-    """Put a checkpoint's weights into a model; networks it does not hold stay as they are."""
-    held = tuple({name.split(".")[0] for name in content["weights"]})
-    others = {n: w for n, w in model.state_dict().items() if not n.startswith(held)}
+    """Put the networks that a checkpoint was trained for into a model; others stay as they are."""
+    prefixes = tuple(f"{name}_net." for name in content["trained"])
+    held = {n: w for n, w in content["weights"].items() if n.startswith(prefixes)}
+    others = {n: w for n, w in model.state_dict().items() if not n.startswith(prefixes)}
     try:
-        model.load_state_dict(others | content["weights"])
+        model.load_state_dict(others | held)
     except RuntimeError as error:
         raise UserError(
             f"{path}: its weights do not fit the model ({str(error).splitlines()[-1].strip()}); "
