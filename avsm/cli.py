@@ -164,7 +164,7 @@ def _add_register(commands: Any) -> None:
 
 def run_train(arguments: argparse.Namespace) -> None:
     """Carry out ``avsm train``."""
-    from avsm.settings import recipe_preset
+    from avsm.presets import recipe_preset
     from avsm.train import STAGES, train
 
     changes = dict(_setting(text) for text in arguments.set)

@@ -160,14 +160,22 @@ class ScanSource:
 
 def scan_source(
     cohort: Cohort,
+    task: str,
     augmentation: Augmentation,
     folder: Path,
     device: torch.device,
     memory_gb: float = 8,
 ) -> ScanSource:
-    """Read a cohort's training images, see `ImageStore`, to draw its pairs from."""
+    """Read a cohort's training images, see ``ImageStore``, to draw a task's pairs from.
+
+    Raises
+    ------
+    UserError
+        If there is no pair of the task, or an image is not as the others, or not in [0, 1].
+    """
+    sampler = PairSampler(cohort.training, task, cohort.listed)
     store = ImageStore(cohort.training, folder, memory_gb, pinned=device.type == "cuda")
-    return ScanSource(store, cohort.sampler, augmentation)
+    return ScanSource(store, sampler, augmentation)
 
 
 def _read(scan: Scan) -> np.ndarray:

@@ -14,6 +14,7 @@ from torch import nn
 from avsm.checks import check_same_shape, check_volume
 from avsm.convolution import Conv3d
 from avsm.device import autocast
+from avsm.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,19 @@ class MomentumNetConfig:
         training says about them: without their help a network is slow to learn details.
     norm
         An instance norm behind each convolution but the last.
+    halvings
+        4, or 3 without the coarsest level: an image of half the paper's size then ends in features
+        of as many voxels as the paper's, 5x12x12.
     """
 
     width: int = 16
     white: bool = False
     norm: bool = False
+    halvings: int = 4
+
+    def __post_init__(self) -> None:
+        if self.halvings not in (3, 4):
+            raise UserError(f"model.momentum.halvings: expected 3 or 4, found {self.halvings}")
 
 
 class MomentumNet(nn.Module):
@@ -59,8 +68,9 @@ class MomentumNet(nn.Module):
         self.down2 = _Encoder(w, 2 * w, 3, norm)
         self.down4 = _Encoder(2 * w, 4 * w, 3, norm)
         self.down8 = _Encoder(4 * w, 8 * w, 3, norm)
-        self.down16 = _Encoder(8 * w, 16 * w, 2, norm)
-        self.up8 = _Decoder(16 * w, 8 * w, 8 * w, norm)
+        if self.config.halvings == 4:
+            self.down16 = _Encoder(8 * w, 16 * w, 2, norm)
+            self.up8 = _Decoder(16 * w, 8 * w, 8 * w, norm)
         self.up4 = _Decoder(8 * w, 4 * w, 2 * w, norm)
         self.up2 = nn.ConvTranspose3d(2 * w, 2 * w, 2, stride=2)
         # No activation after the last two convolutions: momenta have either sign.
@@ -88,7 +98,7 @@ class MomentumNet(nn.Module):
             d2 = self.down2(F.relu(self.first(images)), skip_second=True)
             d4 = self.down4(d2)
             d8 = self.down8(d4)
-            u8 = self.up8(self.down16(d8), d8)
+            u8 = self.up8(self.down16(d8), d8) if self.config.halvings == 4 else d8
             u4 = self.up4(u8, d4)
             u2 = _cut(F.leaky_relu(self.up2(u4)), d2)
             momentum = self.last(torch.cat([u2, d2], dim=1))
@@ -126,9 +136,21 @@ class _Decoder(nn.Module):
         return F.leaky_relu(self.same(joined)) + joined
 
 
-def _conv(channels: int, out: int, stride: int = 1, norm: bool = False) -> nn.Module:
-    conv = Conv3d(channels, out, 3, stride=stride, padding=1)
-    return nn.Sequential(conv, nn.InstanceNorm3d(out)) if norm else conv
+class _NormedConv(Conv3d):
+    """A convolution with an instance norm: the bias is each channel's mean, ``spread`` its sd."""
+
+    def __init__(self, *sizes: int, **options: int) -> None:
+        super().__init__(*sizes, **options)
+        self.spread = nn.Parameter(torch.ones(self.out_channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = super().forward(x)
+        return F.instance_norm(x, weight=self.spread, bias=self.bias) if x[0, 0].numel() > 1 else x
+
+
+def _conv(channels: int, out: int, stride: int = 1, norm: bool = False) -> Conv3d:
+    kind = _NormedConv if norm else Conv3d
+    return kind(channels, out, 3, stride=stride, padding=1)
 
 
 def _cut(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

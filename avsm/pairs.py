@@ -161,12 +161,11 @@ def validation_pairs(
 
 
 class Cohort(NamedTuple):
-    """The scans of a training run, the couples that were listed, and what draws its pairs."""
+    """The scans of a training run, and the couples that were listed."""
 
     training: list[Scan]
     validation: list[Scan]
     listed: Couples
-    sampler: PairSampler
 
 
 def read_cohort(manifest: str | Path, task: str, couples: str | Path | None = None) -> Cohort:
@@ -177,7 +176,7 @@ def read_cohort(manifest: str | Path, task: str, couples: str | Path | None = No
     Raises
     ------
     UserError
-        See ``read_manifest``, ``read_couples``; or if there is no pair of the task to train on.
+        See ``read_manifest``, ``read_couples``.
     """
     scans = read_manifest(manifest)
     training, validation = ([scan for scan in scans if scan.split == name] for name in SPLITS)
@@ -193,7 +192,7 @@ def read_cohort(manifest: str | Path, task: str, couples: str | Path | None = No
         place = {before: now for now, before in enumerate(used)}
         training = [training[index] for index in used]
         listed = {name: [(place[a], place[b]) for a, b in own] for name, own in listed.items()}
-    return Cohort(training, validation, listed, PairSampler(training, task, listed))
+    return Cohort(training, validation, listed)
 
 
 def _no_pairs(kind: str, task: str, scans: int, subjects: int) -> str:

@@ -1,7 +1,4 @@
-"""All settings of a model and its training: frozen, named presets, to and from plain values.
-
-``paper`` is the paper's networks and section 3; ``small`` is for a processor.
-"""
+"""All settings of a model and its training: frozen, changed by name, to and from plain values."""
 
 from __future__ import annotations
 
@@ -89,7 +86,7 @@ class Phase:
     pairs
         Pairs per batch, each in both directions.
     scale
-        Images are down-sampled to this part of their resolution along each axis.
+        Part of the resolution to which images are down-sampled along each axis.
     """
 
     until: float = 1.0
@@ -107,8 +104,7 @@ class Stage:
     phases
         What is done in which part of the stage.
     epochs, batches
-        Epochs, and batches in each; all epochs read as many voxels, so that a phase of smaller
-        images has more batches, see ``batches_of``.
+        Epochs, and batches in each if they are of whole, single pairs, see ``batches_of``.
     max_minutes
         Wall-clock budget that replaces the number of epochs. Runs with it do not repeat exactly.
     rate
@@ -122,12 +118,10 @@ class Stage:
         not finite, or many times as large as usual, are left out. None: no limit, and a gradient
         that is not finite ends the training.
     average
-        Decay of the moving average of the weights, which is what is scored and kept; 0: the
-        weights themselves.
+        Decay of the weights' moving average, which is scored and kept; 0: the weights themselves.
     more_epochs, more_batches, more_rate
-        What takes the place of ``epochs``, ``batches`` and ``rate`` in ``continued``, with the last
-        phase alone, where training goes on from a model that was trained long. No more epochs: the
-        weights stay.
+        Those of training that goes on from a model that was trained long, in the last phase alone.
+        No more epochs: the weights stay.
     """
 
     phases: tuple[Phase, ...] = (Phase(),)
@@ -195,7 +189,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a training run; ``recipe_preset`` gives named ones.
+    """Everything that decides a training run; ``presets.recipe_preset`` gives named ones.
 
     Attributes
     ----------
@@ -305,16 +299,6 @@ class Recipe:
         return build(Recipe, "recipe", values)
 
 
-def recipe_preset(name: str, task: str = "cross-subject") -> Recipe:
-    """Give the preset ``paper`` or ``small`` for a task, see ``pairs.TASKS``."""
-    choose("task", task, TASKS)
-    base = PRESETS[choose("preset", name, PRESETS)]
-    *phases, last = base.affine.phases
-    last = dataclasses.replace(last, steps=AFFINE_STEPS[task])
-    affine = dataclasses.replace(base.affine, phases=(*phases, last))
-    return dataclasses.replace(base, task=task, affine=affine)
-
-
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Give nested settings by dotted names."""
     result: dict[str, Any] = {}
@@ -372,59 +356,5 @@ def _check_stage(name: str, stage: Stage) -> None:
         raise UserError(f"{name}.average: expected from 0 to below 1, found {stage.average}")
     for phase in stage.phases:
         if not 0 < phase.scale <= 1 or min(phase.pairs, phase.steps) < 1:
-            raise UserError(
-                f"{name}.phases: expected pairs and steps of at least 1 and a scale in (0, 1], "
-                f"found {phase}"
-            )
-
-
-# Affine steps of the last phase: multi-step training (section 3).
-AFFINE_STEPS = {"longitudinal": 3, "cross-subject": 5, "both": 5}
-
-PRESETS = {
-    # Training of one affine step first, then of several from its weights (section 3). The paper
-    # does not say how the epochs are shared.
-    "paper": Recipe(
-        "paper",
-        TASKS[0],
-        AVSMConfig(),
-        affine=Stage(phases=(Phase(until=0.5), Phase(steps=5))),
-        momentum=Stage(phases=(Phase(steps=2),)),
-    ),
-    # Deviation: for a processor. Both networks learn on images of half the resolution first, where
-    # a batch costs an eighth, and the affine network on those alone.
-    "small": Recipe(
-        "small",
-        TASKS[0],
-        AVSMConfig(AffineNetConfig(scale=0.5, norm=True), MomentumNetConfig(width=8, white=True)),
-        affine=Stage(
-            phases=(
-                Phase(until=0.15, pairs=4, scale=0.5),
-                Phase(until=0.5, steps=2, pairs=4, scale=0.5),
-                Phase(until=0.8, steps=3, pairs=4, scale=0.5),
-                Phase(steps=5, pairs=4, scale=0.5),
-            ),
-            epochs=16, batches=25, rate=1.5e-3, schedule="cosine", warmup=0.02, clip=1.0,
-            average=0.99,
-            more_batches=10,
-        ),
-        momentum=Stage(
-            phases=(
-                Phase(until=0.4, scale=0.5),
-                Phase(until=0.7, steps=2, scale=0.5),
-                Phase(steps=2),
-            ),
-            epochs=20, batches=50, rate=3e-3, schedule="cosine", warmup=0.02, clip=1.0,
-            average=0.99,
-        ),
-        augmentation=Augmentation(turn=0.07, stretch=0.03, shift=0.07, error=0.3),
-        lambda_ar=1.0,
-        decay_ar=2.0,
-        lambda_as=0.1,
-        windows="dense",
-        every_step=True,
-        start="inverse",
-        he_weights=True,
-        validation_pairs=16,
-    ),
-}  # fmt: skip
+            expected = "pairs and steps of at least 1 and a scale in (0, 1]"
+            raise UserError(f"{name}.phases: expected {expected}, found {phase}")

@@ -31,7 +31,7 @@ from avsm.losses import affine_losses, step_losses, sum_losses
 from avsm.maps import warp
 from avsm.model import AVSM
 from avsm.pairs import Cohort, read_cohort
-from avsm.settings import Phase, Recipe, flat
+from avsm.settings import AVSMConfig, Phase, Recipe, flat
 from avsm.similarity import dense_windows, mk_lncc_loss, ncc_loss, paper_windows
 from avsm.trainer import Task, Trainer
 from avsm.validate import Validation
@@ -69,7 +69,7 @@ def train(
     out
         The folder.
     recipe
-        The settings, see ``settings.recipe_preset``.
+        The settings, see ``presets.recipe_preset``.
     stages
         ``affine``, ``momentum`` or both.
     start
@@ -104,7 +104,7 @@ def train(
     cohort = read_cohort(manifest, recipe.task, couples)
     previous = {name: find_previous(out / name / LAST, recipe, resume) for name in chosen}
     if source is None:
-        source = scan_source(cohort, recipe.augmentation, out, place, memory_gb)
+        source = scan_source(cohort, recipe.task, recipe.augmentation, out, place, memory_gb)
     scored = Validation(cohort.validation, recipe, source.shape, labels, place)
     data = {"scans": digest(cohort), "structures": list(scored.values)}
     for name, content in previous.items():
@@ -335,7 +335,8 @@ def _load_previous(
 def _warm_start(model: AVSM, path: Path) -> set[str]:
     """Take over those networks of a model that were trained; return their names."""
     content = load_checkpoint(path)
-    before, now = content["model"], model.config.to_dict()
+    # Through the settings, which give what models of earlier versions do not say.
+    before, now = AVSMConfig.from_dict(content["model"]).to_dict(), model.config.to_dict()
     for network in content["trained"]:
         check_same(path, f"another {network} network", before[network], now[network])
     load_weights(model, content, path)

@@ -28,7 +28,8 @@ from avsm.device import peak_memory_mb
 from avsm.manifest import Scan
 from avsm.model import AVSM
 from avsm.pairs import PairSampler
-from avsm.settings import PRESETS, Recipe, recipe_preset
+from avsm.presets import PRESETS, recipe_preset
+from avsm.settings import Recipe
 from avsm.train import affine_stage, momentum_stage, new_model
 from benchmarks.solvers import seconds
 

@@ -69,6 +69,11 @@ def _people_contradictions(config: dict[str, Any]) -> list[str]:
             f"phantom.training.seed: found {people['seed']}, which is that of the cohort: the "
             "people to train on would be those to test on; expected another"
         )
+    if set(config["training"]["couples"].values()) != {"all"}:
+        messages.append(
+            f"training.couples: found {config['training']['couples']}, but phantom.training draws "
+            "pairs of people of its own; expected all, or phantom.training: null"
+        )
     for key, made in (("spacing_mm", None), ("mirror_left", True)):
         if config["preprocessing"][key] != made:
             messages.append(

@@ -56,6 +56,8 @@ class Run:
     @cached_property
     def listed(self) -> dict[str, list[Couple]]:
         """The couples to train on by task; a task without any takes all."""
+        if self.phantoms:
+            return {task: [] for task in self.tasks}
         return training_couples(self.scans, self.config, self.tasks) if self.networks else {}
 
     @cached_property
@@ -66,7 +68,8 @@ class Run:
     def trained_on(self, tasks: Iterable[str]) -> list[str]:
         """Return the names of the scans that networks of some tasks are trained or validated on."""
         chosen = training_scans(self.scans, {task: self.listed[task] for task in tasks})
-        return [scan.name for scan in chosen]
+        splits = {"validation"} if self.phantoms else {"train", "validation"}
+        return [scan.name for scan in chosen if scan.split in splits]
 
     @cached_property
     def validated(self) -> set[str]:
@@ -212,5 +215,6 @@ def load_run(config: dict[str, Any]) -> Run:
         learned = [m.folder for m in methods.values() if m.networks]  # without variants' names
         mirrored = config["preprocessing"]["mirror_left"]
         trained = [scans[name] for name in run.trained]
-        check_training(trained, run.tasks, mirrored, list(dict.fromkeys(learned)))
+        learned = list(dict.fromkeys(learned))
+        check_training(trained, run.tasks, mirrored, learned, own=not run.phantoms)
     return run

@@ -15,8 +15,8 @@ from avsm.checkpoint import LAST, TrainedModel, load_checkpoint, load_model
 from avsm.device import find_device, precision_name
 from avsm.errors import UserError
 from avsm.images import canonical, to_grid
+from avsm.presets import recipe_preset
 from avsm.register import physical_displacement, register, warp_image
-from avsm.settings import recipe_preset
 from avsm.train import train
 from workflow.contract.registration import Context, Registration
 from workflow.contract.training import Trained, Training

@@ -96,6 +96,7 @@ def test_misspelt_keys_are_all_named(config):
         ({"training": {"pairs": "togehter"}}, "did you mean 'together'"),
         ({"training": {"threads": 0}}, "training.threads: found 0, expected at least 1"),
         ({"labels": {"structures": [{"name": "mean", "value": 1}]}}, "'mean' is taken"),
+        ({"training": {"couples": {"longitudinal": 3}}}, "phantom.training draws pairs of people"),
     ],
 )
 def test_wrong_values(config, change, message):

@@ -133,8 +133,12 @@ def test_a_run_knows_its_trainings(config, change, trainings):
 def test_tested_scans_are_never_trained_on(config):
     run = load_run(config)
     assert run.trained and run.validated and not set(run.trained) & set(run.tested)
-    assert {run.scans[name].split for name in run.trained} == {"train", "validation"}
+    assert {run.scans[name].split for name in run.trained} == {"validation"}  # and phantom people
     assert set(run.used) == {*run.trained, *run.tested}
+    config["phantom"]["training"] = None
+    run = load_run(config)
+    assert {run.scans[name].split for name in run.trained} == {"train", "validation"}
+    assert not set(run.trained) & set(run.tested)
     classical = load_run(config | {"methods": ["identity"]})
     assert classical.trained == [] and classical.trainings == []
 
@@ -214,6 +218,7 @@ def test_images_that_are_gone_are_named(tmp_path):
 
 
 def test_couples_of_one_task_alone_need_all_scans(config):
+    config["phantom"]["training"] = None
     config["training"]["couples"]["longitudinal"] = 2
     run = load_run(config)
     everything = {scan.name for scan in run.scans.values() if scan.split == "train"}
@@ -226,6 +231,11 @@ def test_couples_of_one_task_alone_need_all_scans(config):
 def test_missing_training_scans_name_the_settings(config):
     config["split"] = {"test": 1.0, "validation": 0.0}
     config["methods"] = ["identity", "affine-net"]
+    with pytest.raises(ConfigError) as caught:
+        load_run(config)
+    assert "no training pairs" not in str(caught.value)  # phantom people are trained on
+    assert "longitudinal: no labelled validation pairs" in str(caught.value)
+    config["phantom"]["training"] = None
     with pytest.raises(ConfigError) as caught:
         load_run(config)
     message = str(caught.value)

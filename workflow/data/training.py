@@ -112,17 +112,25 @@ def read_scan(scan: Scan) -> Scan:
 
 
 def check_training(
-    scans: Sequence[Scan], tasks: Sequence[str], mirrored: bool, learned: Sequence[str]
+    scans: Sequence[Scan],
+    tasks: Sequence[str],
+    mirrored: bool,
+    learned: Sequence[str],
+    own: bool = True,
 ) -> None:
-    """Raise one `ConfigError` that names every task without training or validation pairs."""
+    """Raise one `ConfigError` that names every task without training or validation pairs.
+
+    Networks that are not trained on the cohort's `own` scans need pairs for validation alone.
+    """
     found = []
-    for split, kind in (("train", "training"), ("validation", "labelled validation")):
-        own = [scan for scan in scans if scan.split == split]
-        patients = len({scan.subject for scan in own})
+    kinds = {"train": "training"} if own else {}
+    for split, kind in (kinds | {"validation": "labelled validation"}).items():
+        some = [scan for scan in scans if scan.split == split]
+        patients = len({scan.subject for scan in some})
         found += [
-            f"{task}: no {kind} pairs among the {len(own)} {kind} scans of {patients} patients"
+            f"{task}: no {kind} pairs among the {len(some)} {kind} scans of {patients} patients"
             for task in tasks
-            if not has_couples(own, task, mirrored)
+            if not has_couples(some, task, mirrored)
         ]
     raise_all(
         ConfigError,

@@ -12,7 +12,8 @@ from avsm.data import Pairs, scan_source
 from avsm.device import find_device
 from avsm.errors import UserError
 from avsm.pairs import read_cohort
-from avsm.settings import Phase, Recipe, recipe_preset
+from avsm.presets import recipe_preset
+from avsm.settings import Phase, Recipe
 from avsm.train import check_same, deformable_start, digest
 from avsm.trainer import Task, Trainer
 from avsm.validate import Validation
@@ -44,7 +45,7 @@ def fit(manifest: Path, state: Path, params: dict, context: Training) -> Trained
     cohort = read_cohort(manifest, recipe.task, context.couples)
     source = context.source
     if source is None:
-        source = scan_source(cohort, recipe.augmentation, state, device)
+        source = scan_source(cohort, recipe.task, recipe.augmentation, state, device)
     validation = Validation(cohort.validation, recipe, source.shape, context.labels or None, device)
     affine = load_model(context.models[0]) if context.models else None
     with torch.random.fork_rng(devices=[]):

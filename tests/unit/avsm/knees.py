@@ -13,7 +13,8 @@ import torch
 from avsm.affine_net import AffineNetConfig
 from avsm.maps import affine_map, resize, warp
 from avsm.momentum import MomentumNetConfig
-from avsm.settings import AVSMConfig, Phase, Recipe, Stage, recipe_preset
+from avsm.presets import recipe_preset
+from avsm.settings import AVSMConfig, Phase, Recipe, Stage
 
 SHAPE = (20, 18, 16)
 TINY = AVSMConfig(

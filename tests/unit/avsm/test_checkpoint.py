@@ -37,8 +37,8 @@ def test_checkpoint_round_trip(tmp_path: Path) -> None:
     assert trained.trained == ("affine",)
     assert trained.model.config == TINY
     assert not trained.model.training
-    for name, weight in model.state_dict().items():
-        assert torch.equal(weight, trained.model.state_dict()[name])
+    for name, weight in model.affine_net.state_dict().items():
+        assert torch.equal(weight, trained.model.affine_net.state_dict()[name])
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -118,7 +118,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
 def test_weights_of_other_networks_are_refused(tmp_path: Path) -> None:
     model, path = saved(tmp_path)
     content = describe_model(model, SHAPE, ("affine",))
-    content["model"]["momentum"]["width"] += 1
+    content["weights"]["affine_net.last.bias"] = torch.zeros(13)
     save_checkpoint(path, content)
     with pytest.raises(UserError, match="do not fit the model"):
         load_model(path)

@@ -9,6 +9,7 @@ from torch import nn
 
 from avsm.affine import Affine, affine_from_residual, compose_affine
 from avsm.affine_net import AffineNet, AffineNetConfig, halvings_at, last_grid
+from avsm.errors import UserError
 from avsm.maps import affine_map, half_shape, warp
 from avsm.momentum import MomentumNet, MomentumNetConfig
 from avsm.pyramid import downsample
@@ -192,15 +193,26 @@ def test_affine_convolutions_have_the_asked_precision_and_parameters_are_exact(
 # The momentum network
 
 
-@pytest.mark.parametrize("shape", [(16, 32, 16), (20, 33, 17), (5, 6, 7)])
-def test_momentum_has_half_the_size_rounded_up(shape: tuple[int, int, int]) -> None:
-    network = MomentumNet(TINY_MOMENTUM, "float32")
+@pytest.mark.parametrize(
+    ("shape", "norm"),
+    [((16, 32, 16), False), ((16, 32, 16), True), ((20, 33, 17), True), ((5, 6, 7), False)],
+)
+@pytest.mark.parametrize("halvings", [3, 4])
+def test_momentum_has_half_the_size_rounded_up(
+    shape: tuple[int, int, int], halvings: int, norm: bool
+) -> None:
+    network = MomentumNet(MomentumNetConfig(2, norm=norm, halvings=halvings), "float32")
     fixed, moving = images(shape, batch=2)
     momentum = network(moving, fixed)
     assert momentum.shape == (2, 3, *half_shape(shape))
     assert momentum.abs().max() == 0
     unsettled(network)(moving, fixed).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+
+
+def test_norm_of_a_single_voxel_leaves_it() -> None:
+    network = unsettled(MomentumNet(MomentumNetConfig(2, norm=True), "float32"))
+    assert network(*images((5, 6, 7))).isfinite().all()
 
 
 @pytest.mark.parametrize("shape", [(16, 32, 16), (33, 17, 22)])
@@ -242,6 +254,17 @@ def test_momentum_is_single_precision_whatever_the_convolutions_are(precision: s
     assert features[0].dtype == getattr(torch, precision)
     assert momentum.dtype == torch.float32
     assert momentum.isfinite().all()
+
+
+def test_normed_momentum_network_sees_no_contrast() -> None:
+    """Images of twice the contrast about mid-grey give the same momentum."""
+    config = MomentumNetConfig(2, norm=True, halvings=3)
+    network = unsettled(MomentumNet(config, "float32")).double()
+    fixed, moving = (image.double() for image in images((16, 20, 16)))
+    found = network(*(0.5 + 0.5 * (image - 0.5) for image in (moving, fixed)))
+    torch.testing.assert_close(found, network(moving, fixed), rtol=0.02, atol=1e-4)
+    with pytest.raises(UserError, match="halvings: expected 3 or 4, found 5"):
+        MomentumNetConfig(halvings=5)
 
 
 def test_wrong_arguments_are_refused() -> None:

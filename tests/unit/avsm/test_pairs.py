@@ -93,7 +93,8 @@ LISTED = [
 def drawn(manifest: Path, task: str, couples: Path) -> set[frozenset[str]]:
     """Draw many pairs; give the couples that they are of."""
     cohort = read_cohort(manifest, task, couples)
-    first, second = cohort.sampler.draw(1500, keyed_generator(0))
+    sampler = PairSampler(cohort.training, task, cohort.listed)
+    first, second = sampler.draw(1500, keyed_generator(0))
     pairs = {(a, b) for a, b in zip(first, second, strict=True)}
     assert pairs == {pair[::-1] for pair in pairs}  # in both directions
     names = [scan.image.name.removesuffix("_image.nii") for scan in cohort.training]

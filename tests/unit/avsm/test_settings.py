@@ -9,15 +9,14 @@ import pytest
 from avsm.affine_net import AffineNetConfig
 from avsm.errors import UserError
 from avsm.momentum import MomentumNetConfig
+from avsm.presets import PRESETS, recipe_preset
 from avsm.settings import (
-    PRESETS,
     Augmentation,
     AVSMConfig,
     Phase,
     Recipe,
     Stage,
     flat,
-    recipe_preset,
 )
 
 
