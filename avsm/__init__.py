@@ -3,7 +3,8 @@
 The library implements the method of Shen, Han, Xu and Niethammer, "Networks for Joint Affine and
 Non-parametric Image Registration", CVPR 2019 (equation numbers in the code are that paper's). It
 knows nothing of benchmarks. In the networks and losses tensors go in and tensors come out; files
-are read and written by ``images``, ``data`` and ``checkpoint``; ``cli`` is ``python -m avsm``.
+are read and written by ``images``, ``data`` and ``checkpoint``; ``cli`` is the command ``avsm``.
+What registers two images is at hand here: ``avsm.register`` and the functions of ``AT_HAND``.
 
 One frame is used throughout. Images are ``(B, 1, D, H, W)`` with intensities in [0, 1]; a point is
 given by normalised coordinates in [-1, 1] along each array axis, -1 and 1 being the centres of the
@@ -12,3 +13,25 @@ fixed image, where to read in the moving image (pull-back, the paper's Phi^-1); 
 the array axes (D, H, W) = (z, y, x). Velocities and momenta live in the same coordinates, so a
 length of 2 is the side of the unit cube in which the paper states its widths and integrals.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+# Found when first used: `import avsm` alone loads neither PyTorch nor SimpleITK.
+AT_HAND = {
+    "register": "registration",
+    "load_model": "checkpoint",
+    "read_image": "images",
+    "read_field": "images",
+    "write_image": "images",
+    "warp_image": "physical",
+    "move_points": "physical",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in AT_HAND:
+        return getattr(import_module(f"avsm.{AT_HAND[name]}"), name)
+    raise AttributeError(f"module 'avsm' has no attribute '{name}'")

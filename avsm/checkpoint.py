@@ -15,12 +15,14 @@ import torch
 from avsm.errors import UserError
 from avsm.images import ORIENTATION
 from avsm.model import AVSM
+from avsm.pairs import single_tasks
 from avsm.settings import AVSMConfig
 
 FORMAT = 1
 BEST, LAST = "best.pt", "last.pt"
 SUMS = "SHA256SUMS"  # beside checkpoints that are handed on: a line of digest and name for each
 STAGES = ("affine", "momentum")
+SHIPPED = {"knee": Path(__file__).resolve().parent.parent / "models" / "momentum.pt"}
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,13 @@ def _check_sum(path: Path) -> None:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """Give the best weights that a path means: a file itself, or those of a training folder."""
+    """Give the best weights that a path means: a file itself, or those of a training folder.
+
+    ``knee`` means the networks that come with the project, where no file has that name.
+    """
     path = Path(path)
+    if str(path) in SHIPPED and not path.exists():
+        path = SHIPPED[str(path)]
     if path.is_file():
         return path
     candidates = [path / BEST, path / "momentum" / BEST, path / "affine" / BEST]
@@ -146,6 +153,39 @@ def load_model(path: str | Path) -> TrainedModel:
     load_weights(model, content, path)
     depth, height, width = content["shape"]
     return TrainedModel(model.eval(), (depth, height, width), tuple(content["trained"]))
+
+
+def describe_file(path: str | Path) -> str:
+    """Give what a model is and how it was trained, line by line."""
+    path = find_checkpoint(path)
+    content = load_checkpoint(path)
+    if "model" not in content:
+        return f"{path}\n  {content.get('kind', 'no model of AVSM')}"
+    config = AVSMConfig.from_dict(content["model"])
+    depth, height, width = content["shape"]
+    own = tuple(f"{name}_net." for name in content["trained"])
+    weights = sum(w.numel() for n, w in content["weights"].items() if n.startswith(own))
+    lines = {
+        "networks": f"{' and '.join(content['trained'])}, trained",
+        "weights": f"{weights:,}",
+        "grid": f"{width}x{height}x{depth} voxels (x, y, z), axes {content['orientation']}+",
+        "steps": f"{config.affine_steps} affine, {config.steps} vSVF",
+        "smoothing": f"sigmas {list(config.sigmas)}, weights {list(config.weights)}",
+    }
+    if recipe := content.get("recipe"):
+        tasks = " and ".join(single_tasks(recipe["task"]))
+        lines["trained for"] = f"{tasks} pairs, preset {recipe['preset']}"
+    if recipe and content.get("rows"):
+        best = max(content["rows"], key=lambda row: row["validation_dice"])
+        lines["training"] = (
+            f"{content['stage']} network: epoch {best['epoch']}, after "
+            f"{content['seconds'] / 60:.1f} min, of {recipe[content['stage']]['epochs']}; "
+            f"{content['precision']}"
+        )
+        lines["validation"] = f"Dice {best['validation_dice']:.3f}"
+        if best["epoch"] == 0:
+            lines["validation"] += ": the untrained start was best"
+    return "\n".join([str(path), *(f"  {name:12}{value}" for name, value in lines.items())])
 
 
 def load_weights(model: AVSM, content: Mapping[str, Any], path: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""The command line: ``avsm train`` and ``avsm register``."""
+"""The command line: ``avsm train`` here, the commands that register in ``cli_register``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from avsm.cli_register import add_common, add_register
 from avsm.errors import UserError, choose
 
 log = logging.getLogger("avsm")
@@ -16,11 +17,13 @@ HELP = argparse.RawDescriptionHelpFormatter
 
 MAIN = """\
 Register 3D images with AVSM: an affine network, then a momentum network whose momentum moves the
-map (Shen et al., Networks for Joint Affine and Non-parametric Image Registration, CVPR 2019).
+map (Shen et al., Networks for Joint Affine and Non-parametric Image Registration, CVPR 2019), or
+the same maps optimised on the pair itself.
 
-  python -m avsm train scans.csv --out model --preset small      networks of your own images
-  python -m avsm register fixed.nii.gz moving.nii.gz --model model --out warped.nii.gz \\
-      --transform field.nii.gz                         any two images of that anatomy
+  avsm register fixed.nii.gz moving.nii.gz --out warped.nii.gz --transform field.nii.gz
+  avsm register fixed.nii.gz moving.nii.gz --model knee --out warped.nii.gz
+  avsm warp label.nii.gz --transform field.nii.gz --label --out moved.nii.gz
+  avsm train scans.csv --out model --preset small      networks of your own images
 """
 TRAIN = """\
 Train the affine network, then the momentum network with the affine part fixed.
@@ -47,38 +50,11 @@ presets
           images of half the resolution first, a moving average of the weights
 
 examples
-  python -m avsm train scans.csv --out model --preset small --task longitudinal --minutes 20
-  python -m avsm train scans.csv --out model --preset paper --device cuda
-  python -m avsm train scans.csv --out stage2 --stage momentum --start model/affine \\
+  avsm train scans.csv --out model --preset small --task longitudinal --minutes 20
+  avsm train scans.csv --out model --preset paper --device cuda
+  avsm train scans.csv --out stage2 --stage momentum --start model/affine \\
       --set momentum.rate=2e-4
 """
-REGISTER = """\
-Register MOVING to FIXED: any two 3D images of the anatomy that the model was trained on, with any
-size, spacing, orientation and position.
-"""
-REGISTER_END = """\
-The transform is a displacement field in mm (ITK convention: x_moving = x_fixed + u) on FIXED's
-grid. SimpleITK, ANTs and 3D Slicer apply it as is, to labels too:
-  antsApplyTransforms -d 3 -i label.nii.gz -r fixed.nii.gz -t field.nii.gz -n NearestNeighbor ...
-
-examples
-  python -m avsm register a.nii b.nii --model model --out warped.nii --transform field.nii
-  python -m avsm register a.nii b.nii --model model --steps 0 --out affine.nii    affine alone
-  python -m avsm register a.nii b.nii --model model --refine 40 --out best.nii    and optimise
-"""
-
-
-def at_least(least: int) -> Any:
-    """Make a parser of whole numbers from ``least``."""
-
-    def parse(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"expected at least {least}, found {value}")
-        return value
-
-    parse.__name__ = "whole number"  # argparse names it in its message
-    return parse
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -86,14 +62,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("avsm", description=MAIN, formatter_class=HELP)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
-    _add_register(commands)
+    add_register(commands)
     return parser
-
-
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
-    parser.add_argument("--threads", type=at_least(1), help="processor threads (default: all)")
-    parser.add_argument("--debug", action="store_true", help="show where an error arose")
+    return parser
 
 
 def _add_train(commands: Any) -> None:
@@ -124,42 +95,8 @@ def _add_train(commands: Any) -> None:
     )
     add("--no-resume", action="store_true", help="start anew even where DIR holds a run")
     add("--memory", type=float, default=8, metavar="GB", help="most memory for images (default: 8)")
-    _add_common(parser)
+    add_common(parser)
     parser.set_defaults(run=run_train)
-
-
-def _add_register(commands: Any) -> None:
-    parser = commands.add_parser(
-        "register",
-        help="register two images with a trained model",
-        description=REGISTER,
-        epilog=REGISTER_END,
-        formatter_class=HELP,
-    )
-    add = parser.add_argument
-    add("fixed", type=Path, metavar="FIXED", help="the image that stays")
-    add("moving", type=Path, metavar="MOVING", help="the image that is warped to it")
-    add("--model", type=Path, required=True, help="training folder or checkpoint")
-    add("--out", type=Path, metavar="WARPED", help="warped moving image to write")
-    add("--transform", type=Path, metavar="FIELD", help="displacement field to write")
-    add("--steps", type=at_least(0), help="vSVF steps; 0: affine alone (default: the model's)")
-    add("--affine-steps", type=at_least(1), help="affine steps (default: the model's)")
-    add(
-        "--refine",
-        type=at_least(0),
-        default=0,
-        metavar="N",
-        help="optimise one vSVF step on this pair for N iterations (default: 0)",
-    )
-    add(
-        "--refine-affine",
-        action="store_true",
-        help="with --refine: optimise the affine parameters before",
-    )
-    add("--normalised", action="store_true", help="intensities are in [0, 1]: keep them")
-    add("--mirror", action="store_true", help="the other side of the body than in training")
-    _add_common(parser)
-    parser.set_defaults(run=run_register)
 
 
 def run_train(arguments: argparse.Namespace) -> None:
@@ -186,34 +123,6 @@ def run_train(arguments: argparse.Namespace) -> None:
         arguments.couples,
     )
     log.info("best weights: %s", best)
-
-
-def run_register(arguments: argparse.Namespace) -> None:
-    """Carry out ``avsm register``."""
-    from avsm.checkpoint import load_model
-    from avsm.images import check_output, read_image, write_image
-    from avsm.register import register
-
-    outputs = {"warped": arguments.out, "displacement": arguments.transform}
-    wanted = {name: check_output(path) for name, path in outputs.items() if path is not None}
-    if not wanted:
-        raise UserError("register: nothing to write; give --out, --transform or both")
-    model = load_model(arguments.model)
-    result = register(
-        read_image(arguments.fixed),
-        read_image(arguments.moving),
-        model,
-        arguments.affine_steps,
-        arguments.steps,
-        arguments.refine,
-        arguments.refine_affine,
-        arguments.normalised,
-        arguments.mirror,
-        arguments.device,
-    )
-    for name, path in wanted.items():
-        write_image(getattr(result, name), path)
-        log.info("%s: %s", name, path)
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -58,6 +58,34 @@ def read_image(path: str | Path) -> sitk.Image:
     return image
 
 
+def read_field(path: str | Path) -> sitk.Image:
+    """Read a displacement field: a 3D image of three finite components, mm.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, cannot be read, is cut short, or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected a displacement field")
+    try:
+        if path.name.endswith(NIFTI):
+            check_length(path)
+        field = sitk.ReadImage(str(path))
+    except UNREADABLE as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"{path}: cannot be read as a displacement field ({reason})") from error
+    if field.GetDimension() != 3 or field.GetNumberOfComponentsPerPixel() != 3:
+        raise UserError(
+            f"{path}: expected a displacement field of 3 dimensions and 3 components, found "
+            f"{field.GetDimension()} and {field.GetNumberOfComponentsPerPixel()}"
+        )
+    if bad := count_not_finite(field, path):
+        raise UserError(f"{path}: found {bad} numbers that are NaN or infinite")
+    return field
+
+
 def check_length(path: Path) -> None:
     """Raise OSError or EOFError if a NIfTI file is not as long as its header says.
 

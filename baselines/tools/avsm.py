@@ -16,7 +16,8 @@ from avsm.device import find_device, precision_name
 from avsm.errors import UserError
 from avsm.images import canonical, to_grid
 from avsm.presets import recipe_preset
-from avsm.register import physical_displacement, register, warp_image
+from avsm.physical import physical_displacement, warp_image
+from avsm.registration import register
 from avsm.train import train
 from workflow.contract.registration import Context, Registration
 from workflow.contract.training import Trained, Training

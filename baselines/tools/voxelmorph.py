@@ -11,7 +11,7 @@ voxels
     of the array axes (z, y, x). The moving image is read at i + u(i).
 normalised
     `avsm`'s: (z, y, x) in [-1, 1], corner aligned, of a grid whose axes are RAS+; see `avsm.maps`
-    and, for the way to physical points, `avsm.register`.
+    and, for the way to physical points, `avsm.physical`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from avsm.device import autocast, find_device, precision_name
 from avsm.errors import UserError
 from avsm.images import ORIENTATION, canonical, to_grid
 from avsm.maps import half_shape, identity_map, resize, spacing, warp
-from avsm.register import physical_displacement
+from avsm.physical import physical_displacement
 from baselines.tools.avsm import device_name
 from workflow.contract.registration import Context, Registration
 

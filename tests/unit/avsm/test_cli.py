@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +68,102 @@ def test_train_then_register(cohort: Path, trained: Path, tmp_path: Path) -> Non
     np.testing.assert_allclose(found, sitk.GetArrayFromImage(expected), atol=1e-5)
 
 
+def test_register_without_a_model_then_warp_and_points(cohort: Path, tmp_path: Path) -> None:
+    fixed, moving = (str(cohort.parent / f"s{n}_v0_image.nii") for n in (4, 5))
+    field, label = str(tmp_path / "field.nii.gz"), str(cohort.parent / "s5_v0_label.nii")
+    command = ["register", fixed, moving, "--transform", field, "--device", "cpu", "--steps", "0"]
+    assert main([*command, "--size", "16,16,16"]) == 0
+    u = sitk.ReadImage(field, sitk.sitkVectorFloat64)
+    transform = sitk.DisplacementFieldTransform(sitk.Image(u))
+    moved = tmp_path / "label.nii.gz"
+    command = ["warp", label, "--transform", field, "--label", "--out", str(moved)]
+    assert main([*command, "--reference", moving]) == 0
+    expected = sitk.Resample(
+        sitk.ReadImage(label), sitk.ReadImage(moving), transform, sitk.sitkNearestNeighbor
+    )
+    found = sitk.ReadImage(str(moved))
+    assert found.GetPixelID() == expected.GetPixelID()
+    assert (sitk.GetArrayFromImage(found) == sitk.GetArrayFromImage(expected)).all()
+    points, there, back = (tmp_path / f"{name}.csv" for name in ("points", "there", "back"))
+    middle = u.TransformContinuousIndexToPhysicalPoint([(n - 1) / 2 for n in u.GetSize()])
+    ras = [-middle[0], -middle[1], middle[2]]
+    points.write_text(f"name,x,y,z\nmiddle,{ras[0]},{ras[1]},{ras[2]}\n")
+    options = ["--transform", field, "--frame", "ras"]
+    assert main(["points", str(points), "--out", str(there), *options]) == 0
+    assert main(["points", str(there), "--out", str(back), "--inverse", *options]) == 0
+    name, *found = there.read_text().splitlines()[1].split(",")
+    x, y, z = transform.TransformPoint(middle)
+    assert name == "middle"
+    np.testing.assert_allclose([float(v) for v in found], [-x, -y, z], atol=1e-3)
+    np.testing.assert_allclose([float(v) for v in back.read_text().split(",")[4:]], ras, atol=0.01)
+
+
+def test_pairs_are_registered_by_one_model(
+    cohort: Path, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    folder, pairs = tmp_path / "out", cohort.with_name("pairs.csv")
+    flat = sitk.Image((20, 20, 20), sitk.sitkFloat32)
+    sitk.WriteImage(flat, str(cohort.with_name("flat.nii")))
+    rows = ["s4_v0_image.nii,s5_v0_image.nii,a", "flat.nii,s5_v0_image.nii,b"]
+    pairs.write_text("\n".join(["fixed,moving,name", *rows]) + "\n")
+    command = ["register", "--pairs", str(pairs), "--model", str(trained), "--out", str(folder)]
+    assert main([*command, "--device", "cpu"]) == 2
+    assert "1 of 2 pairs were not registered" in caplog.text
+    assert "flat.nii and" in caplog.text and "not constant" in caplog.text
+    assert {p.name for p in folder.iterdir()} == {"a_warped.nii.gz", "a_field.nii.gz"}
+    pairs.write_text("\n".join(["fixed,moving,name", rows[0]]) + "\n")
+    assert main([*command, "--device", "cpu"]) == 0
+    assert "1 of 1 pairs are there already" in caplog.text
+    pairs.write_text("\n".join(["fixed,moving,name", rows[0], rows[0], "x.nii,flat.nii,"]) + "\n")
+    assert main(command) == 2
+    assert "line 3: name 'a': expected one of its own" in caplog.text
+    assert f"line 4: {cohort.parent / 'x.nii'}: no such file" in caplog.text
+
+
+def test_info_says_how_a_model_was_trained(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["info", str(trained)]) == 0
+    text = capsys.readouterr().out
+    for part in ("affine and momentum, trained", "16x18x20 voxels (x, y, z)", "Dice 0."):
+        assert part in text
+    assert main(["info", "knee"]) == 0
+    assert "40x96x96 voxels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (
+            ["warp", "s4_v0_image.nii", "--transform", "s5_v0_image.nii"],
+            "3 components, found 3 and 1",
+        ),
+        (["points", "manifest.csv", "--transform", "gone.nii"], "no column 'x'"),
+        (["points", "p.csv", "--transform", "gone.nii"], "line 3: expected three numbers"),
+        (
+            ["register", "s4_v0_image.nii", "--out", "w.nii"],
+            "expected FIXED and MOVING, or --pairs",
+        ),
+        (["register", "--pairs", "p.csv"], "expected --out FOLDER"),
+        (["register", "a.nii", "b.nii", "--size", "9,x", "--out", "w.nii"], "such as 96,96,40"),
+    ],
+)
+def test_wrong_use_of_transforms(
+    cohort: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    command: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(cohort.parent)
+    Path("p.csv").write_text("x,y,z\n1,2,3\n1,two,3\n")
+    out = [] if command[0] == "register" else ["--out", "new.nii"]
+    assert main([*command, *out]) == 2
+    assert message in caplog.text
+    assert not Path("new.nii").exists()
+
+
 def test_training_again_goes_on_where_it_was(
     cohort: Path, trained: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -119,6 +216,7 @@ def test_wrong_training_options(
         ({"--out": None}, "nothing to write"),
         ({"fixed": "gone.nii"}, "gone.nii: no such file"),
         ({"--model": "gone"}, "gone: no such file or folder"),
+        ({"--model": None, "--affine-steps": "3"}, "without a model the pair is optimised"),
         ({"fixed": "manifest.csv"}, "manifest.csv: cannot be read as an image"),
     ],
 )
@@ -144,3 +242,17 @@ def test_wrong_numbers_are_argparse_errors(capsys: pytest.CaptureFixture[str]) -
         main(["register", "a.nii", "b.nii", "--model", "m", "--affine-steps", "0"])
     assert stop.value.code == 2
     assert "expected at least 1, found 0" in capsys.readouterr().err
+
+
+def test_functions_are_at_hand_when_first_used(tmp_path: Path) -> None:
+    code = (
+        "import sys, avsm; assert 'torch' not in sys.modules; "
+        "print(*(callable(getattr(avsm, name)) for name in avsm.AT_HAND)); avsm.nothing"
+    )
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert set(done.stdout.split()) == {"True"}
+    assert "module 'avsm' has no attribute 'nothing'" in done.stderr

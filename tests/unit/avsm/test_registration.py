@@ -12,7 +12,14 @@ from avsm.errors import UserError
 from avsm.images import canonical, normalise, resample_by_area, to_grid
 from avsm.maps import identity_map, resize, warp
 from avsm.model import AVSM
-from avsm.register import grid_frame, mirror_map, physical_displacement, register, warp_image
+from avsm.physical import (
+    grid_frame,
+    mirror_map,
+    move_points,
+    physical_displacement,
+    warp_image,
+)
+from avsm.registration import register, working_size
 from tests.unit.avsm.knees import SHAPE, TINY
 
 ROTATION = sitk.Euler3DTransform((0, 0, 0), 0.3, -0.2, 0.4)
@@ -140,7 +147,7 @@ def test_map_of_a_momentum_agrees_with_the_networks_own_warp() -> None:
 def test_slabs_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     phi = identity_map(SHAPE, torch.zeros(1)) ** 3
     whole = sitk.GetArrayFromImage(physical_displacement(phi, FIXED, MOVING))
-    monkeypatch.setattr("avsm.register.SLAB_VOXELS", 1000)
+    monkeypatch.setattr("avsm.physical.SLAB_VOXELS", 1000)
     slabs = sitk.GetArrayFromImage(physical_displacement(phi, FIXED, MOVING))
     np.testing.assert_allclose(slabs, whole, atol=1e-3)
 
@@ -208,3 +215,102 @@ def test_wrong_images_are_refused() -> None:
         register(FIXED[:, :, 0], MOVING, model, device="cpu")
     with pytest.raises(UserError, match="affine steps: expected at least 1, found 0"):
         register(FIXED, MOVING, model, affine_steps=0, device="cpu")
+
+
+# Landmarks
+
+
+def bent_field() -> sitk.Image:
+    """Make the field of a smooth map between two oblique images, far apart and turned."""
+    identity = identity_map(SHAPE, torch.zeros(1))
+    bend = 0.08 * torch.sin(3 * identity.flip(1)) * (1 - identity**2).prod(dim=1, keepdim=True)
+    return physical_displacement(identity + bend, FIXED, MOVING)
+
+
+def inner_points(image: sitk.Image, count: int = 20) -> np.ndarray:
+    """Give points well inside of an image, mm, LPS."""
+    parts = np.random.default_rng(0).uniform(0.25, 0.75, (count, 3))
+    indices = parts * (np.asarray(image.GetSize()) - 1)
+    return np.array([image.TransformContinuousIndexToPhysicalPoint(i.tolist()) for i in indices])
+
+
+def test_landmarks_lie_where_the_warped_image_shows_them() -> None:
+    """A bright spot of the moving image is seen, in the warped one, at the fixed landmark."""
+    field = bent_field()
+    for point in inner_points(FIXED, 5):
+        (there,) = move_points(point[None], field)
+        grid = [np.arange(n) for n in MOVING.GetSize()]
+        spot = sitk.Image(MOVING.GetSize(), sitk.sitkFloat32)
+        spot.CopyInformation(MOVING)
+        centre = np.asarray(MOVING.TransformPhysicalPointToContinuousIndex(there.tolist()))
+        x, y, z = np.meshgrid(*(g - c for g, c in zip(grid, centre, strict=True)), indexing="ij")
+        array = np.exp(-(x**2 + y**2 + z**2) / 8).astype(np.float32)
+        spot = sitk.GetImageFromArray(array.transpose(2, 1, 0))
+        spot.CopyInformation(MOVING)
+        seen = sitk.GetArrayFromImage(warp_image(spot, field))
+        brightest = np.unravel_index(seen.argmax(), seen.shape)[::-1]
+        index = FIXED.TransformPhysicalPointToContinuousIndex(point.tolist())
+        assert np.abs(np.subtract(brightest, index)).max() < 1.5
+
+
+def test_inverse_landmarks_come_back() -> None:
+    field, points = bent_field(), inner_points(FIXED)
+    there = move_points(points, field)
+    assert np.abs(there - points).max() > 100  # the images are far apart
+    np.testing.assert_allclose(move_points(there, field, inverse=True), points, atol=0.02)
+
+
+def test_landmarks_outside_are_named() -> None:
+    for inverse, image in ((False, FIXED), (True, MOVING)):
+        points = np.vstack([inner_points(image, 1), [[0.0, 900.0, 0.0]]])
+        with pytest.raises(UserError, match=r"point 2 at \[0\.0, 900\.0, 0\.0\] mm \(LPS\)"):
+            move_points(points, bent_field(), inverse)
+
+
+# Without a model
+
+FRAME_OF_MOVING = oblique((44, 40, 46), (1.0, 1.1, 0.95), (3.0, -22.0, 7.0))
+
+
+def test_pair_is_optimised_without_a_model() -> None:
+    """A known affine and smooth displacement is found on images of two grids."""
+    fixed = sitk.DiscreteGaussian(oblique((40, 36, 44), (1.0, 1.2, 0.9), (5.0, -20.0, 9.0)), 1.0)
+    turn = sitk.Euler3DTransform(
+        fixed.TransformContinuousIndexToPhysicalPoint((20, 18, 22)), 0.05, -0.04, 0.06, (2, -1, 1.5)
+    )
+    moving = sitk.Resample(fixed, FRAME_OF_MOVING, turn.GetInverse(), sitk.sitkLinear, 0.5)
+    result = register(fixed, moving, size=(32, 32, 32), device="cpu")
+    field = sitk.DisplacementFieldTransform(sitk.Cast(result.displacement, sitk.sitkVectorFloat64))
+    errors = [
+        np.linalg.norm(np.subtract(field.TransformPoint(p), turn.TransformPoint(p)))
+        for p in inner_points(fixed).tolist()
+    ]
+    assert np.mean(errors) < 1.0  # mm; about 3 before
+
+
+def test_options_of_networks_need_a_model() -> None:
+    with pytest.raises(UserError, match="without a model the pair is optimised"):
+        register(FIXED, MOVING, refine=3)
+    with pytest.raises(UserError, match="size: a model has a grid of its own"):
+        register(FIXED, MOVING, known_model(torch.eye(3), torch.zeros(3)), size=(20, 20, 20))
+
+
+@pytest.mark.parametrize(
+    ("size", "spacing", "most", "expected"),
+    [
+        ((30, 40, 50), (1.0, 1.0, 1.0), 10**6, (30, 40, 50)),
+        ((384, 384, 160), (0.36, 0.36, 0.7), 3 * 10**6, None),
+        ((256, 256, 10), (1.0, 1.0, 5.0), 10**5, None),
+        ((4, 30, 30), (4.0, 1.0, 1.0), 10**6, (16, 30, 30)),
+    ],
+)
+def test_working_grid_is_as_fine_as_it_may_be(size, spacing, most, expected) -> None:
+    image = sitk.Image(size, sitk.sitkUInt8)
+    image.SetSpacing(spacing)
+    found = working_size(image, most)
+    if expected:
+        assert found == expected
+    assert np.prod(found) <= most and np.prod(found) > 0.9 * min(most, np.prod(size))
+    sides = np.multiply(size, spacing) / found  # cubes, but for voxels that are coarser themselves
+    fine = [s for s, own, n in zip(sides, spacing, found, strict=True) if s > own * 1.1 and n > 16]
+    assert not fine or max(fine) / min(fine) < 1.1

@@ -1,0 +1,207 @@
+"""From maps on the networks' grids to physical space: displacement fields, images, landmarks.
+
+Frames: the networks see both images on grids of one size, axes RAS+, each over its own field of
+view, in normalised coordinates t (z, y, x), corner aligned: -1 and 1 are the centres of the grid's
+outermost voxels. For an image of N voxels on a grid of n along an axis, t lies at the image's index
+t (n - 1) N / (2 n) + (N - 1) / 2: both grids have the same centre and the same edges. Physical
+points are in mm, LPS, as in ITK.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+
+from avsm.errors import raise_all
+from avsm.images import canonical
+from avsm.maps import affine_map, compose
+
+SLAB_VOXELS = 1 << 22  # of the fixed image, worked on at a time
+WITHIN_MM = 1e-3  # of a point's inverse
+MOST_ITERATIONS = 200
+X_AXIS = 2  # channel, and axis of (D, H, W), that runs left to right
+
+
+class Frame(NamedTuple):
+    """Physical points of normalised coordinates t (z, y, x): ``matrix @ t + centre``, in mm."""
+
+    matrix: np.ndarray
+    centre: np.ndarray
+
+
+def grid_frame(image: sitk.Image, shape: Sequence[int] | None = None) -> Frame:
+    """Give the frame of a grid (D, H, W) over an image's field of view; None: its own voxels."""
+    voxels = np.asarray(image.GetSize(), float)
+    grid = voxels if shape is None else np.asarray(shape[::-1], float)
+    direction = np.asarray(image.GetDirection()).reshape(3, 3)
+    to_physical = direction * np.asarray(image.GetSpacing())
+    matrix = to_physical * ((grid - 1) * voxels / (2 * grid))
+    centre = np.asarray(image.GetOrigin()) + to_physical @ ((voxels - 1) / 2)
+    return Frame(matrix[:, ::-1].copy(), centre)
+
+
+def mirror_map(phi: torch.Tensor) -> torch.Tensor:
+    """Express a map ``(B, 3, D, H, W)`` between mirrored images for the images themselves."""
+    sign = torch.ones(3, device=phi.device, dtype=phi.dtype)
+    sign[X_AXIS] = -1
+    return phi.flip(X_AXIS - 3) * sign[:, None, None, None]
+
+
+def physical_displacement(phi: torch.Tensor, fixed: sitk.Image, moving: sitk.Image) -> sitk.Image:
+    """Carry a map on the model's grids to physical space.
+
+    Between the grid's voxels the map is interpolated; beyond the outermost centres its affine part
+    goes on and the rest stays constant.
+
+    Parameters
+    ----------
+    phi
+        ``(1, 3, D, H, W)`` in normalised coordinates.
+    fixed, moving
+        The images, with any orientation.
+
+    Returns
+    -------
+    sitk.Image
+        Displacement in mm (LPS) on the fixed image's own grid, float32.
+    """
+    shape = phi.shape[2:]
+    own = grid_frame(fixed)
+    target, source = (grid_frame(canonical(image), shape) for image in (fixed, moving))
+    inverse = np.linalg.inv(target.matrix)
+    width, height, depth = fixed.GetSize()
+    field = np.empty((depth, height, width, 3), np.float32)
+    for first, last in _slabs(depth, height * width):
+        # The slab in its own normalised coordinates, which run from -1 to 1 over its planes.
+        part = (last - first - 1) / (depth - 1)
+        middle = (first + last - 1) / (depth - 1) - 1
+        matrix = own.matrix * (part, 1, 1)
+        centre = own.centre + own.matrix[:, 0] * middle
+        to_grid_matrix, to_grid_offset = inverse @ matrix, inverse @ (centre - target.centre)
+        size = (last - first, height, width)
+        points = _sample(to_grid_matrix, to_grid_offset, size)
+        moved = compose(phi, points) - points
+        # u = M_m t_m + c_m - (M_f t_f + c_f) = M_m (t_m - t_f) + (M_m - M_f) t_f + c_m - c_f,
+        # of which all but the first term is affine: no digits are lost to large origins.
+        rest = source.matrix - target.matrix
+        offset = rest @ to_grid_offset + source.centre - target.centre
+        u = _sample(rest @ to_grid_matrix, offset, size)
+        u += (_tensor(source.matrix) @ moved.flatten(2)).unflatten(2, size)
+        field[first:last] = u[0].permute(1, 2, 3, 0).numpy()
+    image = sitk.GetImageFromArray(field, isVector=True)
+    image.CopyInformation(fixed)
+    return image
+
+
+def _slabs(depth: int, plane: int) -> Iterator[tuple[int, int]]:
+    """Cut planes into slabs of at least two."""
+    count = max(1, min(depth // 2, -(-depth * plane // SLAB_VOXELS)))
+    edges = np.linspace(0, depth, count + 1).round().astype(int)
+    yield from zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
+
+
+def _tensor(values: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(values, np.float32))
+
+
+def _sample(matrix: np.ndarray, offset: np.ndarray, shape: Sequence[int]) -> torch.Tensor:
+    return affine_map(_tensor(matrix)[None], _tensor(offset)[None], shape)
+
+
+def warp_image(
+    moving: sitk.Image,
+    displacement: sitk.Image,
+    label: bool = False,
+    reference: sitk.Image | None = None,
+) -> sitk.Image:
+    """Resample an image through a displacement field with SimpleITK.
+
+    Parameters
+    ----------
+    moving
+        The image, any grid.
+    displacement
+        See ``registration.Result``.
+    label
+        Interpolate by nearest neighbour and keep the pixel type; outside is 0.
+    reference
+        An image whose grid the result has; None takes the field's.
+    """
+    grid = displacement if reference is None else reference
+    # The transform takes the image that it is given for itself: it gets a copy.
+    transform = sitk.DisplacementFieldTransform(sitk.Cast(displacement, sitk.sitkVectorFloat64))
+    if label:
+        return sitk.Resample(
+            moving, grid, transform, sitk.sitkNearestNeighbor, 0.0, moving.GetPixelID()
+        )
+    lowest = float(sitk.GetArrayViewFromImage(moving).min())
+    return sitk.Resample(moving, grid, transform, sitk.sitkLinear, lowest, sitk.sitkFloat32)
+
+
+def move_points(points: np.ndarray, displacement: sitk.Image, inverse: bool = False) -> np.ndarray:
+    """Carry landmarks through a displacement field.
+
+    Parameters
+    ----------
+    points
+        ``(N, 3)``, mm, LPS: of the fixed image, or with ``inverse`` of the moving image.
+    displacement
+        See ``registration.Result``: x_moving = x_fixed + u(x_fixed).
+    inverse
+        Find x_fixed of x_moving, by iteration to within ``WITHIN_MM``.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``(N, 3)``, mm, LPS: of the other image.
+
+    Raises
+    ------
+    UserError
+        If a point lies, or ends, outside of the field, or has no inverse; all such are listed.
+    """
+    transform = sitk.DisplacementFieldTransform(sitk.Cast(displacement, sitk.sitkVectorFloat64))
+    result, faults = np.empty((len(points), 3)), []
+    if inverse:
+        back, offset = _inverse_affine(displacement)
+    for number, point in enumerate(np.asarray(points, float)):
+        at, moved = (back @ point + offset if inverse else point), None
+        for _ in range(MOST_ITERATIONS if inverse else 1):
+            if not _inside(displacement, at):
+                break
+            there = np.asarray(transform.TransformPoint(at.tolist()))
+            if not inverse:
+                moved = there
+            elif np.abs(there - point).max() < WITHIN_MM:
+                moved = at
+                break
+            else:
+                at = at - back @ (there - point)
+        if moved is None:
+            faults.append(f"point {number + 1} at {np.round(point, 2).tolist()} mm (LPS)")
+        else:
+            result[number] = moved
+    where = "have no inverse inside of the field" if inverse else "lie outside of the field"
+    raise_all(f"points that {where}, or are of another frame or image:", faults)
+    return result
+
+
+def _inside(image: sitk.Image, point: np.ndarray) -> bool:
+    index = np.asarray(image.TransformPhysicalPointToContinuousIndex(point.tolist()))
+    return bool(((index >= -0.5) & (index <= np.asarray(image.GetSize()) - 0.5)).all())
+
+
+def _inverse_affine(displacement: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
+    """Fit the affine map ``x_fixed = matrix @ x_moving + offset`` to a field, by least squares."""
+    axes = [range(0, n, max(1, n // 10)) for n in displacement.GetSize()]
+    indices = list(itertools.product(*axes))
+    fixed = [displacement.TransformIndexToPhysicalPoint(index) for index in indices]
+    u = [displacement.GetPixel(*index) for index in indices]
+    moving = np.hstack([np.add(fixed, u), np.ones((len(u), 1))])
+    solution, *_ = np.linalg.lstsq(moving, np.asarray(fixed), rcond=None)
+    return solution[:3].T, solution[3]
