@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from avsm.cli_register import add_common, add_register
+from avsm.cli_register import add_common, add_register, parse_size
 from avsm.errors import UserError, choose
 
 log = logging.getLogger("avsm")
@@ -30,7 +30,8 @@ Train the affine network, then the momentum network with the affine part fixed.
 
 MANIFEST is a CSV with the columns
   subject   who was scanned
-  image     preprocessed image: intensities in [0, 1], all of one size; relative to the CSV
+  image     file, relative to the CSV: with --size any 3D image, without it one that is
+            preprocessed (intensities in [0, 1], all of one size)
   split     train or validation (rows with test are left out)
   label     label map on the image's grid; optional for training, needed for validation
   visit     when; the task longitudinal needs it
@@ -50,7 +51,8 @@ presets
           images of half the resolution first, a moving average of the weights
 
 examples
-  avsm train scans.csv --out model --preset small --task longitudinal --minutes 20
+  avsm train scans.csv --out model --size 40,96,96 --minutes 20
+  avsm train prepared.csv --out model --preset small --task longitudinal --minutes 20
   avsm train scans.csv --out model --preset paper --device cuda
   avsm train scans.csv --out stage2 --stage momentum --start model/affine \\
       --set momentum.rate=2e-4
@@ -78,6 +80,13 @@ def _add_train(commands: Any) -> None:
     add = parser.add_argument
     add("manifest", type=Path, metavar="MANIFEST", help="CSV of the scans, see above")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
+    add(
+        "--size",
+        metavar="X,Y,Z",
+        help="bring the scans to a grid of so many voxels over each one's field of view, and their "
+        "intensities to [0, 1]; kept in DIR/scans",
+    )
+    add("--mirror-left", action="store_true", help="with --size: reflect scans of the left side")
     add("--preset", default="small", help="small or paper (default: small)")
     add("--couples", type=Path, metavar="CSV", help="couples to train on, see above (default: all)")
     add("--task", default="cross-subject", help="longitudinal, cross-subject (the default) or both")
@@ -109,9 +118,18 @@ def run_train(arguments: argparse.Namespace) -> None:
         changes |= {f"{stage}.max_minutes": arguments.minutes for stage in STAGES}
     if arguments.seed is not None:
         changes["seed"] = arguments.seed
+    manifest, size = arguments.manifest, parse_size(arguments.size)
+    if arguments.mirror_left and size is None:
+        raise UserError("--mirror-left: expected --size, with which scans are prepared")
+    if size is not None:
+        from avsm.prepare import prepare
+
+        if arguments.couples:
+            raise UserError("--couples: names prepared images; with --size all couples are drawn")
+        manifest = prepare(manifest, arguments.out / "scans", size, arguments.mirror_left)
     stage = choose("--stage", arguments.stage, (*STAGES, "both"))
     best = train(
-        arguments.manifest,
+        manifest,
         arguments.out,
         recipe_preset(arguments.preset, arguments.task).change(changes),
         STAGES if stage == "both" else (stage,),

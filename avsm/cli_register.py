@@ -163,7 +163,7 @@ def run_register(arguments: argparse.Namespace) -> None:
 
     pairs = _pairs(arguments)
     model = load_model(arguments.model) if arguments.model else None
-    size = _size(arguments.size)
+    size = parse_size(arguments.size)
     faults = []
     for number, pair in enumerate(pairs, start=1):
         try:
@@ -280,7 +280,8 @@ def run_info(arguments: argparse.Namespace) -> None:
     print(describe_file(arguments.model))
 
 
-def _size(text: str | None) -> tuple[int, ...] | None:
+def parse_size(text: str | None) -> tuple[int, ...] | None:
+    """Read three numbers of voxels, such as ``96,96,40``."""
     if text is None:
         return None
     parts = text.split(",")

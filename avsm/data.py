@@ -13,7 +13,8 @@ import torch
 
 from avsm.augment import random_contrast
 from avsm.errors import UserError, raise_all
-from avsm.images import canonical, check_unit_range, read_image
+from avsm.grid import check_unit_range
+from avsm.images import canonical, read_image
 from avsm.losses import both_directions
 from avsm.manifest import Scan
 from avsm.maps import warp

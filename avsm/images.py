@@ -1,8 +1,4 @@
-"""Images in and out of files, and on to a network's grid.
-
-A network's grid has RAS+ axes (x to the right, y anterior, z superior), covers the image's own
-field of view with a given number of voxels, and holds intensities in [0, 1].
-"""
+"""Images in and out of files, and their axes."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import gzip
 import math
 import os
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel
@@ -23,7 +18,6 @@ from nibabel.wrapstruct import WrapStructError
 from avsm.errors import UserError
 
 ORIENTATION = "RAS"
-PERCENTILES = (0.1, 99.9)
 NIFTI = (".nii", ".nii.gz")
 FORMATS = (*NIFTI, ".mha", ".mhd", ".nrrd")
 UNREADABLE = (
@@ -154,79 +148,3 @@ def canonical(image: sitk.Image) -> sitk.Image:
     order = sitk.DICOMOrientImageFilter()
     order.SetDesiredCoordinateOrientation(ORIENTATION)
     return order.Execute(image)
-
-
-def normalise(array: np.ndarray, name: str) -> np.ndarray:
-    """Map the .1 and 99.9 percentiles to 0 and 1 and clamp the rest (paper, section 3)."""
-    low, high = np.percentile(array, PERCENTILES)
-    if not (np.isfinite(low) and np.isfinite(high) and high > low):
-        raise UserError(
-            f"{name}: the percentiles {PERCENTILES} are {low:g} and {high:g}; expected an image "
-            "that is finite and not constant"
-        )
-    scaled = (array.astype(np.float32) - np.float32(low)) / np.float32(high - low)
-    return np.clip(scaled, 0, 1)
-
-
-def check_unit_range(array: np.ndarray, name: str) -> np.ndarray:
-    """Give an image in [0, 1] as float32, or raise UserError."""
-    low, high = float(array.min()), float(array.max())
-    if not (low >= -1e-3 and high <= 1 + 1e-3):
-        raise UserError(
-            f"{name}: expected intensities in [0, 1], found {low:g} to {high:g}; let them be "
-            "normalised, or normalise the image first"
-        )
-    return array.astype(np.float32)
-
-
-def axis_weights(voxels: int, target: int) -> np.ndarray:
-    """Give the weights ``(target, voxels)`` that resample one axis over the same extent.
-
-    Down-sampling averages by area, so nothing aliases; up-sampling interpolates linearly, constant
-    beyond the outermost voxel centres.
-    """
-    step = voxels / target
-    source = np.arange(voxels)
-    if step >= 1:
-        edges = step * np.arange(target + 1)
-        upper = np.minimum(edges[1:, None], source + 1)
-        lower = np.maximum(edges[:-1, None], source)
-        return (np.clip(upper - lower, 0, None) / step).astype(np.float32)
-    centres = np.clip(step * (np.arange(target) + 0.5) - 0.5, 0, voxels - 1)
-    return np.clip(1 - np.abs(centres[:, None] - source), 0, None).astype(np.float32)
-
-
-def resample_by_area(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Resample an array ``(D, H, W)`` to another shape over the same field of view, float32."""
-    array = array.astype(np.float32)
-    for axis, target in enumerate(shape):
-        if array.shape[axis] != target:
-            weights = axis_weights(array.shape[axis], target)
-            array = np.moveaxis(np.tensordot(weights, array, axes=(1, axis)), 0, axis)
-    return np.ascontiguousarray(array)
-
-
-def to_grid(
-    image: sitk.Image, shape: Sequence[int], name: str, normalised: bool = False
-) -> np.ndarray:
-    """Bring an image to a network's grid.
-
-    Parameters
-    ----------
-    image
-        Scalar 3D image with any header.
-    shape
-        (D, H, W) = (z, y, x) of the grid after reorientation to RAS+.
-    name
-        What to call the image in messages.
-    normalised
-        Whether intensities are in [0, 1] already and shall stay as they are.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 ``(D, H, W)`` in [0, 1].
-    """
-    array = sitk.GetArrayFromImage(canonical(image))
-    array = check_unit_range(array, name) if normalised else normalise(array, name)
-    return resample_by_area(array, shape)

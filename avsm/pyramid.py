@@ -10,10 +10,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from avsm.checks import check_choice, check_volume
-from avsm.images import axis_weights
+from avsm.grid import axis_weights
 from avsm.similarity import Window, dense_windows, paper_windows
 
 WIDTH = 0.5  # sd of the Gaussian in coarse voxels: damps the coarse grid's highest frequency to .29
@@ -88,7 +89,9 @@ def average_to(image: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     for axis, blocks in enumerate(shape, start=2):
         size = image.shape[axis]
         if size != blocks:
-            weights = torch.from_numpy(axis_weights(size, blocks)).to(image)
+            weights = torch.from_numpy(axis_weights(size, np.linspace(0, size, blocks + 1))).to(
+                image
+            )
             image = torch.tensordot(image, weights, dims=([axis], [1])).movedim(-1, axis)
     return image.contiguous()
 

@@ -12,7 +12,8 @@ import torch
 from avsm.checkpoint import TrainedModel
 from avsm.device import find_device
 from avsm.errors import UserError
-from avsm.images import canonical, check_image, to_grid
+from avsm.grid import to_grid
+from avsm.images import canonical, check_image
 from avsm.optimise import Callback, optimise_affine
 from avsm.optimise_vsvf import optimise_vsvf
 from avsm.physical import X_AXIS, mirror_map, physical_displacement, warp_image

@@ -152,6 +152,7 @@ class Trainer:
                 self.step += 1
             self.epoch += 1
             self._close_epoch({name: total / max(done, 1) for name, total in sums.items()}, done)
+        self._say_best()
         return self.before + self.rows
 
     def _progress(self, part: float = 0.0) -> float:
@@ -271,6 +272,17 @@ class Trainer:
         }
         save_checkpoint(self.folder / LAST, content | state | dict(self.task.kept))
         write_history(self.report, self.before + self.rows)
+
+    def _say_best(self) -> None:
+        best = max(self.rows, key=lambda row: row["validation_dice"])
+        what = f"{self.task.name}: {self.epoch} epochs; validation Dice"
+        start, dice = self.rows[0]["validation_dice"], best["validation_dice"]
+        if best["epoch"]:
+            log.info(
+                "%s %.4f at best, after epoch %d, and %.4f before", what, dice, best["epoch"], start
+            )
+        elif self.epoch:
+            log.warning("%s %.4f before them, and less ever since: the start is kept", what, start)
 
     def _restore(self, previous: Mapping[str, Any]) -> None:
         self._load(previous["own_weights"])

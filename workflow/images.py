@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import SimpleITK as sitk
 
 from avsm.images import COMPLEX, FORMATS, NIFTI, UNREADABLE, check_length
@@ -56,10 +55,3 @@ def canonical(image: sitk.Image) -> sitk.Image:
     # ITK names an orientation by where axes point *to*, in LPS letters: RAS+ of NIfTI is "RAS".
     order.SetDesiredCoordinateOrientation("RAS")
     return order.Execute(image)
-
-
-def like(array: np.ndarray, grid: sitk.Image) -> sitk.Image:
-    """Return a scalar image of `array` ``(z, y, x)`` with the geometry of `grid`."""
-    image = sitk.GetImageFromArray(array)
-    image.CopyInformation(grid)
-    return image

@@ -14,9 +14,10 @@ import torch
 from avsm.checkpoint import LAST, TrainedModel, load_checkpoint, load_model
 from avsm.device import find_device, precision_name
 from avsm.errors import UserError
-from avsm.images import canonical, to_grid
-from avsm.presets import recipe_preset
+from avsm.grid import to_grid
+from avsm.images import canonical
 from avsm.physical import physical_displacement, warp_image
+from avsm.presets import recipe_preset
 from avsm.registration import register
 from avsm.train import train
 from workflow.contract.registration import Context, Registration

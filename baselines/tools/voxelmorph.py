@@ -34,7 +34,8 @@ from avsm.checks import check_same_shape, check_volume
 from avsm.convolution import Conv3d
 from avsm.device import autocast, find_device, precision_name
 from avsm.errors import UserError
-from avsm.images import ORIENTATION, canonical, to_grid
+from avsm.grid import to_grid
+from avsm.images import ORIENTATION, canonical
 from avsm.maps import half_shape, identity_map, resize, spacing, warp
 from avsm.physical import physical_displacement
 from baselines.tools.avsm import device_name

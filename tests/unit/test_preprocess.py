@@ -4,19 +4,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from avsm.errors import UserError
+from avsm.grid import WorkingGrid, axis_weights, majority_vote, normalise, resample_by_area
 from tests.conftest import blobs, oblique_grid
 from workflow.data.cohort import Scan
-from workflow.data.preprocess import (
-    WorkingGrid,
-    axis_weights,
-    majority_vote,
-    merge_labels,
-    normalise,
-    preprocess_image,
-    preprocess_label,
-    resample_by_area,
-)
-from workflow.errors import DataError
+from workflow.data.preprocess import merge_labels, preprocess_image, preprocess_label
 from workflow.images import canonical, write_image
 
 RIGHT = Scan("a", "1", "right", None, None)
@@ -79,14 +71,14 @@ def test_majority_vote_counts_uncovered_space_as_background():
 
 def test_normalise_clamps_beyond_the_percentiles():
     array = np.arange(1001, dtype=np.int16)
-    scaled = normalise(array, (10, 90))
+    scaled = normalise(array, "image", (10, 90))
     assert scaled[100] == 0 and scaled[900] == 1 and scaled[0] == 0 and scaled[1000] == 1
     assert scaled[500] == pytest.approx(0.5)
 
 
 def test_constant_image_is_refused():
-    with pytest.raises(DataError, match="constant image"):
-        normalise(np.full(50, 3.0), (0.1, 99.9))
+    with pytest.raises(UserError, match="image: found the intensities 3 and 3 at the percentiles"):
+        normalise(np.full(50, 3.0), "image")
 
 
 @pytest.mark.parametrize("spacing_mm", [None, (1.0, 1.0, 1.0)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,25 @@ def test_train_then_register(cohort: Path, trained: Path, tmp_path: Path) -> Non
     expected = sitk.Resample(image, sitk.ReadImage(fixed), transform, sitk.sitkLinear, lowest)
     found = sitk.GetArrayFromImage(sitk.ReadImage(str(warped)))
     np.testing.assert_allclose(found, sitk.GetArrayFromImage(expected), atol=1e-5)
+
+
+def test_raw_scans_are_prepared_and_trained_on(
+    cohort: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    raw = tmp_path / "raw"
+    shutil.copytree(cohort.parent, raw)
+    for path in raw.glob("*_image.nii"):
+        sitk.WriteImage(sitk.Cast(700 * sitk.ReadImage(str(path)), sitk.sitkInt16), str(path))
+    command = ["train", str(raw / cohort.name), "--out", str(tmp_path / "m"), "--device", "cpu"]
+    assert main([*command, *settings()]) == 2
+    assert "expected intensities in [0, 1]" in caplog.text and "--size" in caplog.text
+    assert main([*command, "--size", "18,16,20", *settings()]) == 0
+    assert "scans prepared" in caplog.text
+    assert "momentum: 1 epochs; validation Dice" in caplog.text
+    fixed, moving = (str(raw / f"s{n}_v0_image.nii") for n in (4, 5))
+    command = ["register", fixed, moving, "--model", str(tmp_path / "m"), "--device", "cpu"]
+    assert main([*command, "--out", str(tmp_path / "w.nii")]) == 0
 
 
 def test_register_without_a_model_then_warp_and_points(cohort: Path, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import torch
 
 from avsm.checkpoint import TrainedModel
 from avsm.errors import UserError
-from avsm.images import canonical, normalise, resample_by_area, to_grid
+from avsm.grid import normalise, resample_by_area, to_grid, whole_edges
+from avsm.images import canonical
 from avsm.maps import identity_map, resize, warp
 from avsm.model import AVSM
 from avsm.physical import (
@@ -185,12 +186,12 @@ def test_refinement_brings_images_closer() -> None:
 
 def test_area_averaging_keeps_means_and_linear_ramps() -> None:
     array = np.random.default_rng(0).random((13, 20, 9)).astype(np.float32)
-    small = resample_by_area(array, (5, 7, 4))
+    small = resample_by_area(array, whole_edges(array.shape, (5, 7, 4)))
     assert small.mean() == pytest.approx(array.mean(), rel=1e-5)
     ramp = np.broadcast_to(np.arange(10, dtype=np.float32), (4, 4, 10))
-    half = resample_by_area(ramp, (4, 4, 5))
+    half = resample_by_area(ramp, whole_edges(ramp.shape, (4, 4, 5)))
     np.testing.assert_allclose(half[0, 0], [0.5, 2.5, 4.5, 6.5, 8.5])
-    twice = resample_by_area(ramp, (4, 4, 20))
+    twice = resample_by_area(ramp, whole_edges(ramp.shape, (4, 4, 20)))
     np.testing.assert_allclose(twice[0, 0, 1:-1], np.arange(0.25, 9, 0.5), atol=1e-6)
 
 
@@ -200,14 +201,15 @@ def test_intensities_are_normalised_or_kept() -> None:
     assert scaled.min() == 0 and scaled.max() == 1
     assert scaled.dtype == np.float32
     kept = to_grid(FIXED, SHAPE, "image", normalised=True)
-    expected = resample_by_area(sitk.GetArrayFromImage(canonical(FIXED)), SHAPE)
+    own = sitk.GetArrayFromImage(canonical(FIXED))
+    expected = resample_by_area(own, whole_edges(own.shape, SHAPE))
     np.testing.assert_array_equal(kept, expected)
 
 
 def test_wrong_images_are_refused() -> None:
     model = known_model(torch.eye(3), torch.zeros(3))
     constant = FIXED * 0
-    with pytest.raises(UserError, match="moving image: the percentiles"):
+    with pytest.raises(UserError, match="moving image: found the intensities"):
         register(FIXED, constant, model, device="cpu")
     with pytest.raises(UserError, match=r"fixed image: expected intensities in \[0, 1\]"):
         register(FIXED * 3, MOVING, model, normalised=True, device="cpu")

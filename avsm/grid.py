@@ -1,0 +1,168 @@
+"""On to a working grid: canonical axes, intensities in [0, 1], averages by area.
+
+A working grid has RAS+ axes (x to the right, y anterior, z superior) and a given number of voxels,
+over an image's own field of view unless a spacing is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import SimpleITK as sitk
+
+from avsm.errors import UserError
+from avsm.images import canonical
+
+PERCENTILES = (0.1, 99.9)
+
+
+@dataclass(frozen=True)
+class WorkingGrid:
+    """The grid on which images are registered: ``size`` in voxels (x, y, z), RAS+ axes.
+
+    With ``spacing_mm`` None it covers the image's own field of view, else it is centred on it and
+    pads or crops.
+    """
+
+    size: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float] | None = None
+
+    def placed_on(self, image: sitk.Image) -> tuple[sitk.Image, list[np.ndarray]]:
+        """Return the empty grid and, for x, y and z, its edges in the image's voxels.
+
+        Edge coordinates: voxel i of the image covers [i, i + 1]; ``size + 1`` edges an axis.
+        """
+        size, extent = np.asarray(self.size), np.asarray(image.GetSize())
+        spacing = np.asarray(image.GetSpacing())
+        step = extent / size if self.spacing_mm is None else np.asarray(self.spacing_mm) / spacing
+        start = (extent - size * step) / 2
+        grid = sitk.Image(self.size, sitk.sitkUInt8)
+        grid.SetDirection(image.GetDirection())
+        grid.SetSpacing((spacing * step).tolist())
+        first_centre = (start + step / 2 - 0.5).tolist()
+        grid.SetOrigin(image.TransformContinuousIndexToPhysicalPoint(first_centre))
+        edges = [start[k] + step[k] * np.arange(size[k] + 1) for k in range(3)]
+        return grid, edges
+
+
+def axis_weights(voxels: int, edges: np.ndarray) -> np.ndarray:
+    """Return the weights ``(len(edges) - 1, voxels)`` that resample one axis.
+
+    Down-sampling averages by area: each weight is the part of the target voxel that a source
+    voxel covers, so nothing aliases. Up-sampling interpolates linearly. What lies outside the
+    image has no weight, hence counts as 0.
+    """
+    step = edges[1] - edges[0]
+    source = np.arange(voxels)
+    if step >= 1:
+        upper = np.minimum(edges[1:, None], source + 1)
+        lower = np.maximum(edges[:-1, None], source)
+        return (np.clip(upper - lower, 0, None) / step).astype(np.float32)
+    centres = (edges[:-1] + edges[1:]) / 2 - 0.5
+    # The half voxel at each face has no second neighbour and takes its only one's value.
+    within = np.clip(centres, 0, voxels - 1)
+    weights = np.clip(1 - np.abs(within[:, None] - source), 0, None)
+    outside = (centres < -0.5) | (centres > voxels - 0.5)
+    weights[outside] = 0
+    return weights.astype(np.float32)
+
+
+def resample_by_area(array: np.ndarray, edges: Sequence[np.ndarray]) -> np.ndarray:
+    """Resample float32 ``(z, y, x)`` to the target voxels with the given edges in x, y and z."""
+    for axis, axis_edges in zip((0, 1, 2), reversed(edges), strict=True):
+        weights = axis_weights(array.shape[axis], axis_edges)
+        array = np.moveaxis(np.tensordot(weights, array, axes=(1, axis)), 0, axis)
+    return np.ascontiguousarray(array)
+
+
+def normalise(
+    array: np.ndarray, name: str, percentiles: Sequence[float] = PERCENTILES
+) -> np.ndarray:
+    """Map two percentiles to 0 and 1 and clamp the rest (paper, section 3), float32.
+
+    Raises
+    ------
+    UserError
+        If the image is constant or not finite.
+    """
+    low, high = np.percentile(array, percentiles)
+    if not (np.isfinite(low) and np.isfinite(high) and high > low):
+        raise UserError(
+            f"{name}: found the intensities {low:g} and {high:g} at the percentiles "
+            f"{list(percentiles)}; expected an image that is finite and not constant"
+        )
+    scaled = (array.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    return np.clip(scaled, 0, 1)
+
+
+def majority_vote(labels: np.ndarray, edges: Sequence[np.ndarray]) -> np.ndarray:
+    """Give each target voxel the value that covers most of it; uint8 ``(z, y, x)``.
+
+    Ties go to the lower value, so to the background first.
+    """
+    values = np.unique(np.append(labels, 0))
+    best_part, best_value = None, None
+    for value in values:
+        part = resample_by_area((labels == value).astype(np.float32), edges)
+        if value == 0:
+            # What the image does not cover is background.
+            covered = resample_by_area(np.ones(labels.shape, np.float32), edges)
+            part += 1 - covered
+            best_part, best_value = part, np.zeros(part.shape, np.uint8)
+            continue
+        wins = part > best_part
+        best_part[wins] = part[wins]
+        best_value[wins] = value
+    return best_value
+
+
+def like(array: np.ndarray, grid: sitk.Image) -> sitk.Image:
+    """Give a scalar image of an array ``(z, y, x)`` with the geometry of a grid."""
+    image = sitk.GetImageFromArray(array)
+    image.CopyInformation(grid)
+    return image
+
+
+def check_unit_range(array: np.ndarray, name: str) -> np.ndarray:
+    """Give an image in [0, 1] as float32, or raise UserError."""
+    low, high = float(array.min()), float(array.max())
+    if not (low >= -1e-3 and high <= 1 + 1e-3):
+        raise UserError(
+            f"{name}: expected intensities in [0, 1], found {low:g} to {high:g}; avsm train --size "
+            "and avsm register without --normalised bring them there"
+        )
+    return array.astype(np.float32)
+
+
+def whole_edges(shape: Sequence[int], target: Sequence[int]) -> list[np.ndarray]:
+    """Give the edges, for x, y and z, of a grid (D, H, W) over the whole of an image of another."""
+    axes = zip(reversed(shape), reversed(target), strict=True)
+    return [np.linspace(0, n, m + 1) for n, m in axes]
+
+
+def to_grid(
+    image: sitk.Image, shape: Sequence[int], name: str, normalised: bool = False
+) -> np.ndarray:
+    """Bring an image to a network's grid.
+
+    Parameters
+    ----------
+    image
+        Scalar 3D image with any header.
+    shape
+        (D, H, W) = (z, y, x) of the grid after reorientation to RAS+.
+    name
+        What to call the image in messages.
+    normalised
+        Whether intensities are in [0, 1] already and shall stay as they are.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 ``(D, H, W)`` in [0, 1].
+    """
+    array = sitk.GetArrayFromImage(canonical(image))
+    array = check_unit_range(array, name) if normalised else normalise(array, name)
+    return resample_by_area(array, whole_edges(array.shape, shape))

@@ -1,0 +1,103 @@
+"""Scans as they come: prepared as registration prepares images, once, and refused together."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from avsm.errors import UserError
+from avsm.grid import to_grid
+from avsm.images import canonical, read_image
+from avsm.manifest import read_manifest
+from avsm.prepare import prepare
+from tests.conftest import blobs, oblique_grid
+
+SIZE = (12, 14, 10)
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """Two oblique scans of 16-bit numbers, one of them of a left knee, with label maps."""
+    rows = []
+    for number, side in enumerate(("right", "left")):
+        image = blobs(oblique_grid((30, 26 + number, 22)), seed=number)
+        low, high = np.percentile(sitk.GetArrayViewFromImage(image), (30, 70))
+        label = sitk.Cast(image > high, sitk.sitkUInt8) + sitk.Cast(image > low, sitk.sitkUInt8)
+        sitk.WriteImage(sitk.Cast(image * 900, sitk.sitkInt16), str(tmp_path / f"{number}.nii.gz"))
+        sitk.WriteImage(label, str(tmp_path / f"{number}_label.nii.gz"))
+        split = "validation" if number else "train"
+        rows.append([f"s{number}", f"{number}.nii.gz", f"{number}_label.nii.gz", split, "0", side])
+    with (tmp_path / "raw.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["subject", "image", "label", "split", "visit", "side"])
+        writer.writerows(rows)
+    return tmp_path / "raw.csv"
+
+
+def test_images_are_as_registration_sees_them(raw: Path, tmp_path: Path) -> None:
+    scans = read_manifest(prepare(raw, tmp_path / "new", SIZE, mirror_left=True))
+    assert [(s.subject, s.side, s.split) for s in scans] == [
+        ("s0", "right", "train"), ("s1", "left", "validation"),
+    ]  # fmt: skip
+    for number, scan in enumerate(scans):
+        own = read_image(raw.parent / f"{number}.nii.gz")
+        expected = to_grid(own, SIZE[::-1], "image")
+        found = read_image(scan.image)
+        array = sitk.GetArrayFromImage(found)
+        np.testing.assert_allclose(array[..., ::-1] if number else array, expected, atol=1e-6)
+        own = canonical(own)
+        for corner in (-0.5, 1.0):  # the edges of the first voxel, or of the last
+            ends = [
+                i.TransformContinuousIndexToPhysicalPoint(
+                    [corner if corner < 0 else n - 0.5 for n in i.GetSize()]
+                )
+                for i in (found, own)
+            ]
+            np.testing.assert_allclose(*ends, atol=1e-4)
+        values = sitk.GetArrayFromImage(read_image(scan.label))
+        assert set(np.unique(values)) == {0, 1, 2}
+        alike, not_alike = (
+            np.corrcoef(v.ravel(), array.ravel())[0, 1] for v in (values, values[..., ::-1])
+        )
+        assert alike > not_alike + 0.2  # mirrored as the image is
+
+
+def test_what_is_there_is_kept_until_it_changes(raw: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+
+    def times() -> list[int]:
+        return [path.stat().st_mtime_ns for path in sorted(folder.glob("*.nii"))]
+
+    prepare(raw, folder, SIZE)
+    first = times()
+    prepare(raw, folder, SIZE)
+    assert times() == first and len(first) == 4
+    image = raw.parent / "1.nii.gz"
+    sitk.WriteImage(read_image(image) * 2, str(image))
+    prepare(raw, folder, SIZE)
+    now = times()
+    assert now[:2] == first[:2] and now[2] != first[2] and now[3] != first[3]
+    prepare(raw, folder, (8, 8, 8))
+    assert read_image(folder / "00000.nii").GetSize() == (8, 8, 8)
+
+
+def test_all_scans_that_cannot_be_prepared_are_named(
+    raw: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    image = raw.parent / "0.nii.gz"
+    sitk.WriteImage(read_image(image) * 0, str(image))
+    label = read_image(raw.parent / "1_label.nii.gz")
+    label.SetOrigin((5.0, 5.0, 5.0))
+    sitk.WriteImage(label, str(raw.parent / "1_label.nii.gz"))
+    with pytest.raises(UserError) as caught:
+        prepare(raw, tmp_path / "new", SIZE)
+    for part in ("0.nii.gz: found the intensities 0 and 0", "1_label.nii.gz: expected the image's"):
+        assert part in str(caught.value)
+    assert not (tmp_path / "new" / "scans.csv").exists()
+    assert not list((tmp_path / "new").glob("*.nii"))
