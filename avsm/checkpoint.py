@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from avsm.errors import UserError
+from avsm.files import written_aside
 from avsm.images import ORIENTATION
 from avsm.model import AVSM
 from avsm.pairs import single_tasks
@@ -61,17 +62,10 @@ def describe_model(
 
 def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
     """Write aside, then rename: ``path`` holds the old checkpoint or the new one, never half."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    try:
-        with aside.open("wb") as stream:
-            torch.save(dict(content), stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with written_aside(path) as aside, aside.open("wb") as stream:
+        torch.save(dict(content), stream)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -249,6 +248,7 @@ def run_points(arguments: argparse.Namespace) -> None:
     """Carry out ``avsm points``."""
     import numpy as np
 
+    from avsm.files import write_rows
     from avsm.images import read_field
     from avsm.manifest import read_rows
     from avsm.physical import move_points
@@ -264,12 +264,11 @@ def run_points(arguments: argparse.Namespace) -> None:
     sign = np.array([-1, -1, 1] if arguments.frame == "ras" else [1, 1, 1])
     field = read_field(arguments.transform)
     moved = sign * move_points(sign * np.reshape(points, (-1, 3)), field, arguments.inverse)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    with arguments.out.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]) if rows else AXES)
-        writer.writeheader()
-        for row, point in zip(rows, moved, strict=True):
-            writer.writerow(row | {a: f"{v:.4f}" for a, v in zip(AXES, point, strict=True)})
+    there = [
+        row | {axis: f"{value:.4f}" for axis, value in zip(AXES, point, strict=True)}
+        for row, point in zip(rows, moved.tolist(), strict=True)
+    ]
+    write_rows(arguments.out, list(rows[0]) if rows else AXES, there)
     log.info("points: %s", arguments.out)
 
 

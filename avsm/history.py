@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from avsm.files import write_rows, written_aside
 
 log = logging.getLogger(__name__)
 LOSSES = ("total", "similarity", "regularisation", "symmetry")
@@ -46,13 +46,7 @@ def _duration(seconds: float) -> str:
 
 def write_history(folder: Path, rows: Sequence[Row]) -> None:
     """Write ``history.csv`` and ``history.png`` into a folder."""
-    path = folder / "history.csv"
-    aside = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    with aside.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-    aside.replace(path)
+    write_rows(folder / "history.csv", COLUMNS, rows)
     try:
         _plot(folder / "history.png", rows)
     except OSError as error:
@@ -80,6 +74,5 @@ def _plot(path: Path, rows: Sequence[Row]) -> None:
     dice_axes.set(xlabel=epoch, ylabel="validation Dice", ylim=(0, 1))
     if loss_axes.lines:
         loss_axes.legend(fontsize="small")
-    aside = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    figure.savefig(aside, dpi=120)
-    aside.replace(path)
+    with written_aside(path) as aside:
+        figure.savefig(aside, dpi=120)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import os
 import zlib
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from avsm.errors import UserError
+from avsm.files import written_aside
 
 ORIENTATION = "RAS"
 NIFTI = (".nii", ".nii.gz")
@@ -133,14 +133,10 @@ def check_output(path: str | Path) -> Path:
 
 
 def write_image(image: sitk.Image, path: str | Path) -> None:
-    """Write aside, then rename, so that ``path`` never holds half an image."""
+    """Write an image whole, or not at all."""
     path = check_output(path)
-    aside = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    try:
+    with written_aside(path) as aside:
         sitk.WriteImage(image, str(aside), useCompression=path.name.endswith(".gz"))
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def canonical(image: sitk.Image) -> sitk.Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import time
@@ -14,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from avsm.errors import UserError, raise_all
+from avsm.files import write_rows, write_text
 from avsm.grid import PERCENTILES, WorkingGrid, like, majority_vote, normalise, resample_by_area
 from avsm.images import canonical, read_image, write_image
 from avsm.manifest import OPTIONAL, REQUIRED, Scan, read_manifest
@@ -76,14 +76,10 @@ def prepare(
         if (number + 1) % 20 == 0 or number + 1 == len(scans):
             left = (time.monotonic() - begun) / (number + 1) * (len(scans) - number - 1)
             log.info("%d of %d scans prepared, %.0f s left", number + 1, len(scans), left)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    write_text(folder / RECORD, json.dumps(record, indent=1))
     raise_all(f"{manifest}: scans that cannot be prepared:", faults)
     path = folder / "scans.csv"
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, [*REQUIRED, *OPTIONAL])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(path, [*REQUIRED, *OPTIONAL], rows)
     return path
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import SimpleITK as sitk
 
+from avsm.files import written_aside
 from avsm.images import COMPLEX, FORMATS, NIFTI, UNREADABLE, check_length
 from workflow.dicom import read_series
 from workflow.errors import DataError
-from workflow.files import written_aside
 
 
 def read_image(path: str | Path) -> sitk.Image:

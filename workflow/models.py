@@ -15,9 +15,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from avsm.files import write_text
 from workflow.config import ROOT
 from workflow.errors import ConfigError, DataError
-from workflow.files import write_text
 
 MODELS = "models"  # folder of the networks that were trained long
 RECORD = "models.json"

@@ -16,10 +16,10 @@ from typing import Any
 
 import SimpleITK as sitk
 
+from avsm.files import write_text
 from workflow.contract.methods import load_register
 from workflow.contract.registration import Context, Outcome, Pair, register_pair
 from workflow.contract.worker import Worker, WorkerDiedError
-from workflow.files import write_text
 from workflow.images import read_image, write_image
 
 log = logging.getLogger(__name__)

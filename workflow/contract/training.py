@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from avsm.checkpoint import load_checkpoint
+from avsm.files import write_text
 from workflow.errors import ContractError, DataError
-from workflow.files import write_text
 
 log = logging.getLogger(__name__)
 MADE_OF = "made_of.json"

@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 
 from avsm.data import Pairs
+from avsm.files import written_aside
 from avsm.losses import both_directions
 from avsm.pyramid import downsample
 from avsm.settings import Phase
@@ -35,7 +36,6 @@ from workflow.data import dess, knee, phantom, phantom_anatomy, phantom_variatio
 from workflow.data.dess import BIAS_MAX, BIAS_MM, MOTTLE_MM, NOISE_SD, TISSUES, tissue_fractions
 from workflow.data.phantom import FIELD_OF_VIEW, phantom_label
 from workflow.errors import ConfigError
-from workflow.files import written_aside
 from workflow.images import canonical
 
 log = logging.getLogger(__name__)

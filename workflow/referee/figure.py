@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from workflow.files import written_aside
+from avsm.files import written_aside
 
 # Dates in a file would make equal figures differ.
 UNDATED = {".pdf": {"CreationDate": None}, ".png": {"Creation Time": None}}

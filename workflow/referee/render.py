@@ -9,7 +9,7 @@ from string import Template
 
 import pandas as pd
 
-from workflow.files import write_text
+from avsm.files import write_text
 
 Tables = Mapping[str, pd.DataFrame]  # of text, by heading; "": none
 

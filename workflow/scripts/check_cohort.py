@@ -5,8 +5,8 @@ import logging
 from collections import Counter
 from pathlib import Path
 
+from avsm.files import write_text
 from workflow.errors import DataError, raise_all
-from workflow.files import write_text
 from workflow.job import start_log
 
 start_log(snakemake.log[0])

@@ -2,9 +2,9 @@
 
 import json
 
+from avsm.files import write_text
 from workflow.data.checks import faults_of_scans
 from workflow.data.cohort import Scan
-from workflow.files import write_text
 from workflow.job import start_job
 
 params, threads = snakemake.params, snakemake.threads

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from workflow.files import write_text
+from avsm.files import write_text
 from workflow.job import start_log
 from workflow.referee.tidy import read_metrics
 

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
+from avsm.files import write_text
 from workflow.data.cohort import Scan
 from workflow.data.phantom_truth import PhantomTruth
-from workflow.files import write_text
 from workflow.job import start_job
 from workflow.referee.evaluate import Rules, evaluate_shard
 

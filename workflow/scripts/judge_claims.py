@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from workflow.files import write_text
+from avsm.files import write_text
 from workflow.job import start_log
 from workflow.referee import claims, table3
 from workflow.referee.render import write_tables

@@ -1,6 +1,6 @@
 """Draw Figure 5 (Dice) or Figure 7 (symmetry)."""
 
-from workflow.files import write_text
+from avsm.files import write_text
 from workflow.job import start_log
 from workflow.referee.boxplot import draw_boxplot, values_of
 from workflow.referee.tidy import read_metrics

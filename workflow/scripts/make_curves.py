@@ -1,6 +1,6 @@
 """Draw Figure 8 (Dice and folds over vSVF steps) or 10 (Dice over affine steps)."""
 
-from workflow.files import write_text
+from avsm.files import write_text
 from workflow.job import start_log
 from workflow.referee.curves import curve_values, draw_curves
 from workflow.referee.tidy import read_metrics

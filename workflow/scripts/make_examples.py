@@ -1,6 +1,6 @@
 """Draw Figure 4, 6, 12, 13 or 14: examples of registrations."""
 
-from workflow.files import write_text
+from avsm.files import write_text
 from workflow.job import start_job
 from workflow.referee.examples import draw_examples, example_scores
 from workflow.referee.tidy import read_metrics

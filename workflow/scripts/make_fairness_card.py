@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from workflow.files import write_text
+from avsm.files import write_text
 from workflow.job import start_log
 from workflow.referee.fairness import fairness_card, split_notes
 from workflow.referee.notes import simulated_note

@@ -3,7 +3,7 @@
 import torch
 
 from avsm.checkpoint import load_model
-from workflow.files import write_text
+from avsm.files import write_text
 from workflow.job import start_job
 from workflow.referee.architecture import formatted, layer_table, list_layers, notes
 from workflow.referee.render import write_tables

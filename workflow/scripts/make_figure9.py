@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from avsm.affine import affine_regularisation_weight
-from workflow.files import write_text
+from avsm.files import write_text
 from workflow.job import start_log
 from workflow.referee.curves import draw_weight
 

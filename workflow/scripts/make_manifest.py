@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
+from avsm.files import write_text
 from workflow.config import ROOT
 from workflow.contract.programs import find_program, program_version
-from workflow.files import write_text
 from workflow.job import start_log
 from workflow.provenance import code_version, machine, versions
 

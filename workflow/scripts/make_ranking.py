@@ -1,6 +1,6 @@
 """Draw the ranking of the methods."""
 
-from workflow.files import write_text
+from avsm.files import write_text
 from workflow.job import start_log
 from workflow.referee import table3
 from workflow.referee.ranking import draw_ranking, ranking_table

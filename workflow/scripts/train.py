@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+from avsm.files import write_text, written_aside
 from workflow.contract.networks import NETWORKS, load_train
 from workflow.contract.training import (
     Training,
@@ -14,7 +15,6 @@ from workflow.contract.training import (
     start_record,
 )
 from workflow.data.knees import KneeSource, People
-from workflow.files import write_text, written_aside
 from workflow.job import start_job
 from workflow.provenance import processor, versions
 

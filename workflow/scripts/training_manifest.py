@@ -2,8 +2,8 @@
 
 import pandas as pd
 
+from avsm.files import write_text
 from workflow.data.training import COUPLE_COLUMNS, listed_path
-from workflow.files import write_text
 from workflow.job import start_log
 
 params, output = snakemake.params, snakemake.output

@@ -2,9 +2,9 @@
 
 import pandas as pd
 
+from avsm.files import write_text
 from workflow.contract.training import digests
 from workflow.data.training import COLUMNS
-from workflow.files import write_text
 from workflow.job import start_log
 
 start_log(snakemake.log[0])

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
 def written_aside(path: str | Path) -> Iterator[Path]:
-    """Give a path to write to, which becomes `path` if the block ends well, else is removed."""
+    """Give a path to write to, which becomes ``path`` if the block ends well, else is removed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The name keeps its ending: writers choose the format by it.
@@ -26,3 +28,11 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a whole text file, or none."""
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def write_rows(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a whole CSV, or none; what a row lacks stays empty."""
+    with written_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
