@@ -17,7 +17,7 @@ from nibabel.wrapstruct import WrapStructError
 from avsm.errors import UserError
 from avsm.files import written_aside
 
-ORIENTATION = "RAS"
+ORIENTATION = "RAS"  # as in NIfTI: ITK, too, names an orientation by where the axes point to
 NIFTI = (".nii", ".nii.gz")
 FORMATS = (*NIFTI, ".mha", ".mhd", ".nrrd")
 UNREADABLE = (

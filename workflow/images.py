@@ -44,14 +44,3 @@ def write_image(image: sitk.Image, path: str | Path) -> None:
     """Write aside, then rename, so that `path` never holds half an image."""
     with written_aside(path) as aside:
         sitk.WriteImage(image, str(aside))
-
-
-def canonical(image: sitk.Image) -> sitk.Image:
-    """Permute and flip axes to NIfTI's RAS+ (x to the right, y anterior, z superior).
-
-    Oblique directions stay: only whole axes move, so no voxel is interpolated.
-    """
-    order = sitk.DICOMOrientImageFilter()
-    # ITK names an orientation by where axes point *to*, in LPS letters: RAS+ of NIfTI is "RAS".
-    order.SetDesiredCoordinateOrientation("RAS")
-    return order.Execute(image)

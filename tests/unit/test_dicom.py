@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from avsm.images import canonical
 from tests.conftest import blobs, oblique_grid
 from tests.oai import SIZE, edit, knee, write_series
 from workflow.dicom import read_series
 from workflow.errors import DataError
 from workflow.geometry import same_grid
-from workflow.images import canonical, read_image
+from workflow.images import read_image
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from avsm.augment import keyed_generator
+from avsm.images import canonical
 from avsm.settings import Phase
 from tests.conftest import ROOT
 from workflow.config import check_config
@@ -26,7 +27,6 @@ from workflow.data.knees import (
 from workflow.data.phantom import phantom_label
 from workflow.data.phantom_variation import draw_scan, draw_shape
 from workflow.errors import ConfigError
-from workflow.images import canonical
 
 SIZE = (24, 32, 32)
 FINE = (48, 64, 64)

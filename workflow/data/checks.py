@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import SimpleITK as sitk
 
-from avsm.images import count_not_finite
+from avsm.images import canonical, count_not_finite
 from workflow.data.cohort import Scan
 from workflow.data.preprocess import merge_labels
 from workflow.errors import DataError
 from workflow.geometry import describe_grid, same_grid
-from workflow.images import canonical, read_image
+from workflow.images import read_image
 
 # Femur, tibia and patella in OAI's label maps, which the simulator paints around.
 BONES = (1, 3, 5)

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 
 from avsm.data import Pairs
 from avsm.files import written_aside
+from avsm.images import canonical
 from avsm.losses import both_directions
 from avsm.pyramid import downsample
 from avsm.settings import Phase
@@ -36,7 +37,6 @@ from workflow.data import dess, knee, phantom, phantom_anatomy, phantom_variatio
 from workflow.data.dess import BIAS_MAX, BIAS_MM, MOTTLE_MM, NOISE_SD, TISSUES, tissue_fractions
 from workflow.data.phantom import FIELD_OF_VIEW, phantom_label
 from workflow.errors import ConfigError
-from workflow.images import canonical
 
 log = logging.getLogger(__name__)
 Job = tuple[int, int, tuple[int, int, int], Path]  # seed, number, size, file of a person

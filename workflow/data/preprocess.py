@@ -9,9 +9,10 @@ import SimpleITK as sitk
 
 from avsm.errors import UserError
 from avsm.grid import WorkingGrid, like, majority_vote, normalise, resample_by_area
+from avsm.images import canonical
 from workflow.data.cohort import Scan
 from workflow.errors import DataError
-from workflow.images import canonical, read_image
+from workflow.images import read_image
 
 
 def preprocess_image(
