@@ -63,7 +63,8 @@ def pairs_of_shard(method):
 
 def code(*names):
     """Library files that decide a result: an edit of one makes its results again."""
-    return [f"workflow/{name}.py" for name in ("geometry", "images", *names)]
+    own = [f"workflow/{name}.py" for name in ("geometry", "images", *names)]
+    return [*own, "avsm/images.py"]
 
 
 def method_code(method):

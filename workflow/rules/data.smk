@@ -58,7 +58,7 @@ rule check_scans:
         files=lambda wildcards: [
             path for scan in check_part(wildcards) for path in (scan.image, scan.label) if path
         ],
-        code=code("data/checks", "data/preprocess"),
+        code=[*code("data/checks", "data/preprocess"), "avsm/grid.py"],
     output:
         f"{FOLDER}/checks/{{part}}.json",
     log:
@@ -98,7 +98,7 @@ rule preprocess_image:
     input:
         image=lambda wildcards: RUN.raw_image(wildcards.scan),
         checked=after_check,
-        code=code("data/preprocess"),
+        code=[*code("data/preprocess"), "avsm/grid.py"],
     output:
         f"{FOLDER}/images/{{scan}}.nii",
     log:
@@ -119,7 +119,7 @@ rule preprocess_label:
     input:
         label=lambda wildcards: RUN.scans[wildcards.scan].label,
         checked=after_check,
-        code=code("data/preprocess"),
+        code=[*code("data/preprocess"), "avsm/grid.py"],
     output:
         f"{FOLDER}/labels/{{scan}}.nii",
     log:
