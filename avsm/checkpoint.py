@@ -15,9 +15,8 @@ import torch
 from avsm.errors import UserError
 from avsm.files import written_aside
 from avsm.images import ORIENTATION
-from avsm.model import AVSM
+from avsm.model import AVSM, AVSMConfig
 from avsm.pairs import single_tasks
-from avsm.settings import AVSMConfig
 
 FORMAT = 1
 BEST, LAST = "best.pt", "last.pt"

@@ -109,6 +109,14 @@ class Pairs(NamedTuple):
     judged_fixed: torch.Tensor
     judged_moving: torch.Tensor
 
+    def scaled(self, scale: float) -> Pairs:
+        """Give the same pairs at part of their resolution along each axis."""
+        seen = [downsample(image, scale) for image in (self.fixed, self.moving)]
+        if self.judged_moving is self.moving:
+            return Pairs(*seen, *seen)
+        judged = (downsample(image, scale) for image in (self.judged_fixed, self.judged_moving))
+        return Pairs(*seen, *judged)
+
     def judged(self, warped: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
         """Give what the similarity compares of moving images that are ``warped`` by ``phi``."""
         return warped if self.judged_moving is self.moving else warp(self.judged_moving, phi)

@@ -2,20 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from avsm.affine import Affine
-from avsm.affine_net import AffineNet
+from avsm.affine_net import AffineNet, AffineNetConfig
 from avsm.checks import check_choice, check_same_shape, check_volume
+from avsm.errors import UserError
 from avsm.flow import SOLVERS, advance
 from avsm.maps import half_shape, resize, warp
-from avsm.momentum import MomentumNet
-from avsm.settings import AVSMConfig
-from avsm.smoothing import MultiGaussian
+from avsm.momentum import MomentumNet, MomentumNetConfig
+from avsm.pyramid import downsample
+from avsm.smoothing import PAPER_SIGMAS, PAPER_WEIGHTS, MultiGaussian
+from avsm.values import build
+
+
+@dataclass(frozen=True)
+class AVSMConfig:
+    """Everything that shapes the model.
+
+    Attributes
+    ----------
+    affine, momentum
+        Sizes of the two networks.
+    affine_steps, steps
+        Affine and vSVF steps of a registration, unless a call asks otherwise.
+    step_scales
+        Part of the resolution at which each vSVF step sees the images, see ``scales_of``.
+    sigmas, weights
+        The smoothing operator K, widths in the unit cube.
+    solver
+        ``squaring`` or ``rk4``.
+    solver_steps
+        Squarings or Runge-Kutta steps; None takes the solver's default.
+    precision
+        Of the networks' convolutions, see ``device.autocast``.
+    """
+
+    affine: AffineNetConfig = field(default_factory=AffineNetConfig)
+    momentum: MomentumNetConfig = field(default_factory=MomentumNetConfig)
+    affine_steps: int = 7
+    steps: int = 3
+    step_scales: tuple[float, ...] = (1.0,)
+    sigmas: tuple[float, ...] = PAPER_SIGMAS
+    weights: tuple[float, ...] = PAPER_WEIGHTS
+    solver: str = "squaring"
+    solver_steps: int | None = None
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        ends = list(self.step_scales)
+        if not ends or ends != sorted(ends) or ends[0] <= 0 or ends[-1] != 1:
+            raise UserError(f"model.step_scales: expected parts that rise to 1, found {ends}")
+
+    def scales_of(self, steps: int, scale: float = 1.0) -> tuple[float, ...]:
+        """Give the scale of each vSVF step on images of part of the resolution.
+
+        Fewer steps than ``step_scales`` are its last ones; more stay at the finest.
+        """
+        own = [part for part in self.step_scales if part <= scale] or [scale]
+        return (*own[max(0, len(own) - steps) :], *[own[-1]] * (steps - len(own)))[:steps]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the configuration as JSON has it: dictionaries, lists, numbers and strings."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> AVSMConfig:
+        """Read what ``to_dict`` gives; absent keys take the paper's values.
+
+        Raises
+        ------
+        UserError
+            If a key is unknown.
+        """
+        parts = {"affine": AffineNetConfig, "momentum": MomentumNetConfig}
+        inner = {name: build(kind, name, values.get(name, {})) for name, kind in parts.items()}
+        return build(AVSMConfig, "model", {**values, **inner})
 
 
 class Step(NamedTuple):
@@ -122,12 +191,29 @@ class AVSM(nn.Module):
         start: Affine,
         steps: int,
         warped: torch.Tensor,
+        scale: float = 1.0,
     ) -> tuple[Step, ...]:
-        """Take vSVF steps from an affine map, by which the moving image is ``warped`` already."""
-        low, taken = start.map(half_shape(fixed.shape[2:])), []
-        for _ in range(steps):
-            taken.append(self.vsvf(self.predict_momentum(warped, fixed), low, moving))
-            low, warped = taken[-1].low_map, taken[-1].warped
+        """Take vSVF steps from an affine map, by which the moving image is ``warped`` already.
+
+        Deviation: with ``config.step_scales`` the first steps see images of less resolution, where
+        the network reaches farther; their maps have that resolution. ``scale`` is the part of the
+        resolution that the given images have already.
+        """
+        taken: list[Step] = []
+        before = scale
+        for part in self.config.scales_of(steps, scale):
+            seen, source = (downsample(image, part / scale) for image in (fixed, moving))
+            shape = seen.shape[2:]
+            if not taken:
+                low = start.map(half_shape(shape))
+                warped = warped if part == before else warp(source, start.map(shape))
+            elif part == before:
+                low, warped = taken[-1].low_map, taken[-1].warped
+            else:
+                phi = taken[-1].map
+                low, warped = resize(phi, half_shape(shape)), warp(source, resize(phi, shape))
+            taken.append(self.vsvf(self.predict_momentum(warped, seen), low, source))
+            before = part
         return tuple(taken)
 
     def predict_momentum(self, warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:

@@ -6,9 +6,10 @@ import dataclasses
 
 from avsm.affine_net import AffineNetConfig
 from avsm.errors import choose
+from avsm.model import AVSMConfig
 from avsm.momentum import MomentumNetConfig
 from avsm.pairs import TASKS
-from avsm.settings import Augmentation, AVSMConfig, Phase, Recipe, Stage
+from avsm.settings import Augmentation, Phase, Recipe, Stage
 
 # Affine steps of the last phase: multi-step training (section 3).
 AFFINE_STEPS = {"longitudinal": 3, "cross-subject": 5, "both": 5}

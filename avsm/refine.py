@@ -8,6 +8,7 @@ from avsm.maps import warp
 from avsm.model import AVSM
 from avsm.optimise import AffineSettings, Callback, full_pair, optimise_affine
 from avsm.optimise_vsvf import OptimisedVSVF, VSVFSettings, optimise_vsvf
+from avsm.pyramid import downsample
 
 FIRST_STEP = 0.02  # of L-BFGS: the start is near already
 AFFINE = AffineSettings(scales=(0.5, 1.0), iterations=(50, 20), learning_rate=0.005)
@@ -56,7 +57,9 @@ def refine(
     if affine:
         start = optimise_affine(fixed, moving, AFFINE, start, callback).affine
     with torch.no_grad():
-        momentum = model.predict_momentum(warp(moving, start.map(fixed.shape[2:])), fixed)
+        first = config.scales_of(config.steps)[0]
+        seen, source = (downsample(image, first) for image in (fixed, moving))
+        momentum = model.predict_momentum(warp(source, start.map(seen.shape[2:])), seen)
     settings = VSVFSettings(
         scales=(1.0,), iterations=(iterations,), first_step=FIRST_STEP, sigmas=config.sigmas,
         weights=config.weights, solver=config.solver, solver_steps=config.solver_steps,

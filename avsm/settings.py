@@ -7,70 +7,19 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-from avsm.affine_net import AffineNetConfig
 from avsm.errors import UserError, choose, nearest
 from avsm.losses import LAMBDA_AS, LAMBDA_VR, LAMBDA_VS
-from avsm.momentum import MomentumNetConfig
+from avsm.model import AVSMConfig
 from avsm.pairs import TASKS
-from avsm.smoothing import PAPER_SIGMAS, PAPER_WEIGHTS
+from avsm.values import build, check_kind, flat
 
-Settings = TypeVar("Settings")
 SCHEDULES = ("halve", "cosine")
 SIMILARITIES = ("mk-lncc", "ncc")
 WINDOWS = ("paper", "dense")
 STARTS = ("network", "inverse")
-MAY_BE_NONE = ("max_minutes", "clip", "solver_steps")
 POSITIVE = ("batches", "rate", "halve_every", "more_batches", "more_rate", "max_minutes", "clip")
-
-
-@dataclass(frozen=True)
-class AVSMConfig:
-    """Everything that shapes the model.
-
-    Attributes
-    ----------
-    affine, momentum
-        Sizes of the two networks.
-    affine_steps, steps
-        Affine and vSVF steps of a registration, unless a call asks otherwise.
-    sigmas, weights
-        The smoothing operator K, widths in the unit cube.
-    solver
-        ``squaring`` or ``rk4``.
-    solver_steps
-        Squarings or Runge-Kutta steps; None takes the solver's default.
-    precision
-        Of the networks' convolutions, see ``device.autocast``.
-    """
-
-    affine: AffineNetConfig = field(default_factory=AffineNetConfig)
-    momentum: MomentumNetConfig = field(default_factory=MomentumNetConfig)
-    affine_steps: int = 7
-    steps: int = 3
-    sigmas: tuple[float, ...] = PAPER_SIGMAS
-    weights: tuple[float, ...] = PAPER_WEIGHTS
-    solver: str = "squaring"
-    solver_steps: int | None = None
-    precision: str = "auto"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give the configuration as JSON has it: dictionaries, lists, numbers and strings."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
-
-    @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> AVSMConfig:
-        """Read what ``to_dict`` gives; absent keys take the paper's values.
-
-        Raises
-        ------
-        UserError
-            If a key is unknown.
-        """
-        parts = {"affine": AffineNetConfig, "momentum": MomentumNetConfig}
-        inner = {name: build(kind, name, values.get(name, {})) for name, kind in parts.items()}
-        return build(AVSMConfig, "model", {**values, **inner})
 
 
 @dataclass(frozen=True)
@@ -273,7 +222,7 @@ class Recipe:
                     f"recipe: no setting '{name}'{nearest(name, known)}; known are "
                     f"{', '.join(known)}"
                 )
-            _check_kind(name, inner[path[-1]], value)
+            check_kind(name, inner[path[-1]], value)
             inner[path[-1]] = value
         return Recipe.from_dict(plain)
 
@@ -297,47 +246,6 @@ class Recipe:
         values["augmentation"] = build(Augmentation, "augmentation", values["augmentation"])
         values["model"] = AVSMConfig.from_dict(values["model"])
         return build(Recipe, "recipe", values)
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Give nested settings by dotted names."""
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        nested = isinstance(value, dict)
-        result |= flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return result
-
-
-def build(kind: type[Settings], where: str, values: Mapping[str, Any]) -> Settings:
-    """Make settings of plain values; lists become tuples.
-
-    Raises
-    ------
-    UserError
-        If a key is unknown.
-    """
-    known = [item.name for item in dataclasses.fields(kind)]
-    for key in values:
-        if key not in known:
-            raise UserError(f"{where}: no setting '{key}'{nearest(key, known)}")
-    return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
-
-
-def _check_kind(name: str, before: Any, value: Any) -> None:
-    """Raise UserError unless a value is of the kind that it replaces."""
-    if name.split(".")[-1] in MAY_BE_NONE:
-        kinds, expected = (int, float, type(None)), "a number or null"
-    else:
-        kinds, expected = {
-            bool: (bool, "true or false"),
-            int: (int, "a whole number"),
-            float: ((int, float), "a number"),
-            str: (str, "a word"),
-            list: (list, "a list"),
-            dict: (dict, "names with values"),
-        }[type(before)]
-    if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
-        raise UserError(f"{name}: expected {expected}, found {value!r}")
 
 
 def _check_stage(name: str, stage: Stage) -> None:

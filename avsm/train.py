@@ -29,12 +29,13 @@ from avsm.errors import UserError, choose
 from avsm.history import Row
 from avsm.losses import affine_losses, step_losses, sum_losses
 from avsm.maps import warp
-from avsm.model import AVSM
+from avsm.model import AVSM, AVSMConfig
 from avsm.pairs import Cohort, read_cohort
-from avsm.settings import AVSMConfig, Phase, Recipe, flat
+from avsm.settings import Phase, Recipe
 from avsm.similarity import dense_windows, mk_lncc_loss, ncc_loss, paper_windows
 from avsm.trainer import Task, Trainer
 from avsm.validate import Validation
+from avsm.values import flat
 
 log = logging.getLogger(__name__)
 # Settings that a resumed run may change.
@@ -220,10 +221,11 @@ def momentum_stage(
         model.affine_net, fixed, moving, config.affine_steps, recipe, phase.scale, generator
     )
     warped = warp(moving, start.map(fixed.shape[2:]))
+    steps = model.vsvf_steps(fixed, moving, start, phase.steps, warped, phase.scale)
     losses = []
-    for step in model.vsvf_steps(fixed, moving, start, phase.steps, warped):
-        judged = pairs.judged(step.warped, step.map)
-        similarity = similarity_loss(judged, pairs.judged_fixed, recipe)
+    for step, part in zip(steps, config.scales_of(phase.steps, phase.scale), strict=True):
+        own = pairs if part == phase.scale else pairs.scaled(part / phase.scale)
+        similarity = similarity_loss(own.judged(step.warped, step.map), own.judged_fixed, recipe)
         weights = recipe.lambda_vr, recipe.lambda_vs
         losses.append(step_losses(similarity, step.low_map, step.momentum, step.velocity, *weights))
     return sum_losses(losses)._asdict()  # Eq. 12

@@ -11,9 +11,8 @@ import torch
 
 from avsm.checkpoint import SUMS, describe_model, load_model, save_checkpoint
 from avsm.errors import UserError
-from avsm.model import AVSM
+from avsm.model import AVSM, AVSMConfig
 from avsm.momentum import MomentumNetConfig
-from avsm.settings import AVSMConfig
 from tests.conftest import ROOT
 from workflow.contract.training import start_record
 from workflow.errors import ConfigError, DataError

@@ -17,9 +17,9 @@ from avsm.losses import (
     velocity_energy,
 )
 from avsm.maps import affine_map, half_shape, identity_map, resize, warp
-from avsm.model import AVSM
+from avsm.model import AVSM, AVSMConfig
 from avsm.momentum import MomentumNetConfig
-from avsm.settings import AVSMConfig
+from avsm.pyramid import downsample
 from avsm.similarity import Window, mk_lncc_loss
 
 TINY = AVSMConfig(momentum=MomentumNetConfig(width=2), affine_steps=2, steps=2, precision="float32")
@@ -99,6 +99,28 @@ def test_registration_is_the_affine_networks_map_refined_by_vsvf_steps() -> None
     step = model.vsvf(model.momentum_net(step.warped, fixed), step.low_map, moving)
     torch.testing.assert_close(second.map, step.map)
     assert model.vsvf_steps(fixed, moving, start, 0, result.affine_warped) == ()
+
+
+def test_first_steps_see_less_resolution_and_hand_their_map_on() -> None:
+    """Two steps at half the resolution, one at the full, put together by hand."""
+    model = unsettled(dataclasses.replace(TINY, step_scales=(0.5, 0.5, 1.0)))
+    fixed, moving = images()
+    result = model(fixed, moving, steps=3)
+    coarse = [downsample(image, 0.5) for image in (fixed, moving)]
+    shape = coarse[0].shape[2:]
+    start = result.affines[-1]
+    low, warped = start.map(half_shape(shape)), warp(coarse[1], start.map(shape))
+    for _ in range(2):
+        step = model.vsvf(model.momentum_net(warped, coarse[0]), low, coarse[1])
+        low, warped = step.low_map, step.warped
+    low, warped = resize(step.map, half_shape(SHAPE)), warp(moving, resize(step.map, SHAPE))
+    step = model.vsvf(model.momentum_net(warped, fixed), low, moving)
+    torch.testing.assert_close(result.map, step.map)
+    assert [s.warped.shape[2:] for s in result.steps] == [shape, shape, fixed.shape[2:]]
+    # Images that are down-sampled already are seen as they are by the first two steps.
+    start_warped = warp(coarse[1], start.map(shape))
+    same = model.vsvf_steps(*coarse, start, 2, start_warped, scale=0.5)
+    torch.testing.assert_close(same[-1].map, result.steps[1].map)
 
 
 def test_directions_of_a_batch_are_independent() -> None:

@@ -11,12 +11,11 @@ import avsm.optimise_vsvf
 from avsm.affine import Affine, affine_from_residual, identity_affine
 from avsm.affine_net import AffineNetConfig
 from avsm.maps import half_shape, identity_map, jacobian_determinant, resize, warp
-from avsm.model import AVSM, vsvf_step
+from avsm.model import AVSM, AVSMConfig, vsvf_step
 from avsm.momentum import MomentumNetConfig
 from avsm.optimise import AffineSettings, Progress, optimise_affine
 from avsm.optimise_vsvf import VSVFSettings, optimise_vsvf
 from avsm.refine import refine
-from avsm.settings import AVSMConfig
 from avsm.smoothing import MultiGaussian
 
 SHAPE = (24, 32, 28)

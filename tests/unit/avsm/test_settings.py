@@ -8,16 +8,16 @@ import pytest
 
 from avsm.affine_net import AffineNetConfig
 from avsm.errors import UserError
+from avsm.model import AVSMConfig
 from avsm.momentum import MomentumNetConfig
 from avsm.presets import PRESETS, recipe_preset
 from avsm.settings import (
     Augmentation,
-    AVSMConfig,
     Phase,
     Recipe,
     Stage,
-    flat,
 )
+from avsm.values import flat
 
 
 @pytest.mark.parametrize("task", ["longitudinal", "cross-subject", "both"])
@@ -147,3 +147,27 @@ def test_unknown_keys_of_a_model_are_named() -> None:
         AVSMConfig.from_dict({"momentum": {"widht": 8}})
     with pytest.raises(UserError, match="model: no setting 'solvre'"):
         AVSMConfig.from_dict({"solvre": "rk4"})
+
+
+@pytest.mark.parametrize(
+    ("steps", "scale", "expected"),
+    [
+        (0, 1.0, ()),
+        (1, 1.0, (1.0,)),
+        (2, 1.0, (0.5, 1.0)),
+        (3, 1.0, (0.25, 0.5, 1.0)),
+        (5, 1.0, (0.25, 0.5, 1.0, 1.0, 1.0)),
+        (1, 0.5, (0.5,)),
+        (3, 0.5, (0.25, 0.5, 0.5)),
+        (2, 0.2, (0.2, 0.2)),
+    ],
+)
+def test_last_steps_are_the_finest(steps: int, scale: float, expected: tuple[float, ...]) -> None:
+    assert AVSMConfig(step_scales=(0.25, 0.5, 1.0)).scales_of(steps, scale) == expected
+    assert AVSMConfig().scales_of(steps, scale) == steps * (scale,)
+
+
+@pytest.mark.parametrize("scales", [(), (0.5,), (1.0, 0.5), (0.0, 1.0), (1.0, 2.0)])
+def test_scales_of_steps_rise_to_one(scales: tuple[float, ...]) -> None:
+    with pytest.raises(UserError, match="step_scales: expected parts that rise to 1"):
+        AVSMConfig(step_scales=scales)

@@ -27,6 +27,7 @@ from avsm.errors import UserError
 from avsm.losses import both_directions
 from avsm.maps import identity_map, warp
 from avsm.model import AVSM
+from avsm.pyramid import downsample
 from avsm.settings import Augmentation, Phase, Recipe, Stage
 from avsm.similarity import ncc_loss
 from avsm.train import (
@@ -261,6 +262,20 @@ def test_networks_see_one_contrast_and_the_similarity_compares_another() -> None
     losses = momentum_stage(model, pairs, recipe, phase, 0, keyed_generator(0))
     maps = [step.map for step in model(fixed, moving, steps=2).steps]
     torch.testing.assert_close(losses["similarity"], sum(compared(phi, *judged) for phi in maps))
+
+
+def test_coarse_steps_are_judged_at_their_own_resolution() -> None:
+    recipe = tiny_recipe().change({"start": "network", "model.step_scales": [0.5, 1.0]})
+    recipe = dataclasses.replace(recipe, augmentation=Augmentation())
+    model, phase = moving_model(recipe), Phase(steps=2)
+    fixed, moving, *judged = pairs = TwoContrasts().pairs(0.0, torch.device("cpu"))
+    losses = momentum_stage(model, pairs, recipe, phase, 0, keyed_generator(0))
+    coarse, fine = (step.map for step in model(fixed, moving, steps=2).steps)
+    expected = 0.0
+    for phi, scale in ((coarse, 0.5), (fine, 1.0)):
+        target, source = (downsample(image, scale) for image in judged)
+        expected += 2 * similarity_loss(warp(source, phi), target, recipe).mean()
+    torch.testing.assert_close(losses["similarity"], expected)
 
 
 def test_a_source_takes_the_place_of_the_training_scans(cohort: Path, tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""Settings and plain values: what a file or command line says, checked by name and kind."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from avsm.errors import UserError, nearest
+
+Settings = TypeVar("Settings")
+MAY_BE_NONE = ("max_minutes", "clip", "solver_steps")
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Give nested settings by dotted names."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        nested = isinstance(value, dict)
+        result |= flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return result
+
+
+def build(kind: type[Settings], where: str, values: Mapping[str, Any]) -> Settings:
+    """Make settings of plain values; lists become tuples.
+
+    Raises
+    ------
+    UserError
+        If a key is unknown.
+    """
+    known = [item.name for item in dataclasses.fields(kind)]
+    for key in values:
+        if key not in known:
+            raise UserError(f"{where}: no setting '{key}'{nearest(key, known)}")
+    return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+
+
+def check_kind(name: str, before: Any, value: Any) -> None:
+    """Raise UserError unless a value is of the kind that it replaces."""
+    if name.split(".")[-1] in MAY_BE_NONE:
+        kinds, expected = (int, float, type(None)), "a number or null"
+    else:
+        kinds, expected = {
+            bool: (bool, "true or false"),
+            int: (int, "a whole number"),
+            float: ((int, float), "a number"),
+            str: (str, "a word"),
+            list: (list, "a list"),
+            dict: (dict, "names with values"),
+        }[type(before)]
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+        raise UserError(f"{name}: expected {expected}, found {value!r}")
