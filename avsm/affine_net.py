@@ -18,6 +18,7 @@ from avsm.affine import Affine, affine_from_residual, compose_affine, identity_a
 from avsm.checks import check_same_shape, check_volume
 from avsm.convolution import Conv3d
 from avsm.device import autocast
+from avsm.errors import UserError
 from avsm.maps import warp
 from avsm.pyramid import average_to, downsample
 
@@ -48,6 +49,10 @@ class AffineNetConfig:
 
     scale: float = 1.0
     norm: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale <= 1:
+            raise UserError(f"model.affine.scale: expected a part in (0, 1], found {self.scale}")
 
 
 class AffineNet(nn.Module):

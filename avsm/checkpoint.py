@@ -111,7 +111,7 @@ def _check_sum(path: Path) -> None:
 def find_checkpoint(path: str | Path) -> Path:
     """Give the best weights that a path means: a file itself, or those of a training folder.
 
-    ``knee`` means the networks that come with the project, where no file has that name.
+    ``knee`` means the networks that come with the project, where no file or folder has that name.
     """
     path = Path(path)
     if str(path) in SHIPPED and not path.exists():
@@ -169,15 +169,17 @@ def describe_file(path: str | Path) -> str:
         tasks = " and ".join(single_tasks(recipe["task"]))
         lines["trained for"] = f"{tasks} pairs, preset {recipe['preset']}"
     if recipe and content.get("rows"):
-        best = max(content["rows"], key=lambda row: row["validation_dice"])
+        own = next(row for row in content["rows"] if row["epoch"] == content["epoch"])
+        stage = recipe[content["stage"]]
+        minutes, epochs = stage["max_minutes"], stage["epochs"]
+        whole = f"{minutes} min" if minutes else f"epoch {epochs}"
         lines["training"] = (
-            f"{content['stage']} network: epoch {best['epoch']}, after "
-            f"{content['seconds'] / 60:.1f} min, of {recipe[content['stage']]['epochs']}; "
-            f"{content['precision']}"
+            f"{content['stage']} network up to epoch {own['epoch']}, "
+            f"{content['seconds'] / 60:.1f} min, of training up to {whole}; {content['precision']}"
         )
-        lines["validation"] = f"Dice {best['validation_dice']:.3f}"
-        if best["epoch"] == 0:
-            lines["validation"] += ": the untrained start was best"
+        lines["validation"] = f"Dice {own['validation_dice']:.3f}"
+        if own["epoch"] == 0:
+            lines["validation"] += ", as before the training: no epoch was better"
     return "\n".join([str(path), *(f"  {name:12}{value}" for name, value in lines.items())])
 
 

@@ -66,13 +66,12 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     add_register(commands)
     return parser
-    return parser
 
 
 def _add_train(commands: Any) -> None:
     parser = commands.add_parser(
         "train",
-        help="train a model on preprocessed images",
+        help="train a model on your own scans",
         description=TRAIN,
         epilog=TRAIN_END,
         formatter_class=HELP,
@@ -110,6 +109,9 @@ def _add_train(commands: Any) -> None:
 
 def run_train(arguments: argparse.Namespace) -> None:
     """Carry out ``avsm train``."""
+    from avsm.checkpoint import find_checkpoint
+    from avsm.device import find_device
+    from avsm.prepare import prepare
     from avsm.presets import recipe_preset
     from avsm.train import STAGES, train
 
@@ -118,23 +120,25 @@ def run_train(arguments: argparse.Namespace) -> None:
         changes |= {f"{stage}.max_minutes": arguments.minutes for stage in STAGES}
     if arguments.seed is not None:
         changes["seed"] = arguments.seed
-    manifest, size = arguments.manifest, parse_size(arguments.size)
-    if arguments.mirror_left and size is None:
-        raise UserError("--mirror-left: expected --size, with which scans are prepared")
-    if size is not None:
-        from avsm.prepare import prepare
-
-        if arguments.couples:
-            raise UserError("--couples: names prepared images; with --size all couples are drawn")
-        manifest = prepare(manifest, arguments.out / "scans", size, arguments.mirror_left)
     stage = choose("--stage", arguments.stage, (*STAGES, "both"))
+    recipe = recipe_preset(arguments.preset, arguments.task).change(changes)
+    labels, size = _numbers(arguments.labels), parse_size(arguments.size)
+    manifest = arguments.manifest
+    find_device(arguments.device)
+    start = [find_checkpoint(arguments.start)] if arguments.start else []
+    if size is None and arguments.mirror_left:
+        raise UserError("--mirror-left: expected --size, with which scans are prepared")
+    if size is not None and arguments.couples:
+        raise UserError("--couples: names prepared images; with --size all couples are drawn")
+    if size is not None:
+        manifest = prepare(manifest, arguments.out / "scans", size, arguments.mirror_left)
     best = train(
         manifest,
         arguments.out,
-        recipe_preset(arguments.preset, arguments.task).change(changes),
+        recipe,
         STAGES if stage == "both" else (stage,),
-        [arguments.start] if arguments.start else (),
-        _numbers(arguments.labels),
+        start,
+        labels,
         arguments.device,
         not arguments.no_resume,
         arguments.memory,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +21,8 @@ position.
 
 Without --model the affine parameters and then a momentum of this very pair are optimised, whatever
 the anatomy; a minute or two on a processor. With --model networks predict them in a second, for the
-anatomy that they were trained on: --model knee takes those that come with the project (MR of right
-knees; --mirror for left ones), --model DIR your own, --refine N optimises what they predict.
+anatomy that they were trained on: --model knee takes those that come with the project (right knees,
+simulated MR; --mirror for left ones), --model DIR your own, --refine N optimises what they predict.
 """
 REGISTER_END = """\
 The transform is a displacement field in mm (ITK convention: x_moving = x_fixed + u) on FIXED's
@@ -109,7 +109,8 @@ def add_register(commands: Any) -> None:
     add(
         "--size",
         metavar="X,Y,Z",
-        help="voxels of the grid to optimise on (default: FIXED's own, at most 3 million)",
+        help="voxels of the grid to optimise on, 16 or more a side (default: FIXED's own, at most "
+        "3 million)",
     )
     add("--normalised", action="store_true", help="intensities are in [0, 1]: keep them")
     add("--mirror", action="store_true", help="the other side of the body than in training")
@@ -158,11 +159,13 @@ def run_register(arguments: argparse.Namespace) -> None:
     """Carry out ``avsm register``."""
     from avsm.checkpoint import load_model
     from avsm.images import read_image, write_image
-    from avsm.registration import register
+    from avsm.registration import check_options, register
 
+    size = parse_size(arguments.size)
     pairs = _pairs(arguments)
     model = load_model(arguments.model) if arguments.model else None
-    size = parse_size(arguments.size)
+    options = (arguments.affine_steps, arguments.steps, arguments.refine, arguments.refine_affine)
+    check_options(model, *options, size)
     faults = []
     for number, pair in enumerate(pairs, start=1):
         try:
@@ -170,25 +173,21 @@ def run_register(arguments: argparse.Namespace) -> None:
                 read_image(pair.fixed),
                 read_image(pair.moving),
                 model,
-                arguments.affine_steps,
-                arguments.steps,
-                arguments.refine,
-                arguments.refine_affine,
+                *options,
                 arguments.normalised,
                 arguments.mirror,
                 arguments.device,
                 size,
             )
-        except (ValueError, ArithmeticError) as error:
-            if len(pairs) == 1:
+            for name, path in pair.outputs.items():
+                write_image(getattr(result, name), path)
+                log.info("%s: %s", name, path)
+        except (ValueError, ArithmeticError, RuntimeError, OSError) as error:
+            if arguments.pairs is None:
                 raise
             log.error("pair %d of %d: %s", number, len(pairs), error)
             faults.append(f"{pair.fixed} and {pair.moving}: {error}")
-            continue
-        for name, path in pair.outputs.items():
-            write_image(getattr(result, name), path)
-            log.info("%s: %s", name, path)
-        if len(pairs) > 1:
+        if arguments.pairs is not None:
             log.info("%d of %d pairs done", number, len(pairs))
     raise_all(f"{len(faults)} of {len(pairs)} pairs were not registered:", faults)
 
@@ -204,10 +203,13 @@ def _pairs(arguments: argparse.Namespace) -> list[Pair]:
         wanted = {name: check_output(path) for name, path in outputs.items() if path is not None}
         if not wanted:
             raise UserError("register: nothing to write; give --out, --transform or both")
+        check_apart([arguments.fixed, arguments.moving], wanted.values())
         return [Pair(arguments.fixed, arguments.moving, wanted)]
     if arguments.fixed is not None or arguments.transform is not None or arguments.out is None:
         raise UserError("register --pairs: expected --out FOLDER, no FIXED, MOVING or --transform")
     listed = list(_listed(arguments.pairs, arguments.out))
+    if not listed:
+        raise UserError(f"{arguments.pairs}: found no pair")
     left = [p for p in listed if not all(path.is_file() for path in p.outputs.values())]
     if len(left) < len(listed):
         log.info("%d of %d pairs are there already", len(listed) - len(left), len(listed))
@@ -238,6 +240,7 @@ def run_warp(arguments: argparse.Namespace) -> None:
     from avsm.physical import warp_image
 
     path = check_output(arguments.out)
+    check_apart([arguments.image, arguments.transform, arguments.reference], [path])
     reference = read_image(arguments.reference) if arguments.reference else None
     image, field = read_image(arguments.image), read_field(arguments.transform)
     write_image(warp_image(image, field, arguments.label, reference), path)
@@ -253,6 +256,7 @@ def run_points(arguments: argparse.Namespace) -> None:
     from avsm.manifest import read_rows
     from avsm.physical import move_points
 
+    check_apart([arguments.points, arguments.transform], [arguments.out])
     rows, faults, points = read_rows(arguments.points, AXES), [], []
     for line, row in enumerate(rows, start=2):
         try:
@@ -277,6 +281,15 @@ def run_info(arguments: argparse.Namespace) -> None:
     from avsm.checkpoint import describe_file
 
     print(describe_file(arguments.model))
+
+
+def check_apart(inputs: Iterable[Path | None], outputs: Iterable[Path]) -> None:
+    """Raise UserError if a file to write is one to read, or two are one."""
+    taken = {path.resolve() for path in inputs if path is not None}
+    for path in outputs:
+        if path.resolve() in taken:
+            raise UserError(f"{path}: is to be written, and is an input or another output")
+        taken.add(path.resolve())
 
 
 def parse_size(text: str | None) -> tuple[int, ...] | None:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 SMALL = 20480  # voxels of all channels in a slab of one voxel's width, as PyTorch counts them
-SHALLOW = 2  # slices of images whose bfloat16 gradient oneDNN gets wrong
+SHALLOW = 2  # voxels along a side of images whose bfloat16 gradient oneDNN gets wrong
 
 
 class Conv3d(nn.Conv3d):
@@ -15,8 +15,8 @@ class Conv3d(nn.Conv3d):
 
     One small float32 image takes a slow path. For two images it takes oneDNN, which is several
     times faster for both than that for one: with a second, unused image a pair is registered in
-    half the time. And where images are two slices deep oneDNN's bfloat16 gradient of the weights is
-    what the memory held before (PyTorch 2.13): those are convolved in float32.
+    half the time. And where a side of images has one or two voxels oneDNN's bfloat16 gradient of
+    the weights may be what the memory held before (PyTorch 2.13): float32 convolves those.
     """
 
     def forward(self, x: torch.Tensor, stride: int | None = None) -> torch.Tensor:
@@ -34,7 +34,9 @@ class Conv3d(nn.Conv3d):
 
 
 def _is_shallow_half(x: torch.Tensor) -> bool:
-    return x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and x.shape[2] <= SHALLOW
+    return (
+        x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and min(x.shape[2:]) <= SHALLOW
+    )
 
 
 def _takes_slow_path(x: torch.Tensor) -> bool:

@@ -20,6 +20,7 @@ from avsm.files import written_aside
 ORIENTATION = "RAS"  # as in NIfTI: ITK, too, names an orientation by where the axes point to
 NIFTI = (".nii", ".nii.gz")
 FORMATS = (*NIFTI, ".mha", ".mhd", ".nrrd")
+WRITTEN = (*NIFTI, ".mha", ".nrrd")  # .mhd is two files, which cannot be renamed at once
 UNREADABLE = (
     RuntimeError, OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, WrapStructError,
 )  # fmt: skip
@@ -126,8 +127,8 @@ def check_image(image: sitk.Image, name: str) -> None:
 def check_output(path: str | Path) -> Path:
     """Give the path if an image can be written there: known format, folder made."""
     path = Path(path)
-    if not path.name.endswith(FORMATS):
-        raise UserError(f"{path}: expected a name that ends in {', '.join(FORMATS)}")
+    if not path.name.endswith(WRITTEN):
+        raise UserError(f"{path}: expected a name that ends in {', '.join(WRITTEN)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 

@@ -71,10 +71,19 @@ def read_rows(path: Path, required: Sequence[str]) -> list[dict[str, str | None]
     """Read a CSV with at least the required columns; see ``read_manifest`` for errors."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected a CSV with columns {', '.join(required)}")
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        columns = reader.fieldnames or []
-        rows = list(reader)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            columns = reader.fieldnames or []
+            rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: expected a CSV in UTF-8 ({error})") from error
+    long = [
+        f"line {line}: found more values than columns"
+        for line, row in enumerate(rows, start=2)
+        if None in row
+    ]
+    raise_all(f"{path}: the CSV has faults:", long)
     missing = [f"no column '{name}'{nearest(name, columns)}" for name in required]
     missing = [text for name, text in zip(required, missing, strict=True) if name not in columns]
     raise_all(f"{path}: found the columns {', '.join(columns) or 'none'}:", missing)

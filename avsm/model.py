@@ -57,6 +57,10 @@ class AVSMConfig:
     precision: str = "auto"
 
     def __post_init__(self) -> None:
+        for name, least in (("affine_steps", 1), ("steps", 0)):
+            if getattr(self, name) < least:
+                found = getattr(self, name)
+                raise UserError(f"model.{name}: expected at least {least}, found {found}")
         ends = list(self.step_scales)
         if not ends or ends != sorted(ends) or ends[0] <= 0 or ends[-1] != 1:
             raise UserError(f"model.step_scales: expected parts that rise to 1, found {ends}")

@@ -42,6 +42,8 @@ class MomentumNetConfig:
     halvings: int = 4
 
     def __post_init__(self) -> None:
+        if self.width < 1:
+            raise UserError(f"model.momentum.width: expected at least 1, found {self.width}")
         if self.halvings not in (3, 4):
             raise UserError(f"model.momentum.halvings: expected 3 or 4, found {self.halvings}")
 

@@ -17,7 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from avsm.errors import raise_all
+from avsm.errors import UserError, raise_all
 from avsm.images import canonical
 from avsm.maps import affine_map, compose
 
@@ -130,17 +130,26 @@ def warp_image(
     label
         Interpolate by nearest neighbour and keep the pixel type; outside is 0.
     reference
-        An image whose grid the result has; None takes the field's.
+        An image whose grid the result has; None takes the field's. Beyond the field is background.
     """
     grid = displacement if reference is None else reference
     # The transform takes the image that it is given for itself: it gets a copy.
     transform = sitk.DisplacementFieldTransform(sitk.Cast(displacement, sitk.sitkVectorFloat64))
     if label:
-        return sitk.Resample(
-            moving, grid, transform, sitk.sitkNearestNeighbor, 0.0, moving.GetPixelID()
-        )
-    lowest = float(sitk.GetArrayViewFromImage(moving).min())
-    return sitk.Resample(moving, grid, transform, sitk.sitkLinear, lowest, sitk.sitkFloat32)
+        outside, kind, interpolator = 0.0, moving.GetPixelID(), sitk.sitkNearestNeighbor
+    else:
+        outside = float(sitk.GetArrayViewFromImage(moving).min())
+        kind, interpolator = sitk.sitkFloat32, sitk.sitkLinear
+    warped = sitk.Resample(moving, grid, transform, interpolator, outside, kind)
+    if reference is None:
+        return warped
+    # Beyond the field the transform is the identity, which nothing says is right.
+    covered = sitk.Image(displacement.GetSize(), sitk.sitkUInt8) + 1
+    covered.CopyInformation(displacement)
+    covered = sitk.Resample(covered, grid, sitk.Transform(), sitk.sitkNearestNeighbor, 0.0)
+    if not sitk.GetArrayViewFromImage(covered).any():
+        raise UserError("reference: lies outside of the displacement field; expected its place")
+    return sitk.Mask(warped, covered, outside)
 
 
 def move_points(points: np.ndarray, displacement: sitk.Image, inverse: bool = False) -> np.ndarray:
@@ -172,16 +181,14 @@ def move_points(points: np.ndarray, displacement: sitk.Image, inverse: bool = Fa
     for number, point in enumerate(np.asarray(points, float)):
         at, moved = (back @ point + offset if inverse else point), None
         for _ in range(MOST_ITERATIONS if inverse else 1):
-            if not _inside(displacement, at):
+            inside = _clamped(displacement, at)
+            if not inverse and np.abs(inside - at).max() > WITHIN_MM:
                 break
-            there = np.asarray(transform.TransformPoint(at.tolist()))
-            if not inverse:
-                moved = there
-            elif np.abs(there - point).max() < WITHIN_MM:
-                moved = at
+            there = np.asarray(transform.TransformPoint(inside.tolist()))
+            if not inverse or np.abs(there - point).max() < WITHIN_MM:
+                moved = inside if inverse else there
                 break
-            else:
-                at = at - back @ (there - point)
+            at = inside - back @ (there - point)
         if moved is None:
             faults.append(f"point {number + 1} at {np.round(point, 2).tolist()} mm (LPS)")
         else:
@@ -191,9 +198,11 @@ def move_points(points: np.ndarray, displacement: sitk.Image, inverse: bool = Fa
     return result
 
 
-def _inside(image: sitk.Image, point: np.ndarray) -> bool:
+def _clamped(image: sitk.Image, point: np.ndarray) -> np.ndarray:
+    """Give the point of an image's field of view that is nearest along its axes."""
     index = np.asarray(image.TransformPhysicalPointToContinuousIndex(point.tolist()))
-    return bool(((index >= -0.5) & (index <= np.asarray(image.GetSize()) - 0.5)).all())
+    index = np.clip(index, -0.499, np.asarray(image.GetSize()) - 0.501)
+    return np.asarray(image.TransformContinuousIndexToPhysicalPoint(index.tolist()))
 
 
 def _inverse_affine(displacement: sitk.Image) -> tuple[np.ndarray, np.ndarray]:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 
 from avsm.errors import UserError, raise_all
-from avsm.files import write_rows, write_text
+from avsm.files import write_rows
 from avsm.grid import PERCENTILES, WorkingGrid, like, majority_vote, normalise, resample_by_area
 from avsm.images import canonical, read_image, write_image
 from avsm.manifest import OPTIONAL, REQUIRED, Scan, read_manifest
 
 log = logging.getLogger(__name__)
-RECORD = "prepared.json"  # what each file was made of: another source or grid makes it anew
+MANIFEST = "scans.csv"
+SIDES = ("left", "right", "")
 SAME_MM = 1e-2  # two grids are one where their corners differ by less
 
 
@@ -53,49 +54,55 @@ def prepare(
         If a scan cannot be read or used; all such are listed.
     """
     folder, scans = Path(folder), read_manifest(manifest)
+    if mirror_left:
+        other = sorted({scan.side for scan in scans} - {*SIDES})
+        if other:
+            raise UserError(
+                f"{manifest}: side: expected left, right or nothing where left scans are to be "
+                f"reflected, found {', '.join(other)}"
+            )
     grid = WorkingGrid(tuple(size))
-    before = _read_record(folder / RECORD)
-    record, rows, faults, begun = {}, [], [], time.monotonic()
-    for number, scan in enumerate(scans):
-        name = f"{number:05d}"
-        paths = {"image": folder / f"{name}.nii", "label": folder / f"{name}_label.nii"}
+    rows, faults, begun = [], [], time.monotonic()
+    for number, scan in enumerate(scans, start=1):
         mirrored = mirror_left and scan.side == "left"
-        record[name] = _made_of(scan, size, mirrored)
-        done = paths["image"].is_file() and (scan.label is None or paths["label"].is_file())
+        image = folder / f"{_made_of(scan, size, mirrored)}.nii"
+        label = image.with_name(f"{image.stem}_label.nii") if scan.label else None
         try:
-            if not done or before.get(name) != record[name]:
-                _prepare(scan, paths, grid, mirrored)
+            if not image.is_file():
+                _prepare(scan, image, label, grid, mirrored)
         except UserError as error:
             faults.append(str(error))
-            del record[name]
             continue
-        files = {"image": paths["image"].name, "label": paths["label"].name if scan.label else ""}
-        rows.append(
-            {key: getattr(scan, key) for key in ("subject", "split", "visit", "side")} | files
-        )
-        if (number + 1) % 20 == 0 or number + 1 == len(scans):
-            left = (time.monotonic() - begun) / (number + 1) * (len(scans) - number - 1)
-            log.info("%d of %d scans prepared, %.0f s left", number + 1, len(scans), left)
-    write_text(folder / RECORD, json.dumps(record, indent=1))
+        kept = {key: getattr(scan, key) for key in ("subject", "split", "visit", "side")}
+        rows.append(kept | {"image": image.name, "label": label.name if label else ""})
+        if number % 20 == 0 or number == len(scans):
+            left = (time.monotonic() - begun) / number * (len(scans) - number)
+            log.info("%d of %d scans prepared, %.0f s left", number, len(scans), left)
     raise_all(f"{manifest}: scans that cannot be prepared:", faults)
-    path = folder / "scans.csv"
-    write_rows(path, [*REQUIRED, *OPTIONAL], rows)
-    return path
+    write_rows(folder / MANIFEST, [*REQUIRED, *OPTIONAL], rows)
+    used = {row[kind] for row in rows for kind in ("image", "label")}
+    for path in folder.glob("*.nii"):
+        if path.name not in used:
+            path.unlink()  # of other sources, or another grid
+    return folder / MANIFEST
 
 
-def _prepare(scan: Scan, paths: dict[str, Path], grid: WorkingGrid, mirrored: bool) -> None:
+def _prepare(
+    scan: Scan, image_path: Path, label_path: Path | None, grid: WorkingGrid, mirrored: bool
+) -> None:
+    """Write the label map, then the image: where there is an image, the scan is done."""
     own = read_image(scan.image)
     image = canonical(own)
     target, edges = grid.placed_on(image)
     array = normalise(sitk.GetArrayFromImage(image), str(scan.image))
     array = array[..., ::-1] if mirrored else array
-    if scan.label is not None:
+    if label_path is not None:
         labels = read_image(scan.label)
         _check_label(labels, own, scan.label)
         values = sitk.GetArrayFromImage(canonical(labels))
         values = values[..., ::-1] if mirrored else values
-        write_image(like(majority_vote(values, edges), target), paths["label"])
-    write_image(like(resample_by_area(array, edges), target), paths["image"])
+        write_image(like(majority_vote(values, edges), target), label_path)
+    write_image(like(resample_by_area(array, edges), target), image_path)
 
 
 def _check_label(labels: sitk.Image, image: sitk.Image, path: Path) -> None:
@@ -114,15 +121,9 @@ def _check_label(labels: sitk.Image, image: sitk.Image, path: Path) -> None:
         )
 
 
-def _made_of(scan: Scan, size: Sequence[int], mirrored: bool) -> dict[str, Any]:
+def _made_of(scan: Scan, size: Sequence[int], mirrored: bool) -> str:
+    """Name what a prepared scan is made of and how: with another source or grid, another name."""
     files = [path for path in (scan.image, scan.label) if path is not None]
     stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    settings = {"size": list(size), "mirrored": mirrored, "percentiles": list(PERCENTILES)}
-    return {"files": [list(stat) for stat in stats], **settings}
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    text = json.dumps([stats, list(size), mirrored, PERCENTILES])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

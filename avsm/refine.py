@@ -36,7 +36,8 @@ def refine(
     fixed, moving
         ``(1, 1, D, H, W)``, intensities in [0, 1].
     iterations
-        Of L-BFGS, which never leaves a higher loss; 0 gives the networks' own single step.
+        Of L-BFGS, which never leaves a higher loss; 0 gives the single step as predicted, on images
+        of the resolution of the model's first one.
     affine_steps
         As for the model.
     affine
@@ -57,7 +58,7 @@ def refine(
     if affine:
         start = optimise_affine(fixed, moving, AFFINE, start, callback).affine
     with torch.no_grad():
-        first = config.scales_of(config.steps)[0]
+        first = config.scales_of(max(1, config.steps))[0]
         seen, source = (downsample(image, first) for image in (fixed, moving))
         momentum = model.predict_momentum(warp(source, start.map(seen.shape[2:])), seen)
     settings = VSVFSettings(

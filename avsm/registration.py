@@ -98,9 +98,11 @@ def register(
     for name, image in (("fixed image", fixed), ("moving image", moving)):
         check_image(image, name)
     place = find_device(device)
-    if model is not None and size is not None:
-        raise UserError(f"size: a model has a grid of its own, found {tuple(size)}")
-    shape = tuple(size or working_size(fixed))[::-1] if model is None else model.shape
+    check_options(model, affine_steps, steps, refine, refine_affine, size)
+    if model is not None:
+        shape = model.shape
+    else:
+        shape = tuple(int(n) for n in (working_size(fixed) if size is None else size))[::-1]
     arrays = [
         to_grid(image, shape, name, normalised)
         for name, image in (("fixed image", fixed), ("moving image", moving))
@@ -109,7 +111,7 @@ def register(
         arrays = [np.ascontiguousarray(np.flip(array, X_AXIS)) for array in arrays]
     tensors = [torch.from_numpy(array)[None, None].to(place) for array in arrays]
     if model is None:
-        phi = optimise_map(*tensors, affine_steps, steps, refine, callback)
+        phi = optimise_map(*tensors, steps == 0, callback)
     else:
         phi = find_map(model, *tensors, affine_steps, steps, refine, refine_affine, callback)
     if mirror:
@@ -139,22 +141,46 @@ def working_size(image: sitk.Image, most: int = MOST_VOXELS) -> tuple[int, int, 
     return x, y, z
 
 
-def optimise_map(
-    fixed: torch.Tensor,
-    moving: torch.Tensor,
+def check_options(
+    model: TrainedModel | None,
     affine_steps: int | None = None,
     steps: int | None = None,
     refine: int = 0,
-    callback: Callback | None = None,
-) -> torch.Tensor:
-    """Optimise the affine map of a pair ``(1, 1, D, H, W)``, then the momentum of one vSVF step."""
-    if affine_steps is not None or steps not in (None, 0) or refine:
+    refine_affine: bool = False,
+    size: Sequence[int] | None = None,
+) -> None:
+    """Raise UserError if options of ``register`` do not fit one another."""
+    for name, value, least in (
+        ("affine steps", affine_steps, 1),
+        ("steps", steps, 0),
+        ("refine", refine, 0),
+    ):
+        if value is not None and value < least:
+            raise UserError(f"{name}: expected at least {least}, found {value}")
+    if refine_affine and not refine:
+        raise UserError("refine_affine: expected iterations of refine, found 0")
+    if refine and steps is not None:
+        raise UserError("steps: refine starts from one vSVF step; give one of the two")
+    if model is None and (affine_steps is not None or steps not in (None, 0) or refine):
         raise UserError(
             "without a model the pair is optimised: expected no affine steps, no vSVF steps or 0, "
             f"and no refinement, found {affine_steps}, {steps} and {refine}"
         )
+    if size is not None and model is not None:
+        raise UserError(f"size: a model has a grid of its own, found {tuple(size)}")
+    if size is not None and (len(size) != 3 or min(size) < LEAST_SIDE):
+        raise UserError(f"size: expected three sides of {LEAST_SIDE} or more, found {tuple(size)}")
+
+
+def optimise_map(
+    fixed: torch.Tensor,
+    moving: torch.Tensor,
+    affine_alone: bool = False,
+    callback: Callback | None = None,
+) -> torch.Tensor:
+    """Optimise the affine map of a pair ``(1, 1, D, H, W)``, then the momentum of one vSVF step."""
     affine = optimise_affine(fixed, moving, callback=callback).affine
-    if steps == 0:
+    if affine_alone:
         return affine.map(fixed.shape[2:])
     return optimise_vsvf(fixed, moving, affine, callback=callback).map
 
@@ -170,17 +196,6 @@ def find_map(
     callback: Callback | None = None,
 ) -> torch.Tensor:
     """Register images ``(B, 1, D, H, W)`` on the model's grid: the map ``(B, 3, D, H, W)``."""
-    for name, value, least in (
-        ("affine steps", affine_steps, 1),
-        ("steps", steps, 0),
-        ("refine", refine, 0),
-    ):
-        if value is not None and value < least:
-            raise UserError(f"{name}: expected at least {least}, found {value}")
-    if refine and steps is not None:
-        raise UserError("steps: refine starts from one vSVF step; give one of the two")
-    if refine_affine and not refine:
-        raise UserError("refine_affine: expected iterations of refine, found 0")
     if steps is None and "momentum" not in model.trained:
         steps = 0  # an untrained momentum network leaves the affine map as it is
     networks = model.model.to(fixed.device, memory_format=torch.channels_last_3d)

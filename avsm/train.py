@@ -293,7 +293,8 @@ def find_previous(path: Path, recipe: Recipe, resume: bool) -> dict | None:
     if not resume or not path.is_file():
         return None
     content = load_checkpoint(path)
-    check_same(path, "another recipe", content["recipe"], recipe.to_dict())
+    before = Recipe.from_dict(content["recipe"]).to_dict()  # and what earlier versions did not say
+    check_same(path, "another recipe", before, recipe.to_dict())
     return content
 
 
@@ -337,7 +338,6 @@ def _load_previous(
 def _warm_start(model: AVSM, path: Path) -> set[str]:
     """Take over those networks of a model that were trained; return their names."""
     content = load_checkpoint(path)
-    # Through the settings, which give what models of earlier versions do not say.
     before, now = AVSMConfig.from_dict(content["model"]).to_dict(), model.config.to_dict()
     for network in content["trained"]:
         check_same(path, f"another {network} network", before[network], now[network])

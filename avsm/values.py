@@ -27,12 +27,19 @@ def build(kind: type[Settings], where: str, values: Mapping[str, Any]) -> Settin
     Raises
     ------
     UserError
-        If a key is unknown.
+        If a key is unknown, or a value not of the kind of the default.
     """
     known = [item.name for item in dataclasses.fields(kind)]
     for key in values:
         if key not in known:
             raise UserError(f"{where}: no setting '{key}'{nearest(key, known)}")
+    defaults = {item.name: item.default for item in dataclasses.fields(kind)}
+    for key, value in values.items():
+        default = defaults[key]
+        plain = default[0] if isinstance(default, tuple) else default
+        if isinstance(plain, bool | int | float | str):
+            both = (list(v) if isinstance(v, tuple) else v for v in (default, value))
+            check_kind(f"{where}.{key}", *both)
     return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
 
 
@@ -51,3 +58,6 @@ def check_kind(name: str, before: Any, value: Any) -> None:
         }[type(before)]
     if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
         raise UserError(f"{name}: expected {expected}, found {value!r}")
+    if isinstance(value, list) and before:
+        for number, item in enumerate(value, start=1):
+            check_kind(f"{name}, entry {number}", before[0], item)

@@ -166,6 +166,16 @@ def test_info_says_how_a_model_was_trained(
             "expected FIXED and MOVING, or --pairs",
         ),
         (["register", "--pairs", "p.csv"], "expected --out FOLDER"),
+        (["register", "--pairs", "none.csv", "--out", "x"], "none.csv: found no pair"),
+        (["register", "a.nii", "b.nii", "--out", "b.nii"], "b.nii: is to be written, and is an"),
+        (
+            ["register", "a.nii", "b.nii", "--out", "c.nii", "--transform", "c.nii"],
+            "another output",
+        ),
+        (
+            ["points", "long.csv", "--transform", "gone.nii"],
+            "line 2: found more values than columns",
+        ),
         (["register", "a.nii", "b.nii", "--size", "9,x", "--out", "w.nii"], "such as 96,96,40"),
     ],
 )
@@ -178,6 +188,8 @@ def test_wrong_use_of_transforms(
 ) -> None:
     monkeypatch.chdir(cohort.parent)
     Path("p.csv").write_text("x,y,z\n1,2,3\n1,two,3\n")
+    Path("none.csv").write_text("fixed,moving\n")
+    Path("long.csv").write_text("x,y,z\n1,2,3,four\n")
     out = [] if command[0] == "register" else ["--out", "new.nii"]
     assert main([*command, *out]) == 2
     assert message in caplog.text

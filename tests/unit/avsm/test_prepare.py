@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+import avsm.prepare
 from avsm.errors import UserError
 from avsm.grid import majority_vote, to_grid, whole_edges
 from avsm.images import canonical, read_image
@@ -71,10 +72,10 @@ def test_images_are_as_registration_sees_them(raw: Path, tmp_path: Path) -> None
 def test_what_is_there_is_kept_until_it_changes(raw: Path, tmp_path: Path) -> None:
     folder = tmp_path / "new"
 
-    def times() -> list[int]:
-        return [path.stat().st_mtime_ns for path in sorted(folder.glob("*.nii"))]
+    def times() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.nii")}
 
-    prepare(raw, folder, SIZE)
+    manifest = prepare(raw, folder, SIZE)
     first = times()
     prepare(raw, folder, SIZE)
     assert times() == first and len(first) == 4
@@ -82,9 +83,39 @@ def test_what_is_there_is_kept_until_it_changes(raw: Path, tmp_path: Path) -> No
     sitk.WriteImage(read_image(image) * 2, str(image))
     prepare(raw, folder, SIZE)
     now = times()
-    assert now[:2] == first[:2] and now[2] != first[2] and now[3] != first[3]
+    assert len(now) == 4 and len(first.items() & now.items()) == 2  # the other scan's
     prepare(raw, folder, (8, 8, 8))
-    assert read_image(folder / "00000.nii").GetSize() == (8, 8, 8)
+    assert not times().keys() & now.keys()
+    assert read_image(read_manifest(manifest)[0].image).GetSize() == (8, 8, 8)
+
+
+def test_a_stopped_preparation_goes_on(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it was stopped at, what is there afterwards is what was asked for last."""
+    folder = tmp_path / "new"
+    prepare(raw, folder, SIZE)
+    whole = avsm.prepare._prepare
+
+    def stop(scan, *rest) -> None:
+        if scan.side == "left":
+            raise KeyboardInterrupt
+        whole(scan, *rest)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("avsm.prepare._prepare", stop)
+        prepare(raw, folder, SIZE, mirror_left=True)
+    for mirror in (False, True):
+        *_, left = read_manifest(prepare(raw, folder, SIZE, mirror_left=mirror))
+        found = sitk.GetArrayFromImage(read_image(left.image))
+        expected = to_grid(read_image(raw.parent / "1.nii.gz"), SIZE[::-1], "image")
+        np.testing.assert_allclose(found[..., ::-1] if mirror else found, expected, atol=1e-6)
+
+
+def test_unknown_sides_are_not_left_as_they_are(raw: Path, tmp_path: Path) -> None:
+    raw.write_text(raw.read_text().replace(",left", ",Left"))
+    with pytest.raises(UserError, match=r"side: expected left, right or nothing .* found Left"):
+        prepare(raw, tmp_path / "new", SIZE, mirror_left=True)
 
 
 def test_all_scans_that_cannot_be_prepared_are_named(

@@ -262,6 +262,33 @@ def test_inverse_landmarks_come_back() -> None:
     np.testing.assert_allclose(move_points(there, field, inverse=True), points, atol=0.02)
 
 
+def test_landmarks_near_the_border_come_back() -> None:
+    field = bent_field()
+    rng = np.random.default_rng(1)
+    parts = rng.uniform(0.02, 0.98, (60, 3))
+    parts[:, 0] = rng.choice([0.01, 0.99], 60)
+    indices = parts * (np.asarray(FIXED.GetSize()) - 1)
+    points = [FIXED.TransformContinuousIndexToPhysicalPoint(i.tolist()) for i in indices]
+    there = move_points(np.array(points), field)
+    np.testing.assert_allclose(move_points(there, field, inverse=True), points, atol=0.05)
+
+
+def test_beyond_the_field_is_background() -> None:
+    field = bent_field()
+    wide = sitk.ConstantPad(FIXED, (5, 5, 5), (5, 5, 5))
+    label = sitk.Cast(MOVING * 0 + 3, sitk.sitkUInt8)
+    for moving, is_label in ((MOVING + 1, False), (label, True)):
+        found = sitk.GetArrayFromImage(warp_image(moving, field, is_label, wide))
+        inner = sitk.GetArrayFromImage(warp_image(moving, field, is_label))
+        np.testing.assert_allclose(found[5:-5, 5:-5, 5:-5], inner, atol=1e-4)
+        lowest = 0 if is_label else sitk.GetArrayFromImage(moving).min()
+        assert (found[:5] == lowest).all() and (found[..., -5:] == lowest).all()
+    far = sitk.Image(FIXED)
+    far.SetOrigin((9000.0, 0.0, 0.0))
+    with pytest.raises(UserError, match="reference: lies outside of the displacement field"):
+        warp_image(MOVING, field, reference=far)
+
+
 def test_landmarks_outside_are_named() -> None:
     for inverse, image in ((False, FIXED), (True, MOVING)):
         points = np.vstack([inner_points(image, 1), [[0.0, 900.0, 0.0]]])
@@ -293,6 +320,10 @@ def test_pair_is_optimised_without_a_model() -> None:
 def test_options_of_networks_need_a_model() -> None:
     with pytest.raises(UserError, match="without a model the pair is optimised"):
         register(FIXED, MOVING, refine=3)
+    with pytest.raises(UserError, match="refine_affine: expected iterations of refine"):
+        register(FIXED, MOVING, refine_affine=True)
+    with pytest.raises(UserError, match=r"size: expected three sides of 16 or more, found \(0,"):
+        register(FIXED, MOVING, size=(0, 16, 16))
     with pytest.raises(UserError, match="size: a model has a grid of its own"):
         register(FIXED, MOVING, known_model(torch.eye(3), torch.zeros(3)), size=(20, 20, 20))
 

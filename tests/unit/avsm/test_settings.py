@@ -171,3 +171,19 @@ def test_last_steps_are_the_finest(steps: int, scale: float, expected: tuple[flo
 def test_scales_of_steps_rise_to_one(scales: tuple[float, ...]) -> None:
     with pytest.raises(UserError, match="step_scales: expected parts that rise to 1"):
         AVSMConfig(step_scales=scales)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"affine.phases": [1]}, "affine.phases, entry 1: expected names with values, found 1"),
+        ({"affine.phases": [{"until": "x"}]}, "affine.phases.until: expected a number, found 'x'"),
+        ({"model.step_scales": ["a", 1]}, "step_scales, entry 1: expected a number, found 'a'"),
+        ({"model.steps": -1}, "model.steps: expected at least 0, found -1"),
+        ({"model.momentum.width": 0}, "model.momentum.width: expected at least 1, found 0"),
+        ({"model.affine.scale": 3}, r"model.affine.scale: expected a part in \(0, 1\], found 3"),
+    ],
+)
+def test_senseless_values_are_refused(change: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        recipe_preset("small").change(change)
