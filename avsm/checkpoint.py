@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,15 +48,19 @@ def describe_model(
     model: AVSM, shape: tuple[int, int, int], trained: tuple[str, ...]
 ) -> dict[str, Any]:
     """Give all that is needed to register with a model, as plain data: no untrained weights."""
-    prefixes = tuple(f"{name}_net." for name in trained)
     return {
         "format": FORMAT,
         "model": model.config.to_dict(),
         "shape": list(shape),
         "orientation": ORIENTATION,
         "trained": list(trained),
-        "weights": {k: w for k, w in model.state_dict().items() if k.startswith(prefixes)},
+        "weights": _weights_of(trained, model.state_dict()),
     }
+
+
+def _weights_of(networks: Iterable[str], weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    prefixes = tuple(f"{name}_net." for name in networks)
+    return {name: weight for name, weight in weights.items() if name.startswith(prefixes)}
 
 
 def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
@@ -156,11 +160,10 @@ def describe_file(path: str | Path) -> str:
         return f"{path}\n  {content.get('kind', 'no model of AVSM')}"
     config = AVSMConfig.from_dict(content["model"])
     depth, height, width = content["shape"]
-    own = tuple(f"{name}_net." for name in content["trained"])
-    weights = sum(w.numel() for n, w in content["weights"].items() if n.startswith(own))
+    weights = _weights_of(content["trained"], content["weights"])
     lines = {
         "networks": f"{' and '.join(content['trained'])}, trained",
-        "weights": f"{weights:,}",
+        "weights": f"{sum(weight.numel() for weight in weights.values()):,}",
         "grid": f"{width}x{height}x{depth} voxels (x, y, z), axes {content['orientation']}+",
         "steps": f"{config.affine_steps} affine, {config.steps} vSVF",
         "smoothing": f"sigmas {list(config.sigmas)}, weights {list(config.weights)}",
@@ -185,11 +188,10 @@ def describe_file(path: str | Path) -> str:
 
 def load_weights(model: AVSM, content: Mapping[str, Any], path: str | Path) -> None:
     """Put the networks that a checkpoint was trained for into a model; others stay as they are."""
-    prefixes = tuple(f"{name}_net." for name in content["trained"])
-    held = {n: w for n, w in content["weights"].items() if n.startswith(prefixes)}
-    others = {n: w for n, w in model.state_dict().items() if not n.startswith(prefixes)}
+    own, trained = model.state_dict(), content["trained"]
+    others = _weights_of([name for name in STAGES if name not in trained], own)
     try:
-        model.load_state_dict(others | held)
+        model.load_state_dict(others | _weights_of(trained, content["weights"]))
     except RuntimeError as error:
         raise UserError(
             f"{path}: its weights do not fit the model ({str(error).splitlines()[-1].strip()}); "

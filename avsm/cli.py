@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from avsm.cli_register import add_common, add_register, parse_size
+from avsm.cli_register import HELP, add_common, add_register, parse_size
 from avsm.errors import UserError, choose
 
 log = logging.getLogger("avsm")
-HELP = argparse.RawDescriptionHelpFormatter
 
 MAIN = """\
 Register 3D images with AVSM: an affine network, then a momentum network whose momentum moves the
@@ -62,6 +61,7 @@ examples
 def build_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
     parser = argparse.ArgumentParser("avsm", description=MAIN, formatter_class=HELP)
+    parser.set_defaults(threads=None)  # of commands that do not compute
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_train(commands)
     add_register(commands)

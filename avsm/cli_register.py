@@ -127,7 +127,7 @@ def add_register(commands: Any) -> None:
     add("--reference", type=Path, metavar="FIXED", help="image whose grid WARPED has")
     add("--label", action="store_true", help="a label map: nearest neighbour, values are kept")
     add_debug(parser)
-    parser.set_defaults(run=run_warp, threads=None)
+    parser.set_defaults(run=run_warp)
 
     parser = commands.add_parser(
         "points", help="move landmarks by a transform", description=POINTS, formatter_class=HELP
@@ -139,12 +139,12 @@ def add_register(commands: Any) -> None:
     add("--inverse", action="store_true", help="from the moving image to the fixed one")
     add("--frame", choices=("lps", "ras"), default="lps", help="of the points (default: lps)")
     add_debug(parser)
-    parser.set_defaults(run=run_points, threads=None)
+    parser.set_defaults(run=run_points)
 
     parser = commands.add_parser("info", help="say what a model is and how it was trained")
     parser.add_argument("model", type=Path, metavar="MODEL", help="knee, a folder or a checkpoint")
     add_debug(parser)
-    parser.set_defaults(run=run_info, threads=None)
+    parser.set_defaults(run=run_info)
 
 
 class Pair(NamedTuple):

@@ -13,7 +13,7 @@ import torch
 
 from avsm.augment import random_contrast
 from avsm.errors import UserError, raise_all
-from avsm.grid import check_unit_range
+from avsm.grid import are_labels, check_unit_range
 from avsm.images import canonical, read_image
 from avsm.losses import both_directions
 from avsm.manifest import Scan
@@ -111,6 +111,8 @@ class Pairs(NamedTuple):
 
     def scaled(self, scale: float) -> Pairs:
         """Give the same pairs at part of their resolution along each axis."""
+        if scale == 1:
+            return self
         seen = [downsample(image, scale) for image in (self.fixed, self.moving)]
         if self.judged_moving is self.moving:
             return Pairs(*seen, *seen)
@@ -205,10 +207,9 @@ def read_labels(scans: Sequence[Scan], shape: tuple[int, int, int]) -> dict[int,
         if scan.label is None:
             continue
         array = sitk.GetArrayFromImage(canonical(read_image(scan.label)))
-        whole = np.equal(np.mod(array, 1), 0).all() and 0 <= array.min() <= array.max() <= 255
         if array.shape != shape:
             faults.append(f"{scan.label}: expected the images' grid {shape}, found {array.shape}")
-        elif not whole:
+        elif not are_labels(array):
             faults.append(f"{scan.label}: expected whole numbers from 0 to 255")
         else:
             labels[index] = torch.from_numpy(array.astype(np.uint8))

@@ -72,6 +72,8 @@ def axis_weights(voxels: int, edges: np.ndarray) -> np.ndarray:
 def resample_by_area(array: np.ndarray, edges: Sequence[np.ndarray]) -> np.ndarray:
     """Resample float32 ``(z, y, x)`` to the target voxels with the given edges in x, y and z."""
     for axis, axis_edges in zip((0, 1, 2), reversed(edges), strict=True):
+        if np.array_equal(axis_edges, np.arange(array.shape[axis] + 1)):
+            continue  # the voxels themselves
         weights = axis_weights(array.shape[axis], axis_edges)
         array = np.moveaxis(np.tensordot(weights, array, axes=(1, axis)), 0, axis)
     return np.ascontiguousarray(array)
@@ -123,6 +125,37 @@ def like(array: np.ndarray, grid: sitk.Image) -> sitk.Image:
     image = sitk.GetImageFromArray(array)
     image.CopyInformation(grid)
     return image
+
+
+def image_on_grid(
+    image: sitk.Image,
+    grid: WorkingGrid,
+    name: str,
+    percentiles: Sequence[float] = PERCENTILES,
+    mirrored: bool = False,
+) -> sitk.Image:
+    """Bring an image to a working grid: float32 in [0, 1], see ``normalise``.
+
+    A mirrored image keeps the header of the unmirrored one: the anatomy is reflected at the
+    central plane of its own field of view.
+    """
+    image = canonical(image)
+    target, edges = grid.placed_on(image)
+    array = normalise(sitk.GetArrayFromImage(image), name, percentiles)
+    return like(resample_by_area(array[..., ::-1] if mirrored else array, edges), target)
+
+
+def labels_on_grid(labels: sitk.Image, grid: WorkingGrid, mirrored: bool = False) -> sitk.Image:
+    """Bring a label map to a working grid, see ``majority_vote``; mirrored as images are."""
+    labels = canonical(labels)
+    target, edges = grid.placed_on(labels)
+    array = sitk.GetArrayFromImage(labels)
+    return like(majority_vote(array[..., ::-1] if mirrored else array, edges), target)
+
+
+def are_labels(array: np.ndarray) -> bool:
+    """Tell whether an array holds whole numbers from 0 to 255."""
+    return bool(np.equal(np.mod(array, 1), 0).all() and 0 <= array.min() <= array.max() <= 255)
 
 
 def check_unit_range(array: np.ndarray, name: str) -> np.ndarray:

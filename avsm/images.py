@@ -37,16 +37,7 @@ def read_image(path: str | Path) -> sitk.Image:
         If the file is missing, cannot be read, is cut short, or does not hold a scalar 3D image of
         finite real numbers.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected a 3D image ({', '.join(FORMATS)})")
-    try:
-        if path.name.endswith(NIFTI):
-            check_length(path)
-        image = sitk.ReadImage(str(path))
-    except UNREADABLE as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(f"{path}: cannot be read as an image ({reason})") from error
+    image = _read(path, f"a 3D image ({', '.join(FORMATS)})", "an image")
     check_image(image, str(path))
     if bad := count_not_finite(image, path):
         raise UserError(f"{path}: found {bad} voxels that are NaN or infinite")
@@ -61,16 +52,7 @@ def read_field(path: str | Path) -> sitk.Image:
     UserError
         If the file is missing, cannot be read, is cut short, or holds something else.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected a displacement field")
-    try:
-        if path.name.endswith(NIFTI):
-            check_length(path)
-        field = sitk.ReadImage(str(path))
-    except UNREADABLE as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(f"{path}: cannot be read as a displacement field ({reason})") from error
+    field = _read(path, "a displacement field", "a displacement field")
     if field.GetDimension() != 3 or field.GetNumberOfComponentsPerPixel() != 3:
         raise UserError(
             f"{path}: expected a displacement field of 3 dimensions and 3 components, found "
@@ -79,6 +61,20 @@ def read_field(path: str | Path) -> sitk.Image:
     if bad := count_not_finite(field, path):
         raise UserError(f"{path}: found {bad} numbers that are NaN or infinite")
     return field
+
+
+def _read(path: str | Path, expected: str, kind: str) -> sitk.Image:
+    """Read a whole file, whatever its image is; messages say what was expected."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected {expected}")
+    try:
+        if path.name.endswith(NIFTI):
+            check_length(path)
+        return sitk.ReadImage(str(path))
+    except UNREADABLE as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"{path}: cannot be read as {kind} ({reason})") from error
 
 
 def check_length(path: Path) -> None:

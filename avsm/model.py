@@ -20,7 +20,7 @@ from avsm.maps import half_shape, resize, warp
 from avsm.momentum import MomentumNet, MomentumNetConfig
 from avsm.pyramid import downsample
 from avsm.smoothing import PAPER_SIGMAS, PAPER_WEIGHTS, MultiGaussian
-from avsm.values import build
+from avsm.values import build, rise_to_one
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class AVSMConfig:
             if getattr(self, name) < least:
                 found = getattr(self, name)
                 raise UserError(f"model.{name}: expected at least {least}, found {found}")
-        ends = list(self.step_scales)
-        if not ends or ends != sorted(ends) or ends[0] <= 0 or ends[-1] != 1:
-            raise UserError(f"model.step_scales: expected parts that rise to 1, found {ends}")
+        if not rise_to_one(self.step_scales):
+            found = list(self.step_scales)
+            raise UserError(f"model.step_scales: expected parts that rise to 1, found {found}")
 
     def scales_of(self, steps: int, scale: float = 1.0) -> tuple[float, ...]:
         """Give the scale of each vSVF step on images of part of the resolution.
@@ -204,18 +204,19 @@ class AVSM(nn.Module):
         resolution that the given images have already.
         """
         taken: list[Step] = []
-        before = scale
+        before = None
         for part in self.config.scales_of(steps, scale):
-            seen, source = (downsample(image, part / scale) for image in (fixed, moving))
-            shape = seen.shape[2:]
-            if not taken:
-                low = start.map(half_shape(shape))
-                warped = warped if part == before else warp(source, start.map(shape))
-            elif part == before:
+            if part == before:
                 low, warped = taken[-1].low_map, taken[-1].warped
             else:
-                phi = taken[-1].map
-                low, warped = resize(phi, half_shape(shape)), warp(source, resize(phi, shape))
+                seen, source = (downsample(image, part / scale) for image in (fixed, moving))
+                shape = seen.shape[2:]
+                if taken:
+                    phi = taken[-1].map
+                    low, warped = resize(phi, half_shape(shape)), warp(source, resize(phi, shape))
+                else:
+                    low = start.map(half_shape(shape))
+                    warped = warped if part == scale else warp(source, start.map(shape))
             taken.append(self.vsvf(self.predict_momentum(warped, seen), low, source))
             before = part
         return tuple(taken)

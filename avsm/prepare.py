@@ -14,8 +14,8 @@ import SimpleITK as sitk
 
 from avsm.errors import UserError, raise_all
 from avsm.files import write_rows
-from avsm.grid import PERCENTILES, WorkingGrid, like, majority_vote, normalise, resample_by_area
-from avsm.images import canonical, read_image, write_image
+from avsm.grid import PERCENTILES, WorkingGrid, are_labels, image_on_grid, labels_on_grid
+from avsm.images import read_image, write_image
 from avsm.manifest import OPTIONAL, REQUIRED, Scan, read_manifest
 
 log = logging.getLogger(__name__)
@@ -92,23 +92,17 @@ def _prepare(
 ) -> None:
     """Write the label map, then the image: where there is an image, the scan is done."""
     own = read_image(scan.image)
-    image = canonical(own)
-    target, edges = grid.placed_on(image)
-    array = normalise(sitk.GetArrayFromImage(image), str(scan.image))
-    array = array[..., ::-1] if mirrored else array
+    image = image_on_grid(own, grid, str(scan.image), mirrored=mirrored)
     if label_path is not None:
         labels = read_image(scan.label)
         _check_label(labels, own, scan.label)
-        values = sitk.GetArrayFromImage(canonical(labels))
-        values = values[..., ::-1] if mirrored else values
-        write_image(like(majority_vote(values, edges), target), label_path)
-    write_image(like(resample_by_area(array, edges), target), image_path)
+        write_image(labels_on_grid(labels, grid, mirrored), label_path)
+    write_image(image, image_path)
 
 
 def _check_label(labels: sitk.Image, image: sitk.Image, path: Path) -> None:
     """Raise UserError unless a label map is of whole numbers up to 255, on its image's grid."""
-    values = sitk.GetArrayViewFromImage(labels)
-    if not (np.equal(np.mod(values, 1), 0).all() and 0 <= values.min() <= values.max() <= 255):
+    if not are_labels(sitk.GetArrayViewFromImage(labels)):
         raise UserError(f"{path}: expected whole numbers from 0 to 255")
     size = image.GetSize()
     corners = [(0, 0, 0), (size[0] - 1, 0, 0), (0, size[1] - 1, 0), (0, 0, size[2] - 1)]

@@ -13,7 +13,7 @@ from avsm.errors import UserError, choose, nearest
 from avsm.losses import LAMBDA_AS, LAMBDA_VR, LAMBDA_VS
 from avsm.model import AVSMConfig
 from avsm.pairs import TASKS
-from avsm.values import build, check_kind, flat
+from avsm.values import build, check_kind, flat, rise_to_one
 
 SCHEDULES = ("halve", "cosine")
 SIMILARITIES = ("mk-lncc", "ncc")
@@ -251,7 +251,7 @@ class Recipe:
 def _check_stage(name: str, stage: Stage) -> None:
     choose(f"{name}.schedule", stage.schedule, SCHEDULES)
     ends = [phase.until for phase in stage.phases]
-    if not ends or ends != sorted(ends) or ends[0] <= 0 or ends[-1] != 1:
+    if not rise_to_one(ends):
         raise UserError(f"{name}.phases: expected 'until' to rise to 1, found {ends}")
     for key in POSITIVE:
         value = getattr(stage, key)

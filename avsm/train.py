@@ -216,15 +216,15 @@ def momentum_stage(
 ) -> Named:
     """Give the losses of stage 2 by name: those of all vSVF steps (Eq. 12)."""
     fixed, moving = pairs.fixed, pairs.moving
-    config = model.config
     start = deformable_start(
-        model.affine_net, fixed, moving, config.affine_steps, recipe, phase.scale, generator
+        model.affine_net, fixed, moving, model.config.affine_steps, recipe, phase.scale, generator
     )
     warped = warp(moving, start.map(fixed.shape[2:]))
     steps = model.vsvf_steps(fixed, moving, start, phase.steps, warped, phase.scale)
+    parts = model.config.scales_of(phase.steps, phase.scale)
+    levels = {part: pairs.scaled(part / phase.scale) for part in parts}
     losses = []
-    for step, part in zip(steps, config.scales_of(phase.steps, phase.scale), strict=True):
-        own = pairs if part == phase.scale else pairs.scaled(part / phase.scale)
+    for step, own in zip(steps, map(levels.get, parts), strict=True):
         similarity = similarity_loss(own.judged(step.warped, step.map), own.judged_fixed, recipe)
         weights = recipe.lambda_vr, recipe.lambda_vs
         losses.append(step_losses(similarity, step.low_map, step.momentum, step.velocity, *weights))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from avsm.errors import UserError, nearest
@@ -41,6 +41,11 @@ def build(kind: type[Settings], where: str, values: Mapping[str, Any]) -> Settin
             both = (list(v) if isinstance(v, tuple) else v for v in (default, value))
             check_kind(f"{where}.{key}", *both)
     return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+
+
+def rise_to_one(parts: Sequence[float]) -> bool:
+    """Tell whether parts of a whole are positive, rise, and end with the whole."""
+    return bool(parts) and list(parts) == sorted(parts) and parts[0] > 0 and parts[-1] == 1
 
 
 def check_kind(name: str, before: Any, value: Any) -> None:
