@@ -217,17 +217,9 @@ class AVSM(nn.Module):
                 else:
                     low = start.map(half_shape(shape))
                     warped = warped if part == scale else warp(source, start.map(shape))
-            taken.append(self.vsvf(self.predict_momentum(warped, seen), low, source))
+            taken.append(self.vsvf(self.momentum_net(warped, seen), low, source))
             before = part
         return tuple(taken)
-
-    def predict_momentum(self, warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
-        """Predict the momentum of a step, ``(B, 3, D', H', W')`` at half the images' resolution.
-
-        Deviation: with ``config.momentum.white`` the network's output is K^(1/2) m.
-        """
-        output = self.momentum_net(warped, fixed)
-        return self.smoother.momentum(output) if self.config.momentum.white else output
 
     def vsvf(self, momentum: torch.Tensor, low_map: torch.Tensor, moving: torch.Tensor) -> Step:
         """Refine a map by a momentum and warp the moving image by it: one vSVF unit (Fig. 3).

@@ -25,10 +25,6 @@ class MomentumNetConfig:
     ----------
     width
         Channels at full resolution; they double with each halving.
-    white
-        Read the output as w in m = K^(-1/2) w instead of as the momentum m, see
-        ``smoothing.whiten_inverse``. K damps the fine scales of a momentum, and with them what
-        training says about them: without their help a network is slow to learn details.
     norm
         An instance norm behind each convolution but the last.
     halvings
@@ -37,7 +33,6 @@ class MomentumNetConfig:
     """
 
     width: int = 16
-    white: bool = False
     norm: bool = False
     halvings: int = 4
 
@@ -49,7 +44,7 @@ class MomentumNetConfig:
 
 
 class MomentumNet(nn.Module):
-    """Predict a vector momentum, or with ``config.white`` the field that gives it.
+    """Predict a vector momentum.
 
     Deviation: the last convolution starts at zero, so that training starts from the affine map.
     Deviation: sides need not be multiples of 16; what a decoder level has too much is cut off.

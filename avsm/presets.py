@@ -31,7 +31,8 @@ PRESETS = {
         TASKS[0],
         AVSMConfig(
             AffineNetConfig(scale=0.5, norm=True),
-            MomentumNetConfig(width=8, white=True),
+            MomentumNetConfig(norm=True, halvings=3),
+            step_scales=(0.5, 0.5, 1.0),
         ),
         affine=Stage(
             phases=(
@@ -46,12 +47,13 @@ PRESETS = {
         ),
         momentum=Stage(
             phases=(
-                Phase(until=0.4, scale=0.5),
-                Phase(until=0.7, steps=2, scale=0.5),
-                Phase(steps=2),
+                Phase(until=0.15, scale=0.5),
+                Phase(until=0.45, steps=2, scale=0.5),
+                Phase(steps=3),
             ),
-            epochs=20, batches=50, rate=3e-3, schedule="cosine", warmup=0.02, clip=1.0,
+            epochs=20, batches=25, rate=3e-3, schedule="cosine", warmup=0.02, clip=1.0,
             average=0.99,
+            more_batches=15,
         ),
         augmentation=Augmentation(turn=0.07, stretch=0.03, shift=0.07, error=0.3),
         lambda_ar=1.0,

@@ -60,7 +60,7 @@ def refine(
     with torch.no_grad():
         first = config.scales_of(max(1, config.steps))[0]
         seen, source = (downsample(image, first) for image in (fixed, moving))
-        momentum = model.predict_momentum(warp(source, start.map(seen.shape[2:])), seen)
+        momentum = model.momentum_net(warp(source, start.map(seen.shape[2:])), seen)
     settings = VSVFSettings(
         scales=(1.0,), iterations=(iterations,), first_step=FIRST_STEP, sigmas=config.sigmas,
         weights=config.weights, solver=config.solver, solver_steps=config.solver_steps,

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -26,7 +26,6 @@ from avsm.checks import check_volume
 PAPER_SIGMAS = (0.05, 0.10, 0.15, 0.20, 0.25)
 PAPER_WEIGHTS = (0.067, 0.133, 0.2, 0.267, 0.333)
 
-WHITE_FLOOR = 1e-3  # of the factor by which K damps a mode, where its root is inverted
 TAIL = 9.0  # standard deviations at which a kernel is cut: exp(-9^2 / 2) is 3e-18
 
 
@@ -109,39 +108,6 @@ def smooth(field: torch.Tensor, sigmas: Sequence[float], weights: Sequence[float
     torch.Tensor
         ``(B, C, D, H, W)`` in the units of the field.
     """
-    return _filter(field, sigmas, weights, lambda transfer: transfer)
-
-
-def whiten_inverse(
-    field: torch.Tensor, sigmas: Sequence[float], weights: Sequence[float]
-) -> torch.Tensor:
-    """Give the momentum m = K^(-1/2) w of a field w, whose velocity is K m = K^(1/2) w.
-
-    All scales of w weigh alike: <m, K m> = <w, w>. Scales that K damps below ``WHITE_FLOOR`` are
-    not raised further.
-
-    Parameters
-    ----------
-    field
-        w, ``(B, C, D, H, W)``.
-    sigmas, weights
-        Those of K.
-
-    Returns
-    -------
-    torch.Tensor
-        ``(B, C, D, H, W)`` in the units of the field.
-    """
-    return _filter(field, sigmas, weights, lambda transfer: (transfer + WHITE_FLOOR).rsqrt())
-
-
-def _filter(
-    field: torch.Tensor,
-    sigmas: Sequence[float],
-    weights: Sequence[float],
-    response: Callable[[torch.Tensor], torch.Tensor],
-) -> torch.Tensor:
-    """Multiply each cosine mode by a response to the factor by which K damps it."""
     check_volume("field", field)
     shape = tuple(field.shape[2:])
     precision = torch.finfo(field.dtype).eps / 4
@@ -150,7 +116,7 @@ def _filter(
     transfer = transfer_function(shape, modes, tuple(sigmas), tuple(weights), *place)
     z, y, x = (cosine_basis(n, k, *place) for n, k in zip(shape, modes, strict=True))
     spectrum = _apply_axes(field, x.T, y.T, z.T)  # W first: the longest axis of a contiguous field
-    return _apply_axes(spectrum * response(transfer), x, y, z, reverse=True)
+    return _apply_axes(spectrum * transfer, x, y, z, reverse=True)
 
 
 def _apply_axes(
@@ -199,10 +165,6 @@ class MultiGaussian(nn.Module):
     def forward(self, momentum: torch.Tensor) -> torch.Tensor:
         """Smooth a momentum ``(B, 3, D, H, W)`` of any grid to the velocity of the same shape."""
         return smooth(momentum, self.sigmas, self.weights)
-
-    def momentum(self, white: torch.Tensor) -> torch.Tensor:
-        """Give the momentum of a field in which all scales weigh alike, see ``whiten_inverse``."""
-        return whiten_inverse(white, self.sigmas, self.weights)
 
     def extra_repr(self) -> str:
         """Show the widths and weights in the module's print-out."""

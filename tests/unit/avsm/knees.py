@@ -20,7 +20,7 @@ from avsm.settings import Phase, Recipe, Stage
 SHAPE = (20, 18, 16)
 TINY = AVSMConfig(
     affine=AffineNetConfig(scale=0.5, norm=True),
-    momentum=MomentumNetConfig(width=2, white=True),
+    momentum=MomentumNetConfig(width=2),
     affine_steps=2,
     steps=2,
     precision="float32",  # the same on every machine

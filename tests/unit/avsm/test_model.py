@@ -206,13 +206,3 @@ def test_descending_the_losses_aligns_a_pair() -> None:
         optimiser.step()
         history.append(loss.similarity.item())
     assert history[-1] < 0.5 * history[0]
-
-
-def test_white_output_is_turned_into_the_momentum() -> None:
-    model = unsettled(dataclasses.replace(TINY, momentum=MomentumNetConfig(width=2, white=True)))
-    fixed, moving = images()
-    output = model.momentum_net(moving, fixed)
-    momentum = model.predict_momentum(moving, fixed)
-    torch.testing.assert_close(momentum, model.smoother.momentum(output))
-    assert momentum.abs().max() > output.abs().max()
-    assert torch.equal(unsettled().predict_momentum(moving, fixed), output)
