@@ -129,7 +129,7 @@ class Trainer:
         unusable = 0
         while self.stage.epochs and (progress := self._progress()) < 1:
             phase = self.stage.phase_at(progress)
-            sums: dict[str, float] = {}
+            sums: dict[str, torch.Tensor] = {}
             done = 0
             for batch, rate in self._batches(phase):
                 for group in self.optimiser.param_groups:
@@ -145,13 +145,14 @@ class Trainer:
                     self.optimiser.step()
                     self._update_average()
                     for name, loss in losses.items():
-                        sums[name] = sums.get(name, 0.0) + float(loss.detach())
+                        sums[name] = sums.get(name, 0.0) + loss.detach()
                     done += 1
                 else:  # weights may have gone astray, and the next batch would be left out too
                     self._load(self.average)
                 self.step += 1
             self.epoch += 1
-            self._close_epoch({name: total / max(done, 1) for name, total in sums.items()}, done)
+            means = {name: float(total) / max(done, 1) for name, total in sums.items()}
+            self._close_epoch(means, done)
         self._say_best()
         return self.before + self.rows
 

@@ -71,7 +71,8 @@ def test_render_repeats_and_is_normalised(label: sitk.Image) -> None:
     maps = torch.from_numpy(dess.tissue_fractions(label, (5, 0, 0), (5, 0), reduction=2))
     for draw in (usual_appearance, random_appearance):
         one, two, other = (
-            render(maps, draw(keyed_generator(n)), keyed_generator(n, "image")) for n in (1, 1, 2)
+            render(maps[None], [draw(keyed_generator(n))], keyed_generator(n, "image"))
+            for n in (1, 1, 2)
         )
         assert torch.equal(one, two) and not torch.equal(one, other)
         assert one.min() == 0 and one.max() == 1
@@ -80,7 +81,7 @@ def test_render_repeats_and_is_normalised(label: sitk.Image) -> None:
     plain[0], plain[1, 4:], plain[0, 4:] = 255, 255, 0
     means = torch.tensor([10.0, 50.0] + [0.0] * 14)
     look = Appearance(means, torch.zeros(16), noise=0.0, bias=0.0)
-    image = render(plain, look, keyed_generator(3))
+    image = render(plain[None], [look], keyed_generator(3))[0]
     assert torch.equal(image[:4], torch.zeros(4, 8, 8)) and torch.equal(
         image[4:], torch.ones(4, 8, 8)
     )

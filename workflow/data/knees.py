@@ -16,6 +16,7 @@ import logging
 import math
 import os
 import random
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ from workflow.errors import ConfigError
 
 log = logging.getLogger(__name__)
 Job = tuple[int, int, tuple[int, int, int], Path]  # seed, number, size, file of a person
+ScanKey = tuple[int, int]  # person, visit
 VISITS = 2
 FINE = 2  # people are made on a grid finer by this factor per axis, and averaged to the working one
 GRAIN = 0.45  # sd of the trabecular grain behind that average, as a part of a tissue's texture
@@ -94,75 +96,95 @@ def random_appearance(generator: torch.Generator) -> Appearance:
 
 
 def render(
-    fractions: torch.Tensor, look: Appearance, generator: torch.Generator, scale: float = 1.0
+    fractions: torch.Tensor,
+    looks: Sequence[Appearance],
+    generator: torch.Generator,
+    scale: float = 1.0,
 ) -> torch.Tensor:
-    """Make an image of tissue fractions.
+    """Make images of tissue fractions.
 
     Parameters
     ----------
-    fractions : uint8 (tissue, D, H, W), see `dess.tissue_fractions`.
-    look : how it looks.
-    generator : of texture, bias, noise and field of view.
+    fractions : uint8 (B, tissue, D, H, W), see `dess.tissue_fractions`.
+    looks : how each image looks.
+    generator : of texture, bias, noise and field of view. A GPU draws the fields itself, by a seed
+        that this gives: the processor would draw for longer than the network computes.
     scale : part of the working grid's resolution along each axis at which the fractions are.
 
     Returns
     -------
-    float32 (D, H, W) in [0, 1], on the fractions' device.
+    float32 (B, D, H, W) in [0, 1], on the fractions' device.
     """
-    device, shape = fractions.device, fractions.shape[1:]
-    weights = torch.stack([look.means, look.textures]).to(device) / 255
-    image, texture = torch.tensordot(weights, fractions.float(), 1)
-    grain = torch.randn(shape, generator=generator).to(device)
-    mottle = _smooth_noise(shape, MOTTLE_MM, generator, device)
-    image = (image + texture * (MOTTLE * mottle + GRAIN * scale * grain)).clamp_min(0)
-    bias = _smooth_noise(shape, BIAS_MM, generator, device)
-    image = image * (1 + look.bias * bias / bias.abs().max())
-    if look.blur:
-        image = _blur(image, look.blur)
+    device, (count, _, *shape) = fractions.device, fractions.shape
+    fields = generator
+    if device.type != "cpu":
+        seed = int(torch.randint(2**62, (1,), generator=generator))
+        fields = torch.Generator(device).manual_seed(seed)
+
+    def normal(*size: int) -> torch.Tensor:
+        return torch.randn((count, *size), generator=fields, device=device)
+
+    def smooth_noise(scale_mm: float) -> torch.Tensor:
+        """Draw fields with features of `scale_mm` over the phantom's field of view."""
+        knots = [max(2, math.ceil(extent / scale_mm) + 1) for extent in FIELD_OF_VIEW[::-1]]
+        return F.interpolate(
+            normal(1, *knots), size=shape, mode="trilinear", align_corners=True
+        )[:, 0]  # fmt: skip
+
+    def of_each(values: Iterable[float]) -> torch.Tensor:
+        return torch.tensor([*values], device=device).view(-1, 1, 1, 1)
+
+    weights = torch.stack([torch.stack([look.means, look.textures]) for look in looks]) / 255
+    products = weights.to(device) @ fractions.flatten(2).float()
+    images, textures = products.unflatten(2, shape).unbind(1)
+    texture = MOTTLE * smooth_noise(MOTTLE_MM) + GRAIN * scale * normal(*shape)
+    images = (images + textures * texture).clamp_min(0)
+    bias = smooth_noise(BIAS_MM)
+    bias = bias / bias.abs().amax(dim=(1, 2, 3), keepdim=True)
+    images = images * (1 + of_each(look.bias for look in looks) * bias)
+    blurred = [number for number, look in enumerate(looks) if look.blur]
+    if blurred:
+        images[blurred] = _blur(images[blurred], of_each(looks[n].blur for n in blurred))
     # Rician noise of the fine grid, averaged over the voxels that this grid's voxel covers.
-    noise = torch.randn(shape, generator=generator).to(device)
-    averaged = look.noise * (scale / FINE) ** 1.5
-    image = (image.square() + look.noise**2).sqrt() + averaged * noise
-    some = image.flatten()[::SPARSE]
-    rank = max(1, round(PERCENTILE * len(some)))
-    low, high = some.kthvalue(rank).values, some.kthvalue(len(some) - rank + 1).values
-    image = ((image - low) / (high - low).clamp_min(1e-3)).clamp(0, 1)
-    return _cut_faces(image, generator) if look.cut else image
+    noise = of_each(look.noise for look in looks)
+    averaged = (scale / FINE) ** 1.5 * noise
+    images = (images.square() + noise.square()).sqrt() + averaged * normal(*shape)
+    some = images.flatten(1)[:, ::SPARSE]
+    rank = max(1, round(PERCENTILE * some.shape[1]))
+    low, high = (
+        some.kthvalue(k, dim=1).values.view(-1, 1, 1, 1) for k in (rank, some.shape[1] - rank + 1)
+    )
+    images = ((images - low) / (high - low).clamp_min(1e-3)).clamp(0, 1)
+    for image, look in zip(images, looks, strict=True):
+        if look.cut:
+            _cut_faces(image, generator)
+    return images
 
 
 def _uniform(generator: torch.Generator, low: float = 0.0, high: float = 1.0) -> float:
     return low + (high - low) * float(torch.rand(1, generator=generator))
 
 
-def _smooth_noise(
-    shape: torch.Size, scale_mm: float, generator: torch.Generator, device: torch.device
-) -> torch.Tensor:
-    """Draw a field with features of `scale_mm` over the phantom's field of view."""
-    knots = [max(2, math.ceil(extent / scale_mm) + 1) for extent in FIELD_OF_VIEW[::-1]]
-    coarse = torch.randn((1, 1, *knots), generator=generator).to(device)
-    return F.interpolate(coarse, size=shape, mode="trilinear", align_corners=True)[0, 0]
-
-
-def _blur(image: torch.Tensor, sd: float) -> torch.Tensor:
-    offsets = torch.arange(-2, 3, device=image.device)
-    kernel = torch.exp(-0.5 * (offsets / sd) ** 2)
-    kernel /= kernel.sum()
+def _blur(images: torch.Tensor, sd: torch.Tensor) -> torch.Tensor:
+    """Blur images (B, D, H, W), each by its own sd (B, 1, 1, 1) in voxels."""
+    offsets = torch.arange(-2, 3, device=images.device)
+    kernels = torch.exp(-0.5 * (offsets / sd) ** 2)
+    kernels = kernels / kernels.sum(dim=-1, keepdim=True)
     for axis in range(3):
         size = [5 if axis == other else 1 for other in range(3)]
         padding = [2 if axis == other else 0 for other in (2, 2, 1, 1, 0, 0)]
-        padded = F.pad(image[None, None], padding, mode="replicate")
-        image = F.conv3d(padded, kernel.view(1, 1, *size))[0, 0]
-    return image
+        padded = F.pad(images[None], padding, mode="replicate")
+        images = F.conv3d(padded, kernels.view(-1, 1, *size), groups=len(images))[0]
+    return images
 
 
-def _cut_faces(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def _cut_faces(image: torch.Tensor, generator: torch.Generator) -> None:
     """Blacken up to 15 % of the field of view at a fifth of the faces, as a tighter scan has it."""
     for axis, size in enumerate(image.shape):
         for start in (0, 1):
             if _uniform(generator) < 0.2:
                 width = int(0.15 * _uniform(generator) * size)
                 image.narrow(axis, start * (size - width), width).zero_()
-    return image
 
 
 @dataclass(frozen=True)
@@ -205,7 +227,7 @@ class KneeSource:
         self.people, self.size, self.task = people, size, task
         self.folder, self.workers = folder / population(people.seed, size), workers
         self.shape = (size[2], size[1], size[0])
-        self.scans: dict[tuple[int, int], dict[float, torch.Tensor]] = {}
+        self.scans: dict[ScanKey, dict[float, torch.Tensor]] = {}
         self.epoch = -1
 
     def make_people(self) -> None:
@@ -229,52 +251,42 @@ class KneeSource:
 
     def draw(
         self, phase: Phase, epoch: int, generator: torch.Generator
-    ) -> tuple[list[torch.Tensor], float, torch.Generator]:
-        """Draw the scans of pairs: fractions at the phase's scale, fixed and moving by turns."""
+    ) -> tuple[list[ScanKey], float, torch.Generator]:
+        """Draw the scans of pairs: all fixed ones, then all moving ones."""
         if epoch != self.epoch:
             self._hold(
                 range(epoch * self.people.fresh, epoch * self.people.fresh + self.people.held)
             )
             self.epoch = epoch
         pairs = [self._pair(epoch, generator) for _ in range(phase.pairs)]
-        fractions = [self._at(scan, phase.scale) for pair in pairs for scan in pair]
-        return fractions, phase.scale, generator
+        return [scan for role in zip(*pairs, strict=True) for scan in role], phase.scale, generator
 
     def pairs(
-        self, drawn: tuple[list[torch.Tensor], float, torch.Generator], device: torch.device
+        self, drawn: tuple[list[ScanKey], float, torch.Generator], device: torch.device
     ) -> Pairs:
         """Make the images of a batch on a device."""
-        fractions, scale, generator = drawn
-        seen, judged = [], []
-        for fixed, moving in zip(fractions[::2], fractions[1::2], strict=True):
-            own, common = self._images((fixed.to(device), moving.to(device)), scale, generator)
-            seen += own
-            judged += common
-        both = [
-            both_directions(torch.stack(images[::2])[:, None], torch.stack(images[1::2])[:, None])
-            for images in (seen, judged)
-        ]
-        if all(a is b for a, b in zip(seen, judged, strict=True)):
-            both[1] = both[0]
-        return Pairs(*both[0], *both[1])
+        scans, scale, generator = drawn
+        fractions = torch.stack([self._at(scan, scale, device) for scan in scans])
+        count = len(scans) // 2
+        looks = [usual_appearance(generator) for _ in scans]
+        apart = []  # images whose pair's contrasts differ
+        for fixed, moving in zip(range(count), range(count, 2 * count), strict=True):
+            kind = _uniform(generator)
+            if kind < self.people.random:
+                looks[fixed] = looks[moving] = random_appearance(generator)
+            if kind < self.people.random / 2:
+                looks[moving] = random_appearance(generator)
+                apart += [fixed, moving]
+        seen = render(fractions, looks, generator, scale)[:, None]
+        both = both_directions(*seen.chunk(2))
+        if not apart:
+            return Pairs(*both, *both)
+        judged = seen.clone()
+        usual = [usual_appearance(generator) for _ in apart]
+        judged[apart] = render(fractions[apart], usual, generator, scale)[:, None]
+        return Pairs(*both, *both_directions(*judged.chunk(2)))
 
-    def _images(
-        self, fractions: tuple[torch.Tensor, ...], scale: float, generator: torch.Generator
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Give the images of a pair as networks see them, and as they are judged."""
-        kind = _uniform(generator)
-        if kind >= self.people.random:
-            images = [render(f, usual_appearance(generator), generator, scale) for f in fractions]
-            return images, images
-        if kind < self.people.random / 2:
-            look = random_appearance(generator)
-            images = [render(f, look, generator, scale) for f in fractions]
-            return images, images
-        seen = [render(f, random_appearance(generator), generator, scale) for f in fractions]
-        judged = [render(f, usual_appearance(generator), generator, scale) for f in fractions]
-        return seen, judged
-
-    def _pair(self, epoch: int, generator: torch.Generator) -> tuple[tuple[int, int], ...]:
+    def _pair(self, epoch: int, generator: torch.Generator) -> tuple[ScanKey, ScanKey]:
         def below(n: int) -> int:
             return int(torch.randint(n, (1,), generator=generator))
 
@@ -286,8 +298,10 @@ class KneeSource:
         other = (one + 1 + below(self.people.held - 1)) % self.people.held
         return (first + one, visit), (first + other, below(VISITS))
 
-    def _at(self, scan: tuple[int, int], scale: float) -> torch.Tensor:
+    def _at(self, scan: ScanKey, scale: float, device: torch.device) -> torch.Tensor:
+        """Give a scan's fractions, which stay on the device from then on."""
         levels = self.scans[scan]
+        levels[1.0] = levels[1.0].to(device)
         if scale not in levels:
             coarse = downsample(levels[1.0].float()[None], scale)[0]
             levels[scale] = coarse.round().clamp(0, 255).to(torch.uint8)
