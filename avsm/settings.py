@@ -31,7 +31,7 @@ class Phase:
     until
         The part of the stage's epochs after which it ends, in (0, 1].
     steps
-        Steps of the network that is trained.
+        Steps of the network that is trained, unless ``model`` takes fewer.
     pairs
         Pairs per batch, each in both directions.
     scale

@@ -198,9 +198,8 @@ def affine_stage(
     """
     fixed, moving = pairs.fixed, pairs.moving
     start = random_start(len(fixed) // 2, recipe.augmentation, generator)
-    start = start and start.to(fixed)
-    affines = model.affine_net(fixed, moving, phase.steps, start, phase.scale)
-    shape = fixed.shape[2:]
+    count, shape = min(phase.steps, model.config.affine_steps), fixed.shape[2:]
+    affines = model.affine_net(fixed, moving, count, start and start.to(fixed), phase.scale)
     similarity = torch.stack(
         [
             similarity_loss(warp(pairs.judged_moving, a.map(shape)), pairs.judged_fixed, recipe)
@@ -220,8 +219,9 @@ def momentum_stage(
         model.affine_net, fixed, moving, model.config.affine_steps, recipe, phase.scale, generator
     )
     warped = warp(moving, start.map(fixed.shape[2:]))
-    steps = model.vsvf_steps(fixed, moving, start, phase.steps, warped, phase.scale)
-    parts = model.config.scales_of(phase.steps, phase.scale)
+    count = min(phase.steps, model.config.steps)
+    steps = model.vsvf_steps(fixed, moving, start, count, warped, phase.scale)
+    parts = model.config.scales_of(count, phase.scale)
     levels = {part: pairs.scaled(part / phase.scale) for part in parts}
     losses = []
     for step, own in zip(steps, map(levels.get, parts), strict=True):
@@ -251,8 +251,7 @@ def deformable_start(
         return net(fixed, moving, steps, scale=scale)[-1]
     half = len(fixed) // 2
     forward = net(fixed[:half], moving[:half], steps, scale=scale)[-1]
-    spread = recipe.augmentation
-    error = random_affine(half, spread, generator, spread.error)
+    error = random_affine(half, recipe.augmentation, generator, recipe.augmentation.error)
     return both_ways(compose_affine(forward, error.to(fixed)))
 
 

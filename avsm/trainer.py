@@ -111,6 +111,8 @@ class Trainer:
         self.average = [p.detach().clone() for p in self.weights]
         self.optimiser = torch.optim.Adam(self.weights, lr=stage.rate)
         self.epoch, self.step, self.seconds, self.best = 0, 0, 0.0, -1.0
+        # Batches have few sizes, each of them many times: let cuDNN try its algorithms.
+        torch.backends.cudnn.benchmark = True
         self.usual = {"until": 0.0, "norm": 0.0, "batches": 0}  # gradients of the phase so far
 
     def run(self, previous: Mapping[str, Any] | None = None) -> list[Row]:

@@ -87,6 +87,25 @@ def test_render_repeats_and_is_normalised(label: sitk.Image) -> None:
     )
 
 
+def test_images_of_a_batch_do_not_mix() -> None:
+    """Each has its own signals, blur and bias; without anything random they are as if alone."""
+    plain = torch.zeros(2, len(dess.TISSUES), 9, 10, 11, dtype=torch.uint8)
+    plain[0, 0, :4], plain[0, 1, 4:], plain[1, 2, :, 5:], plain[1, 3, :, :5] = 255, 255, 255, 255
+    means = torch.linspace(0, 90, len(dess.TISSUES))
+    looks = [Appearance(means, 0 * means, 0.0, 0.0), Appearance(means, 0 * means, 0.0, 0.0, 0.8)]
+    together = render(plain, looks, keyed_generator(3))
+    alone = [
+        render(maps[None], [look], keyed_generator(4))[0]
+        for maps, look in zip(plain, looks, strict=True)
+    ]
+    torch.testing.assert_close(together, torch.stack(alone))
+    kernel = torch.exp(-0.5 * (torch.arange(-2.0, 3) / 0.8) ** 2)
+    edge = (kernel[:3].sum() / kernel.sum()) * (means[3] - means[2]) + means[2]  # at voxel 4
+    torch.testing.assert_close(
+        together[1, :, 4], ((edge - means[2]) / (means[3] - means[2])).expand(9, 11)
+    )
+
+
 def test_a_source_that_begins_later_draws_the_same(source: KneeSource) -> None:
     """As a resumed training does; people come and go by the epoch alone."""
     phase, cpu = Phase(pairs=4, scale=0.5), torch.device("cpu")

@@ -264,6 +264,18 @@ def test_networks_see_one_contrast_and_the_similarity_compares_another() -> None
     torch.testing.assert_close(losses["similarity"], sum(compared(phi, *judged) for phi in maps))
 
 
+def test_a_phase_takes_no_more_steps_than_the_model() -> None:
+    """Table 2 trains single steps by the phases of several."""
+    recipe = tiny_recipe().change({"model.affine_steps": 1, "model.steps": 1})
+    model, pairs = moving_model(recipe), TwoContrasts().pairs(0.0, torch.device("cpu"))
+    for stage in (affine_stage, momentum_stage):
+        one, many = (
+            stage(model, pairs, recipe, Phase(steps=steps), 0, keyed_generator(0))["total"]
+            for steps in (1, 5)
+        )
+        assert torch.equal(one, many)
+
+
 def test_coarse_steps_are_judged_at_their_own_resolution() -> None:
     recipe = tiny_recipe().change({"start": "network", "model.step_scales": [0.5, 1.0]})
     recipe = dataclasses.replace(recipe, augmentation=Augmentation())
