@@ -141,6 +141,49 @@ def displacement_from_affine(
     return vector_image(vectors, fixed)
 
 
+def affine_of_displacement(displacement: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``M (3, 3)`` and ``t (3,)`` of a displacement ``u(x) = M x + t - x``, mm and LPS.
+
+    Raises
+    ------
+    ValueError
+        If a corner of the grid is more than a hundredth of a voxel from where such a map has it.
+    """
+    matrix, origin = index_to_physical(displacement)
+    size = displacement.GetSize()
+    corners = np.stack(np.meshgrid(*[(0, n - 1) for n in size], indexing="ij")).reshape(3, -1).T
+    vectors = np.array([displacement[corner] for corner in corners.tolist()])
+    points = np.c_[corners, np.ones(len(corners))]
+    solution, *_ = np.linalg.lstsq(points, corners @ matrix.T + origin + vectors, rcond=None)
+    reached = points @ solution
+    off = np.abs(reached - (corners @ matrix.T + origin + vectors)).max()
+    if not off <= 0.01 * min(displacement.GetSpacing()):
+        raise ValueError(f"displacement: expected an affine one, found a corner {off:.2g} mm off")
+    found = solution[:3].T @ np.linalg.inv(matrix)  # from indices to millimetres
+    return found, solution[3] - found @ origin
+
+
+def affine_between_stripped(
+    matrix: np.ndarray, translation: np.ndarray, fixed: sitk.Image, moving: sitk.Image
+) -> tuple[np.ndarray, np.ndarray]:
+    """Turn an affine map between images, mm and LPS, into that between their stripped copies."""
+    (fixed_matrix, fixed_origin), (moving_matrix, moving_origin) = (
+        index_to_physical(grid) for grid in (fixed, moving)
+    )
+    offset = matrix @ fixed_origin + translation - moving_origin
+    return (
+        np.linalg.solve(moving_matrix, matrix @ fixed_matrix),
+        np.linalg.solve(moving_matrix, offset),
+    )
+
+
+def affine_ras_from_lps(matrix: np.ndarray, translation: np.ndarray) -> np.ndarray:
+    """Turn ``M (3, 3)`` and ``t (3,)`` between LPS points into a 4x4 affine between RAS points."""
+    flip, result = LPS_FROM_RAS, np.eye(4)
+    result[:3, :3], result[:3, 3] = flip @ matrix @ flip, flip @ translation
+    return result
+
+
 def affine_lps_from_ras(matrix_ras: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Turn a 4x4 affine between RAS points into ``M (3, 3)`` and ``t (3,)`` between LPS points."""
     flip = LPS_FROM_RAS

@@ -123,6 +123,12 @@ class Run:
         """Return the shard of a method that a couple is in."""
         return next(name for name, own in self.shards[method].items() if couple in own)
 
+    def starts_of(self, method: str, shard: str) -> list[tuple[str, str]]:
+        """Return the shards, with their method, whose results a shard starts from."""
+        first = self.methods[method].starts_from
+        own = self.shards[method][shard] if first else []
+        return list(dict.fromkeys((first, self.shard_of(first, couple)) for couple in own))
+
     def pairs(self, method: str, shard: str) -> list[Couple]:
         """Return the directed pairs of a shard."""
         return both_directions(self.shards[method][shard])

@@ -9,12 +9,11 @@ from contextlib import contextmanager
 
 import SimpleITK as sitk
 
-from baselines.tools.niftyreg import align_affinely
+from baselines.tools.niftyreg import affine_start, seen_images
 from workflow.contract.registration import Context, Registration
 from workflow.geometry import (
     displacement_from_affine,
     displacement_from_stripped,
-    strip_header,
     warp,
 )
 
@@ -37,9 +36,9 @@ def _differing_grids() -> Iterator[None]:
 
 
 def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Context) -> Registration:
-    """Register affinely, then by Demons, whose field starts from the affine one."""
-    seen = [strip_header(im) if params["unit_spacing"] else im for im in (fixed, moving)]
-    affine = align_affinely(*seen, params["levels"], context)
+    """Register by Demons, whose field starts from the affine one."""
+    seen = seen_images(fixed, moving, params)
+    affine = affine_start(fixed, moving, params, context)
     initial = sitk.Cast(displacement_from_affine(*affine, seen[0]), sitk.sitkVectorFloat64)
 
     demons = sitk.FastSymmetricForcesDemonsRegistrationFilter()

@@ -15,7 +15,10 @@ import SimpleITK as sitk
 
 from workflow.contract.registration import Context, Registration
 from workflow.geometry import (
+    affine_between_stripped,
     affine_lps_from_ras,
+    affine_of_displacement,
+    affine_ras_from_lps,
     displacement_from_affine,
     displacement_from_stripped,
     strip_header,
@@ -27,39 +30,49 @@ from workflow.images import read_image
 FIXED, MOVING, AFFINE, WARPED = "fixed.nii", "moving.nii", "affine.txt", "warped.nii"
 
 
-def align_affinely(
-    fixed: sitk.Image, moving: sitk.Image, levels: int, context: Context
-) -> tuple[np.ndarray, np.ndarray]:
-    """Run reg_aladin; return ``M (3, 3)`` and ``t (3,)`` with ``x_moving = M x_fixed + t``.
+def seen_images(
+    fixed: sitk.Image, moving: sitk.Image, params: dict
+) -> tuple[sitk.Image, sitk.Image]:
+    """Return the images as the tool sees them: with spacing 1 and no header, if so asked for."""
+    if params["unit_spacing"]:
+        return strip_header(fixed), strip_header(moving)
+    return fixed, moving
 
-    In the images' own physical frame (mm, LPS). Leaves the images, the affine (RAS) and the
-    warped image in the context's folder for the steps that follow.
+
+def affine_start(
+    fixed: sitk.Image, moving: sitk.Image, params: dict, context: Context
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the affine map of the method that is started from, between the images as seen.
+
+    ``x_moving = M x_fixed + t`` in their physical frame (mm, LPS).
     """
-    sitk.WriteImage(fixed, str(context.folder / FIXED))
-    sitk.WriteImage(moving, str(context.folder / MOVING))
-    context.run(
-        "reg_aladin", "-ref", FIXED, "-flo", MOVING, "-aff", AFFINE, "-res", WARPED,
-        "-ln", levels, "-omp", context.threads,
-    )  # fmt: skip
-    return affine_lps_from_ras(np.loadtxt(context.folder / AFFINE))
+    affine = affine_of_displacement(context.start)
+    if params["unit_spacing"]:
+        return affine_between_stripped(*affine, fixed, moving)
+    return affine
 
 
 def register_affine(
     fixed: sitk.Image, moving: sitk.Image, params: dict, context: Context
 ) -> Registration:
-    """Register with reg_aladin alone."""
-    seen = [strip_header(im) if params["unit_spacing"] else im for im in (fixed, moving)]
-    matrix, translation = align_affinely(*seen, params["levels"], context)
-    displacement = displacement_from_affine(matrix, translation, seen[0])
+    """Register with reg_aladin."""
+    seen = _write_images(fixed, moving, params, context.folder)
+    context.run(
+        "reg_aladin", "-ref", FIXED, "-flo", MOVING, "-aff", AFFINE, "-res", WARPED,
+        "-ln", params["levels"], "-omp", context.threads,
+    )  # fmt: skip
+    affine = affine_lps_from_ras(np.loadtxt(context.folder / AFFINE))
+    displacement = displacement_from_affine(*affine, seen[0])
     return _result(displacement, fixed, moving, params, context.folder)
 
 
 def register_bspline(
     fixed: sitk.Image, moving: sitk.Image, params: dict, context: Context
 ) -> Registration:
-    """Register with reg_aladin, then reg_f3d from its affine."""
-    seen = [strip_header(im) if params["unit_spacing"] else im for im in (fixed, moving)]
-    align_affinely(*seen, params["levels"], context)
+    """Register with reg_f3d, from the affine map that is started from."""
+    seen = _write_images(fixed, moving, params, context.folder)
+    affine = affine_ras_from_lps(*affine_start(fixed, moving, params, context))
+    np.savetxt(context.folder / AFFINE, affine, fmt="%.17g")
     # A negative length is one in voxels, to reg_f3d's -sx and --lncc alike.
     similarity = ["--lncc", -params["lncc_sigma"]] if "lncc_sigma" in params else []
     context.run(
@@ -72,6 +85,15 @@ def register_bspline(
     context.run("reg_transform", "-ref", FIXED, "-disp", "grid.nii", "displacement.nii")
     displacement = _read_displacement(context.folder / "displacement.nii", seen[0])
     return _result(displacement, fixed, moving, params, context.folder)
+
+
+def _write_images(
+    fixed: sitk.Image, moving: sitk.Image, params: dict, folder: Path
+) -> tuple[sitk.Image, sitk.Image]:
+    seen = seen_images(fixed, moving, params)
+    for image, name in zip(seen, (FIXED, MOVING), strict=True):
+        sitk.WriteImage(image, str(folder / name))
+    return seen
 
 
 def _read_displacement(path: Path, grid: sitk.Image) -> sitk.Image:

@@ -59,13 +59,23 @@ def head(grid, shift_mm=(0, 0, 0)):
 
 
 def method_of(name, config):
-    """Return a method's kind, default parameters and networks; the template is none of its own."""
+    """Return a method's kind, default parameters, networks and start; the template has neither."""
     if name == "_template":
         text = (BASELINES / name / "method.yaml").read_text(encoding="utf-8")
         parameters = yaml.safe_load(text)["parameters"]
-        return "control", {key: entry["default"] for key, entry in parameters.items()}, ()
+        return "control", {key: entry["default"] for key, entry in parameters.items()}, (), ""
     method = load_methods(config | {"methods": [name], "method_params": {}})[name]
-    return method.kind, dict(method.params), method.networks
+    return method.kind, dict(method.params), method.networks, method.starts_from
+
+
+def start_by(name, fixed, moving, config, context, folder):
+    """Return the displacement by the method that another one starts from; none: None."""
+    if not name:
+        return None
+    folder.mkdir()
+    params = method_of(name, config)[1]
+    module = load_register(BASELINES / name)
+    return module.register(fixed, moving, params, replace(context, folder=folder)).displacement
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +121,7 @@ def train(manifest, _default_config):
 @pytest.mark.parametrize("unit_spacing", [True, False], ids=["voxels", "physical"])
 @pytest.mark.parametrize("name", [*available_methods(), "_template"])
 def test_contract(name, unit_spacing, config, tmp_path, train):
-    kind, params, networks = method_of(name, config)
+    kind, params, networks, first = method_of(name, config)
     if "unit_spacing" not in params and not unit_spacing:
         pytest.skip(f"{name} has one frame only")
     params |= {"unit_spacing": unit_spacing} if "unit_spacing" in params else {}
@@ -128,7 +138,9 @@ def test_contract(name, unit_spacing, config, tmp_path, train):
         folder = tmp_path / direction
         folder.mkdir()
         inputs = [sitk.Image(a), sitk.Image(b)]
-        results[direction] = module.register(*inputs, dict(params), replace(context, folder=folder))
+        start = start_by(first, *inputs, config, context, tmp_path / f"start-{direction}")
+        own = replace(context, folder=folder, start=start)
+        results[direction] = module.register(*inputs, dict(params), own)
         for given, kept in zip(inputs, (a, b), strict=True):
             assert sitk.Hash(given) == sitk.Hash(kept), "the method changed its input images"
 

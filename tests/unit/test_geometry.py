@@ -132,3 +132,26 @@ def test_same_grid(grids, change, same):
     change(other)
     assert geometry.same_grid(grids[0], other) is same
     assert not geometry.same_grid(*grids)
+
+
+def test_an_affine_displacement_gives_its_map_back(grids):
+    """On oblique, anisotropic grids, between images and between their stripped copies."""
+    fixed, moving = grids
+    matrix = np.array([[1.1, 0.05, -0.1], [0.02, 0.9, 0.07], [-0.03, 0.1, 1.05]])
+    translation = np.array([4.0, -3.0, 2.5])
+    displacement = geometry.displacement_from_affine(matrix, translation, fixed)
+    found = geometry.affine_of_displacement(displacement)
+    np.testing.assert_allclose(found[0], matrix, atol=1e-5)
+    np.testing.assert_allclose(found[1], translation, atol=1e-3)
+    stripped = geometry.affine_between_stripped(*found, fixed, moving)
+    field = geometry.displacement_from_affine(*stripped, geometry.strip_header(fixed))
+    back = geometry.displacement_from_stripped(field, fixed, moving)
+    expected = sitk.GetArrayFromImage(displacement)
+    np.testing.assert_allclose(sitk.GetArrayFromImage(back), expected, atol=2e-3)
+    ras = geometry.affine_ras_from_lps(matrix, translation)
+    np.testing.assert_allclose(geometry.affine_lps_from_ras(ras)[0], matrix)
+    np.testing.assert_allclose(geometry.affine_lps_from_ras(ras)[1], translation)
+    bent = sitk.Image(displacement)
+    bent[0, 0, 0] = tuple(v + 1 for v in bent[0, 0, 0])
+    with pytest.raises(ValueError, match="expected an affine one, found a corner"):
+        geometry.affine_of_displacement(bent)

@@ -12,7 +12,7 @@ import SimpleITK as sitk
 
 from tests.conftest import blobs, oblique_grid
 from workflow.contract.registration import Context, Registration, check_result
-from workflow.contract.shard import field_path, register_shard, write_outcomes
+from workflow.contract.shard import field_path, read_starts, register_shard, write_outcomes
 from workflow.contract.worker import Worker, WorkerDiedError
 from workflow.errors import ContractError, DataError
 from workflow.images import read_image, write_image
@@ -53,14 +53,29 @@ def scans(tmp_path):
     return tmp_path
 
 
-def run_shard(scans, body, limit=None):
+def run_shard(scans, body, limit=None, starts=None):
     """Register both directions with a method whose function has `body` in it."""
     method = scans / "my-method"
-    method.mkdir()
+    method.mkdir(exist_ok=True)
     (method / "register.py").write_text(METHOD.replace("BODY", body))
     context = Context(1, 0, scans)
     image = lambda scan: str(scans / f"{scan}.nii")  # noqa: E731
-    return register_shard(method, {"p": 1}, PAIRS, image, scans / "fields", context, limit)
+    return register_shard(method, {"p": 1}, PAIRS, image, scans / "fields", context, limit, starts)
+
+
+def test_a_method_starts_from_anothers_result_and_its_time_counts(scans):
+    record = record_of(scans, run_shard(scans, "vectors[0] = 1.5"))
+    record["registrations"][0]["seconds"] = 100.0
+    record["registrations"][1] |= {"status": "failed", "reason": "it diverged", "seconds": None}
+    (scans / "start.json").write_text(json.dumps(record), encoding="utf-8")
+    (scans / "fields").rename(scans / "start")
+    starts = read_starts([scans / "start"], [scans / "start.json"])
+    body = "vectors = 2 * np.moveaxis(sitk.GetArrayFromImage(context.start), -1, 0)"
+    first, second = run_shard(scans, f"import SimpleITK as sitk; {body}", starts=starts)
+    field = sitk.GetArrayFromImage(read_image(field_path(scans / "fields", "a", "b")))
+    assert (field == (3, 0, 0)).all() and 100 < first.seconds < 110
+    assert (second.status, second.reason) == ("failed", "its start failed: it diverged")
+    assert not field_path(scans / "fields", "b", "a").exists()
 
 
 def record_of(scans, outcomes):
@@ -107,7 +122,7 @@ def test_failures_are_counted_and_never_averaged(scans):
     metrics.loc[chosen, "value"] = [np.nan, 0.5]
     method = {
         "id": "mine", "label": "Mine", "kind": "classical", "paper_row": None,
-        "params": {"p": 2}, "defaults": {"p": 1},
+        "starts_from": "first", "params": {"p": 2}, "defaults": {"p": 1},
     }  # fmt: skip
     paper = pd.DataFrame({"row": ["x"], "seconds": [1]})
     records = [record_of(scans, outcomes)]
@@ -119,6 +134,7 @@ def test_failures_are_counted_and_never_averaged(scans):
     lines = notes(metrics, [method], table, [14, 12, 10])
     assert "Mine: 1 pair(s) failed: RuntimeError: diverged badly" in lines
     assert "Mine: p 2 (default 1)." in lines
+    assert any(note.startswith("Mine: from the map of first, which") for note in lines)
     assert any(note.endswith("cores. x, 1 thread.") for note in lines)
     assert "| Mine | 50.00 (0.00) | 0 | 0 | 1/2 |" in render.markdown({"": text}, lines)
     tex = render.latex({"": text}, ["50 % of [1] & more"])
@@ -128,7 +144,8 @@ def test_failures_are_counted_and_never_averaged(scans):
 
 def test_an_undefined_dice_is_no_failure(scans):
     metrics = score(scans, run_shard(scans, "pass"))
-    method = {"id": "mine", "label": "Mine", "paper_row": None, "params": {}, "defaults": {}}
+    method = {"id": "mine", "label": "Mine", "paper_row": None, "starts_from": "",
+              "params": {}, "defaults": {}}  # fmt: skip
     paper = pd.DataFrame({"row": ["x"], "seconds": [1]})
     table = table1.summarise(metrics, [method], ["cross-subject"], [], paper)
     assert table.loc[0, "cross-subject n"] == 2 and np.isnan(table.loc[0, "cross-subject dice"])
@@ -189,7 +206,7 @@ def test_a_damaged_image_stops_the_job(scans):
 
 def test_a_method_that_cannot_be_loaded_stops_the_job(scans):
     method = scans / "broken"
-    method.mkdir()
+    method.mkdir(exist_ok=True)
     (method / "register.py").write_text("import no_such_module")
     with pytest.raises(ModuleNotFoundError, match="no_such_module") as caught:
         register_shard(method, {}, PAIRS, str, scans / "fields", Context(1, 0, scans))
@@ -199,7 +216,7 @@ def test_a_method_that_cannot_be_loaded_stops_the_job(scans):
 def test_an_error_that_only_the_method_knows_is_passed_on_as_text(scans):
     """Its class is in a module that this process never imported, and takes two arguments."""
     method = scans / "own"
-    method.mkdir()
+    method.mkdir(exist_ok=True)
     (method / "register.py").write_text(
         "class OwnError(Exception):\n"
         "    def __init__(self, what, why):\n"

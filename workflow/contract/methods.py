@@ -42,6 +42,7 @@ class Method:
     params: dict[str, Any]
     defaults: dict[str, Any]
     networks: tuple[str, ...] = ()
+    starts_from: str = ""
     settings: str = ""
     tuning: str = ""
     cost: float | None = None
@@ -76,14 +77,16 @@ def load_methods(config: dict[str, Any], baselines: Path = BASELINES) -> dict[st
     ]
     for key in ("method_params", "shard_size"):
         found += unknown_names(key, config[key], folders if key == "method_params" else known)
-    methods = {}
-    for name in dict.fromkeys(asked.values()):
-        if name in known:
+    methods: dict[str, Method] = {}
+    waiting = list(dict.fromkeys(asked.values()))
+    for name in waiting:  # which grows by what others start from
+        if name in known and name not in methods:
             description, wrong = _describe(name, baselines, config)
             found += wrong
             if not wrong:
                 folder = folder_of(name, variants)
                 methods[name] = Method(id=name, folder=folder, **description)
+                waiting += filter(None, [methods[name].starts_from])
     found += shared_labels(methods.values())
     raise_all(ConfigError, "The configured methods have faults:", found)
     return methods
@@ -108,6 +111,11 @@ def _describe(
         description["networks"] = tuple(networks)
         if description["networks"] and description["kind"] != "learned":
             wrong.append(f"{shown}: networks: found kind {description['kind']}, expected learned")
+        first = description.get("starts_from", "")
+        if first and first not in available_methods(baselines):
+            wrong.append(f"{shown}: starts_from: no method '{first}'")
+        elif first and "starts_from" in (baselines / first / "method.yaml").read_text("utf-8"):
+            wrong.append(f"{shown}: starts_from: '{first}' has a start of its own")
         by = description.pop("cost_grows_with", None)
         if by in description["params"] and not wrong:
             description["cost"] *= _amount(description["params"][by]) / _amount(

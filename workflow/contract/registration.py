@@ -44,6 +44,8 @@ class Context:
     folder : an empty scratch folder of this pair's own.
     prepared : what the method's `prepare` returned, None without one.
     models : the trained networks that method.yaml names, in its order.
+    start : the displacement of the pair by the method that method.yaml starts from, on the fixed
+        grid (mm, LPS); None without one.
     """
 
     threads: int
@@ -52,6 +54,7 @@ class Context:
     program_folders: tuple[str, ...] = ()
     prepared: Any = None
     models: tuple[Path, ...] = ()
+    start: sitk.Image | None = None
 
     def run(self, program: str, *arguments: str | Path | float) -> str:
         """Run an external program in the scratch folder; see `run_program`."""
@@ -61,7 +64,10 @@ class Context:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one directed registration went: seconds by the harness's clock, or why it failed."""
+    """How one directed registration went: seconds by the harness's clock, or why it failed.
+
+    Seconds of the method that it starts from are counted in.
+    """
 
     task: str
     fixed: str

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,6 +23,14 @@ from workflow.contract.worker import Worker, WorkerDiedError
 from workflow.images import read_image, write_image
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What another method left of a pair: its displacement field, if it did not fail."""
+
+    field: Path
+    outcome: Outcome
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ def register_shard(
     fields: Path,
     context: Context,
     limit: float | None = None,
+    starts: Mapping[Pair, Start] | None = None,
 ) -> list[Outcome]:
     """Register directed pairs and write one field for each success.
 
@@ -64,6 +73,8 @@ def register_shard(
     fields : folder for the displacement fields, see `field_path`.
     context : its folder and prepared state are replaced by the pair's own.
     limit : the most seconds that one registration may take; None: no limit.
+    starts : of a method that starts from another's results, those of each pair. Where the other
+        one failed, so does the method.
 
     Raises
     ------
@@ -77,11 +88,19 @@ def register_shard(
     with tempfile.TemporaryDirectory(prefix="registration-") as scratch, ExitStack() as workers:
         for number, pair in enumerate(pairs, start=1):
             paths = image_path(pair[1]), image_path(pair[2])
+            start = starts[pair] if starts else None
+            if start and start.outcome.status != "ok":
+                reason = f"its start failed: {start.outcome.reason}"
+                outcomes.append(Outcome(*pair, "failed", reason))
+                continue
             try:
                 if worker is None:
                     worker = Worker(lambda: _load(method, params, context, Path(scratch)), limit)
                     workers.callback(worker.close)
-                outcome = worker.call(_register, pair, paths, field_path(fields, *pair[1:]))
+                field = field_path(fields, *pair[1:])
+                outcome = worker.call(_register, pair, paths, field, start and start.field)
+                if start and outcome.seconds is not None:
+                    outcome = replace(outcome, seconds=outcome.seconds + start.outcome.seconds)
             except WorkerDiedError as error:
                 worker, outcome = None, Outcome(*pair, "failed", str(error))
             outcomes.append(outcome)
@@ -100,11 +119,14 @@ def _load(method: Path, params: dict[str, Any], context: Context, scratch: Path)
     return _Loaded(module, params, context)
 
 
-def _register(loaded: _Loaded, pair: Pair, paths: tuple[str, str], field: Path) -> Outcome:
+def _register(
+    loaded: _Loaded, pair: Pair, paths: tuple[str, str], field: Path, start: Path | None
+) -> Outcome:
     """Register one pair in a scratch folder of its own and write its field."""
     images = read_image(paths[0]), read_image(paths[1])
     folder = Path(tempfile.mkdtemp(dir=loaded.context.folder))
-    context = replace(loaded.context, folder=folder)
+    before = None if start is None else sitk.ReadImage(str(start))
+    context = replace(loaded.context, folder=folder, start=before)
     outcome, displacement = register_pair(
         loaded.module.register, images, loaded.params, context, pair
     )
@@ -117,6 +139,17 @@ def _register(loaded: _Loaded, pair: Pair, paths: tuple[str, str], field: Path) 
 def field_path(fields: Path, fixed: str, moving: str) -> Path:
     """Return where the displacement field of a directed pair lies."""
     return fields / f"{fixed}__{moving}.nii"
+
+
+def read_starts(folders: Sequence[Path], records: Sequence[Path]) -> dict[Pair, Start]:
+    """Return what shards of a method left of each pair: folders of fields, outcomes' JSONs."""
+    found = {}
+    for folder, record in zip(folders, records, strict=True):
+        for one in json.loads(record.read_text(encoding="utf-8"))["registrations"]:
+            outcome = Outcome(**one)
+            pair = outcome.task, outcome.fixed, outcome.moving
+            found[pair] = Start(field_path(folder, *pair[1:]), outcome)
+    return found
 
 
 def write_outcomes(path: Path, outcomes: Sequence[Outcome], circumstances: dict) -> None:

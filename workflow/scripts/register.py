@@ -5,7 +5,7 @@ from pathlib import Path
 from workflow.contract.methods import BASELINES
 from workflow.contract.programs import find_program, program_version
 from workflow.contract.registration import Context
-from workflow.contract.shard import register_shard, write_outcomes
+from workflow.contract.shard import read_starts, register_shard, write_outcomes
 from workflow.job import start_job
 from workflow.provenance import processor, versions
 
@@ -29,6 +29,9 @@ outcomes = register_shard(
     ),
     # Of the configuration, not of the rule's parameters: another limit registers nothing again.
     minutes and 60 * minutes,
+    read_starts(
+        [*map(Path, snakemake.input.start_fields)], [*map(Path, snakemake.input.start_outcomes)]
+    ),
 )
 circumstances = {
     "method": params.method,
