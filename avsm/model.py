@@ -183,7 +183,7 @@ class AVSM(nn.Module):
         phi = affines[-1].map(fixed.shape[2:])
         affine_warped = warped = warp(moving, phi)
         steps = self.config.steps if steps is None else steps
-        taken = self.vsvf_steps(fixed, moving, affines[-1], steps, affine_warped)
+        taken = self.vsvf_steps(fixed, moving, affines[-1], steps)
         if taken:
             phi, warped = taken[-1].map, taken[-1].warped
         return Registration(affines, affine_warped, taken, phi, warped)
@@ -194,10 +194,9 @@ class AVSM(nn.Module):
         moving: torch.Tensor,
         start: Affine,
         steps: int,
-        warped: torch.Tensor,
         scale: float = 1.0,
     ) -> tuple[Step, ...]:
-        """Take vSVF steps from an affine map, by which the moving image is ``warped`` already.
+        """Take vSVF steps from an affine map.
 
         Deviation: with ``config.step_scales`` the first steps see images of less resolution, where
         the network reaches farther; their maps have that resolution. ``scale`` is the part of the
@@ -211,12 +210,11 @@ class AVSM(nn.Module):
             else:
                 seen, source = (downsample(image, part / scale) for image in (fixed, moving))
                 shape = seen.shape[2:]
-                if taken:
-                    phi = taken[-1].map
-                    low, warped = resize(phi, half_shape(shape)), warp(source, resize(phi, shape))
-                else:
-                    low = start.map(half_shape(shape))
-                    warped = warped if part == scale else warp(source, start.map(shape))
+                low, phi = (
+                    resize(taken[-1].map, size) if taken else start.map(size)
+                    for size in (half_shape(shape), shape)
+                )
+                warped = warp(source, phi)
             taken.append(self.vsvf(self.momentum_net(warped, seen), low, source))
             before = part
         return tuple(taken)

@@ -32,7 +32,7 @@ PRESETS = {
         AVSMConfig(
             AffineNetConfig(scale=0.5, norm=True),
             MomentumNetConfig(norm=True, halvings=3),
-            step_scales=(0.5, 0.5, 1.0),
+            step_scales=(0.5, 1.0),
         ),
         affine=Stage(
             phases=(

@@ -218,9 +218,8 @@ def momentum_stage(
     start = deformable_start(
         model.affine_net, fixed, moving, model.config.affine_steps, recipe, phase.scale, generator
     )
-    warped = warp(moving, start.map(fixed.shape[2:]))
     count = min(phase.steps, model.config.steps)
-    steps = model.vsvf_steps(fixed, moving, start, count, warped, phase.scale)
+    steps = model.vsvf_steps(fixed, moving, start, count, phase.scale)
     parts = model.config.scales_of(count, phase.scale)
     levels = {part: pairs.scaled(part / phase.scale) for part in parts}
     losses = []
