@@ -111,7 +111,13 @@ def _dense(shape: Sequence[int], scale: float) -> tuple[Window, ...]:
     return tuple(Window(w.weight, w.extent, 1, w.stride) for w in _lone_window(shape))
 
 
-WINDOWS = {"paper": _paper, "dense": _dense}
+def _local(shape: Sequence[int], scale: float) -> tuple[Window, ...]:
+    small = Window(0.5, min(LOCAL, *map(int, shape)), 1, 2)
+    return (small, *(w._replace(weight=0.5 * w.weight) for w in _dense(shape, scale)))
+
+
+LOCAL = 9  # voxels a side of the small window
+WINDOWS = {"paper": _paper, "dense": _dense, "local": _local}
 
 
 def level_windows(shape: Sequence[int], scale: float, windows: str) -> tuple[Window, ...]:
@@ -124,7 +130,8 @@ def level_windows(shape: Sequence[int], scale: float, windows: str) -> tuple[Win
     scale
         The level: S/4 and S/2 with weights .3 and .7 at 1, S/2 alone below.
     windows
-        ``paper``, dilation 2, or ``dense``: windows of the same extents that read every voxel.
+        ``paper``, dilation 2; ``dense``, windows of the same extents that read every voxel; or
+        ``local``, those with half of the weight, and one of 9 voxels a side with the other half.
 
     Returns
     -------

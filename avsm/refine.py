@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from avsm.maps import warp
@@ -9,6 +11,7 @@ from avsm.model import AVSM
 from avsm.optimise import AffineSettings, Callback, full_pair, optimise_affine
 from avsm.optimise_vsvf import OptimisedVSVF, VSVFSettings, optimise_vsvf
 from avsm.pyramid import downsample
+from avsm.smoothing import MultiGaussian
 
 FIRST_STEP = 0.02  # of L-BFGS: the start is near already
 AFFINE = AffineSettings(scales=(0.5, 1.0), iterations=(50, 20), learning_rate=0.005)
@@ -26,8 +29,8 @@ def refine(
 ) -> OptimisedVSVF:
     """Register one pair: the affine network, one step of the momentum network, and L-BFGS from it.
 
-    One predicted step is as good a start as several, and its momentum is what ``optimise_vsvf``
-    optimises, with the model's smoothing operator and solver.
+    One predicted step is as good a start as several. ``optimise_vsvf`` goes on from its velocity,
+    with a finer smoothing operator than the network's, unless that is finer still.
 
     Parameters
     ----------
@@ -57,12 +60,16 @@ def refine(
         start = model.affine_net(fixed, moving, steps)[-1]
     if affine:
         start = optimise_affine(fixed, moving, AFFINE, start, callback).affine
+    settings = VSVFSettings(
+        scales=(1.0,), iterations=(iterations,), first_step=FIRST_STEP, solver=config.solver,
+        solver_steps=config.solver_steps,
+    )  # fmt: skip
     with torch.no_grad():
+        if min(config.sigmas) < min(settings.sigmas):
+            settings = replace(settings, sigmas=config.sigmas, weights=config.weights)
         first = config.scales_of(max(1, config.steps))[0]
         seen, source = (downsample(image, first) for image in (fixed, moving))
         momentum = model.momentum_net(warp(source, start.map(seen.shape[2:])), seen)
-    settings = VSVFSettings(
-        scales=(1.0,), iterations=(iterations,), first_step=FIRST_STEP, sigmas=config.sigmas,
-        weights=config.weights, solver=config.solver, solver_steps=config.solver_steps,
-    )  # fmt: skip
+        smoother = MultiGaussian(settings.sigmas, settings.weights)
+        momentum = smoother.momentum_of(momentum, model.smoother)
     return optimise_vsvf(fixed, moving, start, settings, momentum, callback)

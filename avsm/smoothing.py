@@ -109,14 +109,32 @@ def smooth(field: torch.Tensor, sigmas: Sequence[float], weights: Sequence[float
         ``(B, C, D, H, W)`` in the units of the field.
     """
     check_volume("field", field)
-    shape = tuple(field.shape[2:])
+    modes = _modes(field, sigmas)
+    return _multiply_modes(field, _transfer(field, modes, sigmas, weights))
+
+
+def _modes(field: torch.Tensor, sigmas: Sequence[float]) -> tuple[int, int, int]:
     precision = torch.finfo(field.dtype).eps / 4
-    modes = tuple(kept_modes(n, min(sigmas), precision) for n in shape)
-    place = (field.dtype, field.device)
-    transfer = transfer_function(shape, modes, tuple(sigmas), tuple(weights), *place)
-    z, y, x = (cosine_basis(n, k, *place) for n, k in zip(shape, modes, strict=True))
+    depth, height, width = (kept_modes(n, min(sigmas), precision) for n in field.shape[2:])
+    return depth, height, width
+
+
+def _transfer(
+    field: torch.Tensor,
+    modes: tuple[int, int, int],
+    sigmas: Sequence[float],
+    weights: Sequence[float],
+) -> torch.Tensor:
+    kernel = tuple(sigmas), tuple(weights)
+    return transfer_function(tuple(field.shape[2:]), modes, *kernel, field.dtype, field.device)
+
+
+def _multiply_modes(field: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Multiply the first cosine modes of a field by a factor each, and leave out the others."""
+    sizes = zip(field.shape[2:], factor.shape, strict=True)
+    z, y, x = (cosine_basis(n, k, field.dtype, field.device) for n, k in sizes)
     spectrum = _apply_axes(field, x.T, y.T, z.T)  # W first: the longest axis of a contiguous field
-    return _apply_axes(spectrum * transfer, x, y, z, reverse=True)
+    return _apply_axes(spectrum * factor, x, y, z, reverse=True)
 
 
 def _apply_axes(
@@ -165,6 +183,32 @@ class MultiGaussian(nn.Module):
     def forward(self, momentum: torch.Tensor) -> torch.Tensor:
         """Smooth a momentum ``(B, 3, D, H, W)`` of any grid to the velocity of the same shape."""
         return smooth(momentum, self.sigmas, self.weights)
+
+    def momentum_of(self, momentum: torch.Tensor, other: MultiGaussian) -> torch.Tensor:
+        """Give the momentum whose velocity is, by this operator, that of a momentum by another.
+
+        Parameters
+        ----------
+        momentum
+            ``(B, 3, D, H, W)``, of the other operator.
+        other
+            The other one; none of its Gaussians is narrower than this one's narrowest, or the
+            quotient would blow up what is fine.
+
+        Raises
+        ------
+        ValueError
+            If one is.
+        """
+        if min(other.sigmas) < min(self.sigmas):
+            raise ValueError(
+                f"other: expected widths of at least {min(self.sigmas)}, found {other.sigmas}"
+            )
+        if (other.sigmas, other.weights) == (self.sigmas, self.weights):
+            return momentum
+        modes = _modes(momentum, other.sigmas)
+        theirs, own = (_transfer(momentum, modes, one.sigmas, one.weights) for one in (other, self))
+        return _multiply_modes(momentum, theirs / own)
 
     def extra_repr(self) -> str:
         """Show the widths and weights in the module's print-out."""

@@ -190,9 +190,21 @@ class Run:
 
 
 def _without_absent(config: dict[str, Any]) -> dict[str, Any]:
-    """Leave out Table 2 and curves that show a method, or variants of one, that Table 1 lacks."""
+    """Leave out Table 2 and curves that show a method, or variants of one, that Table 1 lacks.
+
+    Table 2 also where trainings start from published networks and none is of one of its rows: rows
+    that began with nothing would be compared with rows that were trained long.
+    """
     variants = config["variants"]["methods"]
     absent = {*available_methods()} - {*config["methods"]}
+    from_published = config["training"]["start"] == "published"
+    needed = [
+        network
+        for row in config["table2"]
+        for network in variants.get(row["method"], {}).get("networks", ())
+    ]
+    if from_published and not all(map(published, needed)):
+        config = config | {"table2": []}
 
     def unless_absent(shown: list, names: Iterable[str]) -> list:
         return [] if absent & {folder_of(name, variants) for name in names} else shown

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from tests.conftest import blobs, oblique_grid
+from tests.conftest import ROOT, blobs, oblique_grid
 from workflow.contract.shard import field_path
 from workflow.examples import example_figures
 from workflow.geometry import vector_image
@@ -16,6 +16,7 @@ from workflow.run import load_run
 
 
 def test_figures_of_the_default_run_show_its_first_pairs(config):
+    config["training"]["start"] = "scratch"  # all networks of Table 2
     run = load_run(config)
     figures = example_figures(run)
     assert set(figures) == {"4", "6", "12", "13", "14"}
@@ -40,10 +41,28 @@ def test_a_run_without_a_method_leaves_out_what_shows_it(config):
     assert load_run(config | {"methods": ["identity"], "curves": one}).config["curves"] == {
         "figure8": [], "figure10": [],
     }  # fmt: skip
-    without = load_run(config | {"methods": ["identity", "affine-net", "avsm-3step"]})
+    scratch = {"training": config["training"] | {"start": "scratch"}}
+    three = {"methods": ["identity", "affine-net", "avsm-3step"]}
+    without = load_run(config | scratch | three)
     assert run.config["curves"] == {"figure8": [], "figure10": []}
     assert len(without.config["table2"]) == 9 and without.config["curves"]["figure10"]
     assert without.config["curves"]["figure8"] == []  # shows avsm-2step too
+
+
+def test_rows_that_begin_with_nothing_are_not_compared_with_published_ones(
+    config, monkeypatch, tmp_path
+):
+    three = {"methods": ["identity", "affine-net", "avsm-3step"]}
+    needed = load_run(config | three | {"training": config["training"] | {"start": "scratch"}})
+    for name in ("models.json", "affine.pt", "momentum.pt"):
+        (tmp_path / "models").mkdir(exist_ok=True)
+        (tmp_path / "models" / name).write_bytes((ROOT / "models" / name).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    published = config | three | {"training": config["training"] | {"start": "published"}}
+    assert load_run(published).config["table2"] == []
+    for name in needed.networks:
+        (tmp_path / "models" / f"{name}.pt").touch()
+    assert len(load_run(published).config["table2"]) == 9
 
 
 @pytest.mark.parametrize("registered", [True, False])

@@ -14,9 +14,9 @@ from avsm.maps import half_shape, identity_map, jacobian_determinant, resize, wa
 from avsm.model import AVSM, AVSMConfig, vsvf_step
 from avsm.momentum import MomentumNetConfig
 from avsm.optimise import AffineSettings, Progress, optimise_affine
-from avsm.optimise_vsvf import VSVFSettings, optimise_vsvf
+from avsm.optimise_vsvf import FINE_SIGMAS, FINE_WEIGHTS, VSVFSettings, optimise_vsvf
 from avsm.refine import refine
-from avsm.smoothing import MultiGaussian
+from avsm.smoothing import PAPER_SIGMAS, PAPER_WEIGHTS, MultiGaussian
 
 SHAPE = (24, 32, 28)
 TINY = AVSMConfig(
@@ -140,7 +140,7 @@ def test_smooth_deformation_is_recovered_without_folds(settings: VSVFSettings) -
 def test_affine_part_and_given_momentum_are_where_it_starts() -> None:
     moving = pattern()
     momentum = MultiGaussian()(torch.randn(1, 3, *half_shape(SHAPE)))
-    settings = VSVFSettings(scales=(1.0,), iterations=(0,))
+    settings = VSVFSettings((1.0,), (0,), sigmas=PAPER_SIGMAS, weights=PAPER_WEIGHTS)
     result = optimise_vsvf(moving, moving, TRUE, settings, momentum)
     low = TRUE.map(half_shape(SHAPE))
     expected = vsvf_step(momentum, MultiGaussian()(momentum), low, moving)
@@ -194,7 +194,8 @@ def test_no_iterations_give_the_networks_single_step() -> None:
         own = model(fixed, moving, affine_steps=1, steps=1)
         result = refine(model, fixed, moving, 0, affine_steps=1)
     torch.testing.assert_close(result.map, own.map)
-    torch.testing.assert_close(result.momentum, own.steps[0].momentum)
+    velocity = MultiGaussian(FINE_SIGMAS, FINE_WEIGHTS)(result.momentum)
+    torch.testing.assert_close(velocity, own.steps[0].velocity)
     assert result.evaluations == 0
 
 

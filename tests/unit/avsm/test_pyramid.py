@@ -77,7 +77,12 @@ def test_windows_of_the_levels() -> None:
     assert (coarse.weight, coarse.size, coarse.dilation, coarse.stride) == (1.0, 20, 2, 5)
     (dense,) = level_windows((40, 96, 96), 0.5, "dense")
     assert (dense.extent, dense.dilation) == (coarse.extent, 1)
-    with pytest.raises(ValueError, match="windows: expected one of dense, paper, found 'wide'"):
+    small, *others = level_windows((40, 96, 96), 1.0, "local")
+    assert (small.weight, small.extent, small.stride) == (0.5, 9, 2)
+    assert [w.weight for w in others] == [0.15, 0.35]
+    assert level_windows((6, 9, 9), 0.25, "local")[0].extent == 6
+    expected = "windows: expected one of dense, local, paper, found 'wide'"
+    with pytest.raises(ValueError, match=expected):
         level_windows((80, 192, 192), 1.0, "wide")
 
 

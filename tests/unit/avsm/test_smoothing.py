@@ -94,3 +94,13 @@ def test_gradient() -> None:
 def test_wrong_kernels_are_refused(sigmas, weights, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MultiGaussian(sigmas, weights)
+
+
+def test_a_momentum_for_another_operator_has_the_same_velocity() -> None:
+    coarse, fine = MultiGaussian(), MultiGaussian((0.03, 0.1), (0.4, 0.6))
+    momentum = torch.randn(1, 3, 20, 24, 17, dtype=torch.float64)
+    other = fine.momentum_of(momentum, coarse)
+    torch.testing.assert_close(fine(other), coarse(momentum), atol=1e-12, rtol=1e-9)
+    assert coarse.momentum_of(momentum, MultiGaussian()) is momentum
+    with pytest.raises(ValueError, match=r"other: expected widths of at least 0\.05, found"):
+        coarse.momentum_of(momentum, fine)
