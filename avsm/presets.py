@@ -53,7 +53,7 @@ PRESETS = {
             ),
             epochs=20, batches=25, rate=3e-3, schedule="cosine", warmup=0.02, clip=1.0,
             average=0.99,
-            more_batches=15,
+            more_batches=8,
         ),
         augmentation=Augmentation(turn=0.07, stretch=0.03, shift=0.07, error=0.3),
         lambda_ar=1.0,

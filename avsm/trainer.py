@@ -111,8 +111,6 @@ class Trainer:
         self.average = [p.detach().clone() for p in self.weights]
         self.optimiser = torch.optim.Adam(self.weights, lr=stage.rate)
         self.epoch, self.step, self.seconds, self.best = 0, 0, 0.0, -1.0
-        # Batches have few sizes, each of them many times: let cuDNN try its algorithms.
-        torch.backends.cudnn.benchmark = True
         self.usual = {"until": 0.0, "norm": 0.0, "batches": 0}  # gradients of the phase so far
 
     def run(self, previous: Mapping[str, Any] | None = None) -> list[Row]:
@@ -125,8 +123,14 @@ class Trainer:
         """
         if previous is not None:
             self._restore(previous)
+        with _fast_convolutions(self.device):
+            self._train(previous is None)
+        self._say_best()
+        return self.before + self.rows
+
+    def _train(self, anew: bool) -> None:
         self.started = time.monotonic() - self.seconds
-        if previous is None:
+        if anew:
             self._close_epoch({}, 0)  # before training: a start may be better than all that follows
         unusable = 0
         while self.stage.epochs and (progress := self._progress()) < 1:
@@ -155,8 +159,6 @@ class Trainer:
             self.epoch += 1
             means = {name: float(total) / max(done, 1) for name, total in sums.items()}
             self._close_epoch(means, done)
-        self._say_best()
-        return self.before + self.rows
 
     def _progress(self, part: float = 0.0) -> float:
         """Give the part of the stage that is done, with a part of the epoch under way."""
@@ -294,6 +296,17 @@ class Trainer:
         for name in ("epoch", "step", "seconds", "best", "usual", "rows"):
             setattr(self, name, previous[name])
         log.info("%s: go on after epoch %d", self.task.name, self.epoch)
+
+
+@contextmanager
+def _fast_convolutions(device: torch.device) -> Iterator[None]:
+    """Let cuDNN choose by trial: batches have few sizes, each of them many times."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = before or device.type == "cuda"
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _ahead(draw: Callable[[int], Any], numbers: Iterable[int]) -> Iterator[Any]:

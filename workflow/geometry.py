@@ -141,40 +141,31 @@ def displacement_from_affine(
     return vector_image(vectors, fixed)
 
 
-def affine_of_displacement(displacement: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``M (3, 3)`` and ``t (3,)`` of a displacement ``u(x) = M x + t - x``, mm and LPS.
-
-    Raises
-    ------
-    ValueError
-        If a corner of the grid is more than a hundredth of a voxel from where such a map has it.
-    """
-    matrix, origin = index_to_physical(displacement)
-    size = displacement.GetSize()
+def affine_error(matrix: np.ndarray, translation: np.ndarray, displacement: sitk.Image) -> float:
+    """Return how far, in mm, ``x + u(x)`` is from ``M x + t`` at the corners of a grid, at most."""
+    (a, origin), size = index_to_physical(displacement), displacement.GetSize()
     corners = np.stack(np.meshgrid(*[(0, n - 1) for n in size], indexing="ij")).reshape(3, -1).T
+    points = corners @ a.T + origin
     vectors = np.array([displacement[corner] for corner in corners.tolist()])
-    points = np.c_[corners, np.ones(len(corners))]
-    solution, *_ = np.linalg.lstsq(points, corners @ matrix.T + origin + vectors, rcond=None)
-    reached = points @ solution
-    off = np.abs(reached - (corners @ matrix.T + origin + vectors)).max()
-    if not off <= 0.01 * min(displacement.GetSpacing()):
-        raise ValueError(f"displacement: expected an affine one, found a corner {off:.2g} mm off")
-    found = solution[:3].T @ np.linalg.inv(matrix)  # from indices to millimetres
-    return found, solution[3] - found @ origin
+    return float(np.abs(points @ np.transpose(matrix) + translation - points - vectors).max())
 
 
-def affine_between_stripped(
+def affine_to_stripped(
     matrix: np.ndarray, translation: np.ndarray, fixed: sitk.Image, moving: sitk.Image
 ) -> tuple[np.ndarray, np.ndarray]:
     """Turn an affine map between images, mm and LPS, into that between their stripped copies."""
-    (fixed_matrix, fixed_origin), (moving_matrix, moving_origin) = (
-        index_to_physical(grid) for grid in (fixed, moving)
-    )
-    offset = matrix @ fixed_origin + translation - moving_origin
-    return (
-        np.linalg.solve(moving_matrix, matrix @ fixed_matrix),
-        np.linalg.solve(moving_matrix, offset),
-    )
+    (a_fixed, o_fixed), (a_moving, o_moving) = map(index_to_physical, (fixed, moving))
+    offset = matrix @ o_fixed + translation - o_moving
+    return np.linalg.solve(a_moving, matrix @ a_fixed), np.linalg.solve(a_moving, offset)
+
+
+def affine_from_stripped(
+    matrix: np.ndarray, translation: np.ndarray, fixed: sitk.Image, moving: sitk.Image
+) -> tuple[np.ndarray, np.ndarray]:
+    """Turn an affine map between stripped copies into that between the images, mm and LPS."""
+    (a_fixed, o_fixed), (a_moving, o_moving) = map(index_to_physical, (fixed, moving))
+    found = a_moving @ matrix @ np.linalg.inv(a_fixed)
+    return found, a_moving @ translation + o_moving - found @ o_fixed
 
 
 def affine_ras_from_lps(matrix: np.ndarray, translation: np.ndarray) -> np.ndarray:

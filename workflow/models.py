@@ -72,14 +72,14 @@ def published(network: str) -> list[str]:
 
 
 def check_fit(config: dict[str, Any], networks: Iterable[str]) -> None:
-    """Raise `ConfigError` if a run cannot go on from the networks that ship."""
+    """Raise `ConfigError` if a run cannot go on from those of its networks that ship."""
+    if not any(map(published, networks)):
+        return
     path = Path(MODELS, RECORD)
-    missing = [name for name in networks if not published(name)]
-    if missing or not path.is_file():
+    if not path.is_file():
         raise ConfigError(
-            f"training.start: published: found no {path}, or no models/"
-            f"{'.pt and no models/'.join(missing)}.pt; set training.start to scratch, or leave out "
-            "what needs these networks"
+            f"training.start: published: found no {path}, which says what the networks of models/ "
+            "were trained on; set training.start to scratch"
         )
     record = json.loads(path.read_text(encoding="utf-8"))
     own = {

@@ -93,6 +93,13 @@ class Run:
         return {name: self.methods[name] for name in self.config["methods"]}
 
     @property
+    def shown(self) -> dict[str, Method]:
+        """Methods of all tables and curves; others are only what these start from."""
+        names = [*self.config["methods"], *self.table2.values()]
+        names += [name for steps in self.config["curves"].values() for name in steps]
+        return {name: self.methods[name] for name in dict.fromkeys(names)}
+
+    @property
     def table2(self) -> dict[str, str]:
         """The method in each row of Table 2."""
         return {row["row"]: row["method"] for row in self.config["table2"]}
@@ -192,8 +199,8 @@ class Run:
 def _without_absent(config: dict[str, Any]) -> dict[str, Any]:
     """Leave out Table 2 and curves that show a method, or variants of one, that Table 1 lacks.
 
-    Table 2 also where trainings start from published networks and none is of one of its rows: rows
-    that began with nothing would be compared with rows that were trained long.
+    Table 2 also where trainings start from published networks, but not all those of its rows: what
+    began with nothing would be compared with what was trained long.
     """
     variants = config["variants"]["methods"]
     absent = {*available_methods()} - {*config["methods"]}

@@ -7,6 +7,7 @@ Methods and Programs in Biomedicine 2010.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -15,10 +16,10 @@ import SimpleITK as sitk
 
 from workflow.contract.registration import Context, Registration
 from workflow.geometry import (
-    affine_between_stripped,
+    affine_from_stripped,
     affine_lps_from_ras,
-    affine_of_displacement,
     affine_ras_from_lps,
+    affine_to_stripped,
     displacement_from_affine,
     displacement_from_stripped,
     strip_header,
@@ -46,10 +47,9 @@ def affine_start(
 
     ``x_moving = M x_fixed + t`` in their physical frame (mm, LPS).
     """
-    affine = affine_of_displacement(context.start)
     if params["unit_spacing"]:
-        return affine_between_stripped(*affine, fixed, moving)
-    return affine
+        return affine_to_stripped(*context.start, fixed, moving)
+    return context.start
 
 
 def register_affine(
@@ -63,7 +63,10 @@ def register_affine(
     )  # fmt: skip
     affine = affine_lps_from_ras(np.loadtxt(context.folder / AFFINE))
     displacement = displacement_from_affine(*affine, seen[0])
-    return _result(displacement, fixed, moving, params, context.folder)
+    result = _result(displacement, fixed, moving, params, context.folder)
+    if params["unit_spacing"]:
+        affine = affine_from_stripped(*affine, fixed, moving)
+    return replace(result, affine=affine)
 
 
 def register_bspline(

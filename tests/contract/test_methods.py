@@ -59,7 +59,7 @@ def head(grid, shift_mm=(0, 0, 0)):
 
 
 def method_of(name, config):
-    """Return a method's kind, default parameters, networks and start; the template has neither."""
+    """Return a method's kind, default parameters, networks and start, if it has any."""
     if name == "_template":
         text = (BASELINES / name / "method.yaml").read_text(encoding="utf-8")
         parameters = yaml.safe_load(text)["parameters"]
@@ -69,13 +69,13 @@ def method_of(name, config):
 
 
 def start_by(name, fixed, moving, config, context, folder):
-    """Return the displacement by the method that another one starts from; none: None."""
+    """Return the affine map by the method that another one starts from; none: None."""
     if not name:
         return None
     folder.mkdir()
     params = method_of(name, config)[1]
     module = load_register(BASELINES / name)
-    return module.register(fixed, moving, params, replace(context, folder=folder)).displacement
+    return module.register(fixed, moving, params, replace(context, folder=folder)).affine
 
 
 @pytest.fixture(scope="module")

@@ -107,7 +107,7 @@ def test_failed_pairs_count_as_before_registration(metrics):
     assert text["Difference [95 %]"][1].endswith("folds; unknown in 1 pair(s)")
 
 
-def test_claims_of_the_paper_name_what_the_default_run_has(config):
+def test_claims_of_the_paper_name_what_a_whole_run_has(config):
     said = yaml.safe_load((ROOT / "workflow/referee/paper_claims.yaml").read_text("utf-8"))
     run = load_run(config | {"training": config["training"] | {"start": "scratch"}})
     known = {*run.methods, "best", *(f"row {row}" for row in run.table2)}

@@ -9,6 +9,7 @@ import yaml
 from tests.conftest import ROOT, merge
 from workflow.config import check_config
 from workflow.contract.methods import (
+    BASELINES,
     available_methods,
     check_requirements,
     load_methods,
@@ -17,6 +18,7 @@ from workflow.contract.methods import (
 from workflow.contract.networks import load_networks
 from workflow.contract.programs import find_program, run_program
 from workflow.errors import ConfigError, ToolError
+from workflow.run import load_run
 
 
 @pytest.mark.parametrize("name", ["config.yaml", *map(str, (ROOT / "config").glob("*.yaml"))])
@@ -187,3 +189,30 @@ def test_configured_folder_comes_before_path(tmp_path, monkeypatch):
     assert found == program, "a relative folder must not depend on where the program runs"
     with pytest.raises(ToolError, match=r"reg_aladin exited with status 3: out \| bad thing"):
         run_program([found], tmp_path, threads=1)
+
+
+def test_what_methods_start_from_is_run_and_not_shown(config):
+    """In shards of other sizes too; a start that is no method is named."""
+    config["methods"], config["shard_size"] = ["identity", "demons"], {"demons": 3}
+    config["pairs"] |= {"cross-subject": 4}
+    run = load_run(config)
+    assert set(run.methods) == {"identity", "demons", "affine-niftyreg"}
+    assert set(run.shown) == {"identity", "demons"}
+    for shard, couples in run.shards["demons"].items():
+        found = [
+            c for start in run.starts_of("demons", shard) for c in run.shards[start[0]][start[1]]
+        ]
+        assert set(couples) <= set(found)
+        assert run.starts_of("identity", next(iter(run.shards["identity"]))) == []
+
+
+def test_an_unknown_start_is_named(config, tmp_path):
+    for name in ("demons", "identity"):
+        (tmp_path / name).mkdir()
+        for file in ("rule.smk", "method.yaml"):
+            text = (BASELINES / name / file).read_text(encoding="utf-8")
+            (tmp_path / name / file).write_text(text.replace("affine-niftyreg", "identty"))
+    config |= {"methods": ["demons"], "table2": [], "curves": {}, "method_params": {}}
+    config["variants"] = {"methods": {}, "networks": {}}
+    with pytest.raises(ConfigError, match=r"starts_from: no method 'identty'.*identity"):
+        load_methods(config, tmp_path)

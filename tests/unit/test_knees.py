@@ -88,11 +88,11 @@ def test_render_repeats_and_is_normalised(label: sitk.Image) -> None:
 
 
 def test_images_of_a_batch_do_not_mix() -> None:
-    """Each has its own signals, blur and bias; without anything random they are as if alone."""
+    """Each has its own signals and blur; without anything random they are as if alone."""
     plain = torch.zeros(2, len(dess.TISSUES), 9, 10, 11, dtype=torch.uint8)
     plain[0, 0, :4], plain[0, 1, 4:], plain[1, 2, :, 5:], plain[1, 3, :, :5] = 255, 255, 255, 255
-    means = torch.linspace(0, 90, len(dess.TISSUES))
-    looks = [Appearance(means, 0 * means, 0.0, 0.0), Appearance(means, 0 * means, 0.0, 0.0, 0.8)]
+    means, none = torch.linspace(0, 90, len(dess.TISSUES)), torch.zeros(len(dess.TISSUES))
+    looks = [Appearance(means.flip(0), none, 0.0, 0.0), Appearance(means, none, 0.0, 0.0, 0.8)]
     together = render(plain, looks, keyed_generator(3))
     alone = [
         render(maps[None], [look], keyed_generator(4))[0]
@@ -104,6 +104,44 @@ def test_images_of_a_batch_do_not_mix() -> None:
     torch.testing.assert_close(
         together[1, :, 4], ((edge - means[2]) / (means[3] - means[2])).expand(9, 11)
     )
+
+
+def test_noise_bias_and_cuts_are_each_images_own() -> None:
+    """Of four alike two differ in nothing but what is named; faces are cut of one image alone."""
+    plain = torch.zeros(4, len(dess.TISSUES), 12, 12, 12, dtype=torch.uint8)
+    plain[:, 0, :6], plain[:, 1, 6:] = 255, 255
+    means, none = torch.tensor([20.0, 80.0] + 14 * [0.0]), torch.zeros(16)
+    looks = [
+        Appearance(means, none, 0.0, 0.0),
+        Appearance(means, none, 8.0, 0.0),
+        Appearance(means, none, 0.0, 0.4),
+        Appearance(means, none, 0.0, 0.0, cut=True),
+    ]
+    still, noisy, biased, _ = render(plain, looks, keyed_generator(1))
+    assert set(still.unique().tolist()) == {0, 1}
+    near = noisy[:5, 0, :] - noisy[:5, 1, :]  # neighbours in one tissue
+    assert near.std() > 0.02 and (biased[:5, 0, :] - biased[:5, 1, :]).std() < 0.02 < biased.std()
+    cut = [render(plain, looks, keyed_generator("cut", n)) for n in range(12)]
+    assert any((images[3, 6:] == 0).any() for images in cut)
+    assert all(torch.equal(images[0], still) for images in cut)
+
+
+def test_pairs_of_a_batch_keep_their_places(source: KneeSource) -> None:
+    """All fixed images, then all moving ones; contrasts that differ are judged in the usual one."""
+    phase, cpu = Phase(pairs=6), torch.device("cpu")
+    drawn = source.draw(phase, 0, keyed_generator("places"))
+    scans = drawn[0]
+    assert all(fixed != moving for fixed, moving in zip(scans[:6], scans[6:], strict=True))
+    pairs = source.pairs(drawn, cpu)
+    assert torch.equal(pairs.fixed[:6], pairs.moving[6:])
+    assert torch.equal(pairs.judged_fixed[6:], pairs.judged_moving[:6])
+    apart = [not torch.equal(pairs.fixed[n], pairs.judged_fixed[n]) for n in range(6)]
+    assert apart == [not torch.equal(pairs.moving[n], pairs.judged_moving[n]) for n in range(6)]
+    assert 0 < sum(apart) < 6
+    for n, (fixed, moving) in enumerate(zip(scans[:6], scans[6:], strict=True)):
+        for scan, image in ((fixed, pairs.judged_fixed[n, 0]), (moving, pairs.judged_moving[n, 0])):
+            air = source.scans[scan][1.0][list(dess.TISSUES).index("air")] == 255
+            assert image[air].mean() < image[~air].mean() or not apart[n]
 
 
 def test_a_source_that_begins_later_draws_the_same(source: KneeSource) -> None:

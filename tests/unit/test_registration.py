@@ -39,7 +39,7 @@ def register(fixed, moving, params, context):
     first = context.prepared["calls"] == 1
     vectors = 0 * index_grid(fixed)
     BODY
-    return Registration(vector_image(vectors, fixed), moving)
+    return Registration(vector_image(vectors, fixed), moving RESULT)
 """
 
 
@@ -53,29 +53,39 @@ def scans(tmp_path):
     return tmp_path
 
 
-def run_shard(scans, body, limit=None, starts=None):
-    """Register both directions with a method whose function has `body` in it."""
+def run_shard(scans, body, limit=None, starts=None, result=""):
+    """Register both directions with a method that does `body`, and gives `result` besides."""
     method = scans / "my-method"
     method.mkdir(exist_ok=True)
-    (method / "register.py").write_text(METHOD.replace("BODY", body))
+    (method / "register.py").write_text(METHOD.replace("BODY", body).replace(" RESULT", result))
     context = Context(1, 0, scans)
     image = lambda scan: str(scans / f"{scan}.nii")  # noqa: E731
     return register_shard(method, {"p": 1}, PAIRS, image, scans / "fields", context, limit, starts)
 
 
-def test_a_method_starts_from_anothers_result_and_its_time_counts(scans):
-    record = record_of(scans, run_shard(scans, "vectors[0] = 1.5"))
+def test_a_method_starts_from_anothers_map_and_its_time_counts(scans, caplog):
+    caplog.set_level("INFO")
+    shift = "vectors[0] = 1.5"
+    record = record_of(scans, run_shard(scans, shift, result=", affine=(np.eye(3), [1.5, 0, 0])"))
+    assert record["registrations"][0]["affine"] == [*np.eye(3).tolist(), [1.5, 0, 0]]
     record["registrations"][0]["seconds"] = 100.0
-    record["registrations"][1] |= {"status": "failed", "reason": "it diverged", "seconds": None}
+    record["registrations"][1] |= {"status": "failed", "reason": "it diverged", "affine": None}
+    field_path(scans / "fields", "b", "a").unlink()
     (scans / "start.json").write_text(json.dumps(record), encoding="utf-8")
-    (scans / "fields").rename(scans / "start")
-    starts = read_starts([scans / "start"], [scans / "start.json"])
-    body = "vectors = 2 * np.moveaxis(sitk.GetArrayFromImage(context.start), -1, 0)"
-    first, second = run_shard(scans, f"import SimpleITK as sitk; {body}", starts=starts)
+    starts, rest = read_starts([scans / "start.json"])
+    assert rest["method"] == "mine" and "registrations" not in rest
+    body = "vectors[:] = 2 * np.reshape(context.start[1], (3, 1, 1, 1))"
+    first, second = run_shard(scans, body, starts=starts)
     field = sitk.GetArrayFromImage(read_image(field_path(scans / "fields", "a", "b")))
-    assert (field == (3, 0, 0)).all() and 100 < first.seconds < 110
+    assert (field == (3, 0, 0)).all() and 100 < first.seconds < 200
     assert (second.status, second.reason) == ("failed", "its start failed: it diverged")
+    assert "2/2 b <- a failed: its start failed: it diverged" in caplog.text
     assert not field_path(scans / "fields", "b", "a").exists()
+
+
+def test_an_affine_map_that_is_not_the_displacement_stops_the_job(scans):
+    with pytest.raises(ContractError, match=r"affine is 1\.5 mm off the displacement at a corner"):
+        run_shard(scans, "pass", result=", affine=(np.eye(3), [0, 1.5, 0])")
 
 
 def record_of(scans, outcomes):
@@ -134,7 +144,7 @@ def test_failures_are_counted_and_never_averaged(scans):
     lines = notes(metrics, [method], table, [14, 12, 10])
     assert "Mine: 1 pair(s) failed: RuntimeError: diverged badly" in lines
     assert "Mine: p 2 (default 1)." in lines
-    assert any(note.startswith("Mine: from the map of first, which") for note in lines)
+    assert any(note.startswith("Mine: from the affine map of first, which") for note in lines)
     assert any(note.endswith("cores. x, 1 thread.") for note in lines)
     assert "| Mine | 50.00 (0.00) | 0 | 0 | 1/2 |" in render.markdown({"": text}, lines)
     tex = render.latex({"": text}, ["50 % of [1] & more"])
@@ -206,7 +216,7 @@ def test_a_damaged_image_stops_the_job(scans):
 
 def test_a_method_that_cannot_be_loaded_stops_the_job(scans):
     method = scans / "broken"
-    method.mkdir(exist_ok=True)
+    method.mkdir()
     (method / "register.py").write_text("import no_such_module")
     with pytest.raises(ModuleNotFoundError, match="no_such_module") as caught:
         register_shard(method, {}, PAIRS, str, scans / "fields", Context(1, 0, scans))
@@ -216,7 +226,7 @@ def test_a_method_that_cannot_be_loaded_stops_the_job(scans):
 def test_an_error_that_only_the_method_knows_is_passed_on_as_text(scans):
     """Its class is in a module that this process never imported, and takes two arguments."""
     method = scans / "own"
-    method.mkdir(exist_ok=True)
+    method.mkdir()
     (method / "register.py").write_text(
         "class OwnError(Exception):\n"
         "    def __init__(self, what, why):\n"

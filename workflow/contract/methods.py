@@ -112,10 +112,8 @@ def _describe(
         if description["networks"] and description["kind"] != "learned":
             wrong.append(f"{shown}: networks: found kind {description['kind']}, expected learned")
         first = description.get("starts_from", "")
-        if first and first not in available_methods(baselines):
-            wrong.append(f"{shown}: starts_from: no method '{first}'")
-        elif first and "starts_from" in (baselines / first / "method.yaml").read_text("utf-8"):
-            wrong.append(f"{shown}: starts_from: '{first}' has a start of its own")
+        if first and first not in (known := available_methods(baselines)):
+            wrong.append(f"{shown}: starts_from: no method '{first}'{nearest(first, known)}")
         by = description.pop("cost_grows_with", None)
         if by in description["params"] and not wrong:
             description["cost"] *= _amount(description["params"][by]) / _amount(

@@ -13,11 +13,12 @@ import SimpleITK as sitk
 
 from workflow.contract.programs import find_program, run_program
 from workflow.errors import ContractError
-from workflow.geometry import describe_grid, same_grid
+from workflow.geometry import affine_error, describe_grid, same_grid
 
 log = logging.getLogger(__name__)
 
 Pair = tuple[str, str, str]  # task, fixed, moving
+Affine = tuple[np.ndarray, np.ndarray]  # M (3, 3) and t (3,)
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,15 @@ class Registration:
         with the image warped through `displacement`. Never scored.
     device : name of the accelerator that did the work; empty: the processor.
     precision : of the networks that did it, such as `bfloat16`; empty: none, or not known.
+    affine : ``M (3, 3)`` and ``t (3,)`` of a map that is affine, ``x_moving = M x_fixed + t`` (mm,
+        LPS), from which other methods may start; else None.
     """
 
     displacement: sitk.Image
     warped: sitk.Image
     device: str = ""
     precision: str = ""
+    affine: Affine | None = None
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,8 @@ class Context:
     folder : an empty scratch folder of this pair's own.
     prepared : what the method's `prepare` returned, None without one.
     models : the trained networks that method.yaml names, in its order.
-    start : the displacement of the pair by the method that method.yaml starts from, on the fixed
-        grid (mm, LPS); None without one.
+    start : the affine map of the pair by the method that method.yaml starts from, as in
+        `Registration`; None without one.
     """
 
     threads: int
@@ -54,7 +58,7 @@ class Context:
     program_folders: tuple[str, ...] = ()
     prepared: Any = None
     models: tuple[Path, ...] = ()
-    start: sitk.Image | None = None
+    start: Affine | None = None
 
     def run(self, program: str, *arguments: str | Path | float) -> str:
         """Run an external program in the scratch folder; see `run_program`."""
@@ -64,9 +68,11 @@ class Context:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one directed registration went: seconds by the harness's clock, or why it failed.
+    """How one directed registration went.
 
-    Seconds of the method that it starts from are counted in.
+    seconds : by the harness's clock, with those of the method that it starts from.
+    reason : why it failed.
+    affine : the affine map that others may start from: rows of M, then t.
     """
 
     task: str
@@ -77,6 +83,7 @@ class Outcome:
     seconds: float | None = None
     device: str = ""
     precision: str = ""
+    affine: tuple | None = None
 
 
 def register_pair(
@@ -105,7 +112,8 @@ def register_pair(
     displacement = check_result(result, fixed, where=f"{pair[1]}__{pair[2]}")
     if not np.isfinite(sitk.GetArrayViewFromImage(displacement)).all():
         return Outcome(*pair, "failed", "displacement has values that are not finite"), None
-    where = {"device": result.device, "precision": result.precision}
+    affine = result.affine and (*np.asarray(result.affine[0]).tolist(), [*result.affine[1]])
+    where = {"device": result.device, "precision": result.precision, "affine": affine}
     return Outcome(*pair, seconds=seconds, **where), displacement
 
 
@@ -133,4 +141,11 @@ def check_result(result: object, fixed: sitk.Image, where: str) -> sitk.Image:
         )
     displacement = sitk.Cast(displacement, sitk.sitkVectorFloat32)
     displacement.CopyInformation(fixed)
+    if result.affine is not None:
+        off = affine_error(*result.affine, displacement)
+        if off > 0.01 * min(fixed.GetSpacing()):
+            raise ContractError(
+                f"{where}: affine is {off:.2g} mm off the displacement at a corner of the grid, "
+                "expected the same map: x_moving = M x_fixed + t in mm, LPS"
+            )
     return displacement

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import SimpleITK as sitk
 
 from avsm.files import write_text
@@ -25,12 +26,8 @@ from workflow.images import read_image, write_image
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Start:
-    """What another method left of a pair: its displacement field, if it did not fail."""
-
-    field: Path
-    outcome: Outcome
+class StartFailedError(Exception):
+    """The method that is started from has no map of a pair; says why."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ def register_shard(
     fields: Path,
     context: Context,
     limit: float | None = None,
-    starts: Mapping[Pair, Start] | None = None,
+    starts: Mapping[Pair, Outcome] | None = None,
 ) -> list[Outcome]:
     """Register directed pairs and write one field for each success.
 
@@ -73,7 +70,7 @@ def register_shard(
     fields : folder for the displacement fields, see `field_path`.
     context : its folder and prepared state are replaced by the pair's own.
     limit : the most seconds that one registration may take; None: no limit.
-    starts : of a method that starts from another's results, those of each pair. Where the other
+    starts : of a method that starts from another's maps, how each pair went there. Where the other
         one failed, so does the method.
 
     Raises
@@ -88,19 +85,19 @@ def register_shard(
     with tempfile.TemporaryDirectory(prefix="registration-") as scratch, ExitStack() as workers:
         for number, pair in enumerate(pairs, start=1):
             paths = image_path(pair[1]), image_path(pair[2])
-            start = starts[pair] if starts else None
-            if start and start.outcome.status != "ok":
-                reason = f"its start failed: {start.outcome.reason}"
-                outcomes.append(Outcome(*pair, "failed", reason))
-                continue
+            start = None if starts is None else starts[pair]
             try:
+                if start and start.affine is None:
+                    raise StartFailedError(start.reason or "it gave no affine map")
                 if worker is None:
                     worker = Worker(lambda: _load(method, params, context, Path(scratch)), limit)
                     workers.callback(worker.close)
                 field = field_path(fields, *pair[1:])
-                outcome = worker.call(_register, pair, paths, field, start and start.field)
+                outcome = worker.call(_register, pair, paths, field, start and start.affine)
                 if start and outcome.seconds is not None:
-                    outcome = replace(outcome, seconds=outcome.seconds + start.outcome.seconds)
+                    outcome = replace(outcome, seconds=outcome.seconds + start.seconds)
+            except StartFailedError as error:
+                outcome = Outcome(*pair, "failed", f"its start failed: {error}")
             except WorkerDiedError as error:
                 worker, outcome = None, Outcome(*pair, "failed", str(error))
             outcomes.append(outcome)
@@ -120,13 +117,13 @@ def _load(method: Path, params: dict[str, Any], context: Context, scratch: Path)
 
 
 def _register(
-    loaded: _Loaded, pair: Pair, paths: tuple[str, str], field: Path, start: Path | None
+    loaded: _Loaded, pair: Pair, paths: tuple[str, str], field: Path, start: Sequence | None
 ) -> Outcome:
     """Register one pair in a scratch folder of its own and write its field."""
     images = read_image(paths[0]), read_image(paths[1])
     folder = Path(tempfile.mkdtemp(dir=loaded.context.folder))
-    before = None if start is None else sitk.ReadImage(str(start))
-    context = replace(loaded.context, folder=folder, start=before)
+    affine = start and (np.array(start[:3]), np.array(start[3]))
+    context = replace(loaded.context, folder=folder, start=affine)
     outcome, displacement = register_pair(
         loaded.module.register, images, loaded.params, context, pair
     )
@@ -141,15 +138,18 @@ def field_path(fields: Path, fixed: str, moving: str) -> Path:
     return fields / f"{fixed}__{moving}.nii"
 
 
-def read_starts(folders: Sequence[Path], records: Sequence[Path]) -> dict[Pair, Start]:
-    """Return what shards of a method left of each pair: folders of fields, outcomes' JSONs."""
-    found = {}
-    for folder, record in zip(folders, records, strict=True):
-        for one in json.loads(record.read_text(encoding="utf-8"))["registrations"]:
+def read_starts(records: Sequence[Path]) -> tuple[dict[Pair, Outcome], dict[str, Any]]:
+    """Return how each pair of another method's shards went, and what the last record says besides.
+
+    The latter is the method, its parameters, and where and with what its seconds were measured.
+    """
+    found, rest = {}, {}
+    for record in records:
+        rest = json.loads(record.read_text(encoding="utf-8"))
+        for one in rest.pop("registrations"):
             outcome = Outcome(**one)
-            pair = outcome.task, outcome.fixed, outcome.moving
-            found[pair] = Start(field_path(folder, *pair[1:]), outcome)
-    return found
+            found[outcome.task, outcome.fixed, outcome.moving] = outcome
+    return found, rest
 
 
 def write_outcomes(path: Path, outcomes: Sequence[Outcome], circumstances: dict) -> None:

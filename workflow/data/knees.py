@@ -301,7 +301,8 @@ class KneeSource:
     def _at(self, scan: ScanKey, scale: float, device: torch.device) -> torch.Tensor:
         """Give a scan's fractions, which stay on the device from then on."""
         levels = self.scans[scan]
-        levels[1.0] = levels[1.0].to(device)
+        if levels[1.0].device.type != device.type:
+            levels = self.scans[scan] = {1.0: levels[1.0].to(device)}
         if scale not in levels:
             coarse = downsample(levels[1.0].float()[None], scale)[0]
             levels[scale] = coarse.round().clamp(0, 255).to(torch.uint8)

@@ -35,14 +35,12 @@ def notes(
         "cores, networks on a GTX 1080 Ti; other data, so for orientation only).",
     ]
     lines += simulated_note(images) + _training_note(trainings)
-    labels = {method["id"]: method["label"] for method in methods}
-    for first in dict.fromkeys(method["starts_from"] for method in methods):
-        if first:
-            own = [method["label"] for method in methods if method["starts_from"] == first]
-            lines.append(
-                f"{', '.join(own)}: from the map of {labels.get(first, first)}, which is computed "
-                "once for all; its seconds are counted in theirs."
-            )
+    for first in filter(None, dict.fromkeys(method["starts_from"] for method in methods)):
+        own = [method["label"] for method in methods if method["starts_from"] == first]
+        lines.append(
+            f"{', '.join(own)}: from the affine map of {first}, which is computed once for all; "
+            "its seconds are counted in theirs."
+        )
     for one in (*methods, *networks):
         if changed := changed_parameters(one):
             lines.append(f"{one['label']}: {changed}.")

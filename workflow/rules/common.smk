@@ -126,10 +126,7 @@ def register_input(method):
     return {
         "images": images_of_shard(method),
         "models": lambda wildcards: RUN.models_of(method, wildcards.shard),
-        "start_fields": lambda wildcards: [
-            RUN.fields(*shard) for shard in RUN.starts_of(method, wildcards.shard)
-        ],
-        "start_outcomes": lambda wildcards: [
+        "starts": lambda wildcards: [
             RUN.outcomes(*shard) for shard in RUN.starts_of(method, wildcards.shard)
         ],
         "code": method_code(method),

@@ -1,6 +1,6 @@
 # Tables: pure functions of metrics.csv, records and the methods' descriptions.
 METHODS = [asdict(method) for method in RUN.main.values()]
-ALL_METHODS = [asdict(method) for method in RUN.methods.values()]
+ALL_METHODS = [asdict(method) for method in RUN.shown.values()]
 NETWORKS = [asdict(network) for network in RUN.networks.values()]
 MAIN_TRAININGS = RUN.trainings_of(RUN.main)
 MAIN_NETWORKS = [n for n in NETWORKS if n["id"] in {name for name, _ in MAIN_TRAININGS}]
@@ -29,7 +29,7 @@ localrules:
 
 rule collect_metrics:
     input:
-        tables=[RUN.scores(method, shard) for method in RUN.methods for shard in RUN.shards[method]],
+        tables=[RUN.scores(method, shard) for method in RUN.shown for shard in RUN.shards[method]],
         code=code("referee/tidy"),
     output:
         f"{FOLDER}/tables/metrics.csv",
@@ -157,7 +157,7 @@ rule judge_claims:
 
 rule make_fairness_card:
     input:
-        outcomes=outcomes(RUN.methods),
+        outcomes=outcomes(RUN.shown),
         trainings=records(RUN.trainings),
         code=[*code("referee/fairness", "referee/notes"), *TEXT],
     output:

@@ -14,6 +14,9 @@ start_job(snakemake.log[0], threads, params.seed, snakemake.resources.get("gpu",
 images = {Path(path).name.removesuffix(".nii"): path for path in snakemake.input.images}
 programs = {name: find_program(name, params.program_folders) for name in params.programs}
 minutes = snakemake.config["time_limit_minutes"]
+starts, start = None, None
+if snakemake.input.starts:
+    starts, start = read_starts([*map(Path, snakemake.input.starts)])
 outcomes = register_shard(
     BASELINES / params.folder,
     params.params,
@@ -29,9 +32,7 @@ outcomes = register_shard(
     ),
     # Of the configuration, not of the rule's parameters: another limit registers nothing again.
     minutes and 60 * minutes,
-    read_starts(
-        [*map(Path, snakemake.input.start_fields)], [*map(Path, snakemake.input.start_outcomes)]
-    ),
+    starts,
 )
 circumstances = {
     "method": params.method,
@@ -39,6 +40,7 @@ circumstances = {
     "seed": params.seed,
     "processor": processor(),
     "threads": threads,
+    "start": start,
     "versions": versions(params.modules)
     | {name: program_version(path) for name, path in programs.items()},
 }
