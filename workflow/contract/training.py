@@ -109,13 +109,18 @@ def open_state(state: Path, made_of: dict[str, Any]) -> bool:
 
 
 def start_record(start: Path) -> dict[str, Any]:
-    """Return what a training notes of the published model that it started from."""
-    content = load_checkpoint(start)
+    """Return what a training notes of the published model that it started from.
+
+    Steps are those of its weights; seconds, and where they were spent, those of its whole training.
+    """
+    record = json.loads((start.parent / "models.json").read_text(encoding="utf-8"))
+    trained = record["networks"][start.stem]
     return {
         "file": start.name,
         "sha256": digests([str(start)])[str(start)],
-        "steps": content["step"],
-        "seconds": content["seconds"],
+        "steps": load_checkpoint(start)["step"],
+        "seconds": trained["seconds"],
+        "device": trained["device"] or trained["processor"],
     }
 
 

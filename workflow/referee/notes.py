@@ -90,7 +90,7 @@ def training_text(training: dict) -> str:
     if start:
         before = (
             f"from models/{start['file']} ({start['steps']:,} steps, "
-            f"{_duration(start['seconds'])} on phantom people), then "
+            f"{_duration(start['seconds'])} on {start['device']}, on phantom people), then "
         )
     people = " on phantom people" if training.get("phantoms") else ""
     precision = training.get("precision")
