@@ -44,7 +44,11 @@ def test_readme_commands_exist():
     for config in re.findall(r"config/[a-z-]+\.yaml", readme):
         assert (ROOT / config).is_file(), config
     for link in re.findall(r"\]\(([^):]+)\)", readme):
-        assert (ROOT / link).exists(), link
+        path, _, section = link.partition("#")
+        assert (ROOT / path).exists(), link
+        if section:
+            headings = re.findall(r"^#+ (.*)", (ROOT / path).read_text("utf-8"), re.MULTILINE)
+            assert section in [heading.lower().replace(" ", "-") for heading in headings], link
 
 
 def test_readme_example_configuration_is_valid(config):
