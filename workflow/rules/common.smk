@@ -276,6 +276,11 @@ def print_results():
     if table.exists():
         print(f"\n{table.read_text(encoding='utf-8')}")
         print(f"Tables: {FOLDER}/tables/   Figures: {FOLDER}/figures/\n")
+        if config["table2"] and not RUN.config["table2"]:
+            print(
+                "Table 2 is left out: the run lacks methods of its rows, or models/ lacks networks"
+                " of them (config/scratch.yaml trains all from nothing).\n"
+            )
 
 
 def final_outputs():
