@@ -18,6 +18,7 @@ from avsm.grid import axis_weights
 from avsm.similarity import Window, dense_windows, paper_windows
 
 WIDTH = 0.5  # sd of the Gaussian in coarse voxels: damps the coarse grid's highest frequency to .29
+LOCAL = 9  # voxels a side of the small window of ``local`` ones
 
 
 def scaled_shape(shape: Sequence[int], scale: float) -> tuple[int, int, int]:
@@ -116,7 +117,6 @@ def _local(shape: Sequence[int], scale: float) -> tuple[Window, ...]:
     return (small, *(w._replace(weight=0.5 * w.weight) for w in _dense(shape, scale)))
 
 
-LOCAL = 9  # voxels a side of the small window
 WINDOWS = {"paper": _paper, "dense": _dense, "local": _local}
 
 

@@ -31,12 +31,17 @@ def same_grid(a: sitk.Image, b: sitk.Image, tolerance_voxels: float = 1e-2) -> b
     """Tell whether two grids have the same size and all corners agree within a part of a voxel."""
     if a.GetSize() != b.GetSize():
         return False
-    size = np.asarray(a.GetSize())
-    corners = np.stack(np.meshgrid(*[(0, n - 1) for n in size], indexing="ij")).reshape(3, -1)
+    corners = _corners(a)
     matrix_a, origin_a = index_to_physical(a)
     matrix_b, origin_b = index_to_physical(b)
     in_b = np.linalg.solve(matrix_b, matrix_a @ corners + (origin_a - origin_b)[:, None])
     return bool(np.abs(in_b - corners).max() <= tolerance_voxels)
+
+
+def _corners(grid: sitk.Image) -> np.ndarray:
+    """Return the indices of a grid's eight corners, ``(3, 8)``."""
+    ends = [(0, n - 1) for n in grid.GetSize()]
+    return np.stack(np.meshgrid(*ends, indexing="ij")).reshape(3, -1)
 
 
 def describe_grid(grid: sitk.Image) -> str:
@@ -143,8 +148,7 @@ def displacement_from_affine(
 
 def affine_error(matrix: np.ndarray, translation: np.ndarray, displacement: sitk.Image) -> float:
     """Return how far, in mm, ``x + u(x)`` is from ``M x + t`` at the corners of a grid, at most."""
-    (a, origin), size = index_to_physical(displacement), displacement.GetSize()
-    corners = np.stack(np.meshgrid(*[(0, n - 1) for n in size], indexing="ij")).reshape(3, -1).T
+    (a, origin), corners = index_to_physical(displacement), _corners(displacement).T
     points = corners @ a.T + origin
     vectors = np.array([displacement[corner] for corner in corners.tolist()])
     return float(np.abs(points @ np.transpose(matrix) + translation - points - vectors).max())

@@ -83,7 +83,7 @@ class Outcome:
     seconds: float | None = None
     device: str = ""
     precision: str = ""
-    affine: tuple | None = None
+    affine: list[list[float]] | None = None
 
 
 def register_pair(
@@ -112,7 +112,7 @@ def register_pair(
     displacement = check_result(result, fixed, where=f"{pair[1]}__{pair[2]}")
     if not np.isfinite(sitk.GetArrayViewFromImage(displacement)).all():
         return Outcome(*pair, "failed", "displacement has values that are not finite"), None
-    affine = result.affine and (*np.asarray(result.affine[0]).tolist(), [*result.affine[1]])
+    affine = result.affine and np.vstack(result.affine).tolist()
     where = {"device": result.device, "precision": result.precision, "affine": affine}
     return Outcome(*pair, seconds=seconds, **where), displacement
 

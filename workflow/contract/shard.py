@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,10 +25,6 @@ from workflow.contract.worker import Worker, WorkerDiedError
 from workflow.images import read_image, write_image
 
 log = logging.getLogger(__name__)
-
-
-class StartFailedError(Exception):
-    """The method that is started from has no map of a pair; says why."""
 
 
 @dataclass(frozen=True)
@@ -86,20 +83,21 @@ def register_shard(
         for number, pair in enumerate(pairs, start=1):
             paths = image_path(pair[1]), image_path(pair[2])
             start = None if starts is None else starts[pair]
-            try:
-                if start and start.affine is None:
-                    raise StartFailedError(start.reason or "it gave no affine map")
-                if worker is None:
-                    worker = Worker(lambda: _load(method, params, context, Path(scratch)), limit)
-                    workers.callback(worker.close)
+            if start and start.affine is None:
+                reason = f"its start failed: {start.reason or 'it gave no affine map'}"
+                outcome = Outcome(*pair, "failed", reason)
+            else:
                 field = field_path(fields, *pair[1:])
-                outcome = worker.call(_register, pair, paths, field, start and start.affine)
+                try:
+                    if worker is None:
+                        load = partial(_load, method, params, context, Path(scratch))
+                        worker = Worker(load, limit)
+                        workers.callback(worker.close)
+                    outcome = worker.call(_register, pair, paths, field, start and start.affine)
+                except WorkerDiedError as error:
+                    worker, outcome = None, Outcome(*pair, "failed", str(error))
                 if start and outcome.seconds is not None:
                     outcome = replace(outcome, seconds=outcome.seconds + start.seconds)
-            except StartFailedError as error:
-                outcome = Outcome(*pair, "failed", f"its start failed: {error}")
-            except WorkerDiedError as error:
-                worker, outcome = None, Outcome(*pair, "failed", str(error))
             outcomes.append(outcome)
             note = outcome.reason or f"{outcome.seconds:.2f} s"
             counted = f"{number}/{len(pairs)}"

@@ -270,7 +270,8 @@ class KneeSource:
         count = len(scans) // 2
         looks = [usual_appearance(generator) for _ in scans]
         apart = []  # images whose pair's contrasts differ
-        for fixed, moving in zip(range(count), range(count, 2 * count), strict=True):
+        for fixed in range(count):
+            moving = fixed + count
             kind = _uniform(generator)
             if kind < self.people.random:
                 looks[fixed] = looks[moving] = random_appearance(generator)
