@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 ACTIVE := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: help install benchmark test test-faults lint format niftyreg clean
+.PHONY: help install benchmark test test-faults lint format niftyreg modern clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -48,6 +48,9 @@ format: $(READY)  ## Format all code
 niftyreg:  ## Get NiftyReg and the command avsm into the active environment (conda users)
 	python -m pip install --no-deps -r requirements-niftyreg.txt
 	python -m pip install --no-deps --editable .
+
+modern: $(READY)  ## Get the rivals of config/modern.yaml into .venv
+	$(VENV)/bin/python -m pip install --disable-pip-version-check --no-deps -r requirements-modern.txt
 
 clean:  ## Remove the environment and all runs
 	rm -rf $(VENV) .snakemake

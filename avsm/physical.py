@@ -17,6 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from avsm.affine import Affine
 from avsm.errors import UserError, raise_all
 from avsm.images import canonical
 from avsm.maps import affine_map, compose
@@ -50,6 +51,48 @@ def mirror_map(phi: torch.Tensor) -> torch.Tensor:
     sign = torch.ones(3, device=phi.device, dtype=phi.dtype)
     sign[X_AXIS] = -1
     return phi.flip(X_AXIS - 3) * sign[:, None, None, None]
+
+
+def physical_affine(
+    affine: Affine, fixed: sitk.Image, moving: sitk.Image, shape: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Carry affine parameters of one pair on the model's grids to physical space.
+
+    Parameters
+    ----------
+    affine
+        Matrix ``(1, 3, 3)`` and offset ``(1, 3)``, normalised coordinates.
+    fixed, moving
+        The images, with any orientation.
+    shape
+        (D, H, W) of the model's grids.
+
+    Returns
+    -------
+    tuple
+        M (3, 3) and t (3,) of ``x_moving = M x_fixed + t``, mm, LPS, float64.
+    """
+    target, source = (grid_frame(canonical(image), shape) for image in (fixed, moving))
+    matrix, offset = (part[0].detach().cpu().double().numpy() for part in affine)
+    physical = source.matrix @ matrix @ np.linalg.inv(target.matrix)
+    return physical, source.matrix @ offset + source.centre - physical @ target.centre
+
+
+def normalised_affine(
+    matrix: np.ndarray,
+    translation: np.ndarray,
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    shape: Sequence[int],
+) -> Affine:
+    """Inverse of ``physical_affine``: float32 parameters of one pair, on the processor."""
+    target, source = (grid_frame(canonical(image), shape) for image in (fixed, moving))
+    offset = matrix @ target.centre + translation - source.centre
+    parts = (
+        np.linalg.solve(source.matrix, matrix @ target.matrix),
+        np.linalg.solve(source.matrix, offset),
+    )
+    return Affine(*(_tensor(part)[None] for part in parts))
 
 
 def physical_displacement(phi: torch.Tensor, fixed: sitk.Image, moving: sitk.Image) -> sitk.Image:

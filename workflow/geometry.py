@@ -146,6 +146,34 @@ def displacement_from_affine(
     return vector_image(vectors, fixed)
 
 
+def displacement_after_affine(
+    displacement: sitk.Image, matrix: np.ndarray, translation: np.ndarray
+) -> sitk.Image:
+    """Compose a displacement between the fixed image and the affinely warped moving image with it.
+
+    Parameters
+    ----------
+    displacement : v on the fixed grid, mm, LPS: the warped image is read at ``x + v(x)``.
+    matrix, translation : of the affine map by which it was warped, ``M x + t``, mm, LPS.
+
+    Returns
+    -------
+    u with ``x + u(x) = M (x + v(x)) + t``.
+    """
+    vectors = np.moveaxis(sitk.GetArrayViewFromImage(displacement), -1, 0)
+    moved = _apply(np.asarray(matrix), np.ascontiguousarray(vectors, dtype=np.float32))
+    affine = displacement_from_affine(matrix, translation, displacement)
+    return vector_image(moved + np.moveaxis(sitk.GetArrayViewFromImage(affine), -1, 0), affine)
+
+
+def warp_affinely(
+    moving: sitk.Image, matrix: np.ndarray, translation: np.ndarray, fixed: sitk.Image
+) -> sitk.Image:
+    """Pull an image through an affine map, mm and LPS, onto the fixed grid; outside is 0."""
+    transform = sitk.AffineTransform(np.ravel(matrix).tolist(), np.asarray(translation).tolist())
+    return sitk.Resample(moving, fixed, transform, sitk.sitkLinear, 0.0)
+
+
 def affine_error(matrix: np.ndarray, translation: np.ndarray, displacement: sitk.Image) -> float:
     """Return how far, in mm, ``x + u(x)`` is from ``M x + t`` at the corners of a grid, at most."""
     (a, origin), corners = index_to_physical(displacement), _corners(displacement).T

@@ -2,8 +2,8 @@
 
 import SimpleITK as sitk
 
-from avsm.optimise import AffineSettings, optimise_affine
 from avsm.optimise_vsvf import VSVFSettings, optimise_vsvf
+from avsm.physical import normalised_affine
 from baselines.tools.avsm import from_map, prepare, tensors
 from workflow.contract.registration import Context, Registration
 
@@ -11,9 +11,9 @@ __all__ = ["prepare", "register"]
 
 
 def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Context) -> Registration:
-    """Optimise the affine parameters of the pair, then its momentum."""
+    """Optimise the momentum of the pair, from affine-opt's map."""
     device = context.prepared.device
     images = tensors(fixed, moving, device)
-    affine = optimise_affine(*images, AffineSettings.preset(params["affine_preset"])).affine
+    affine = normalised_affine(*context.start, fixed, moving, images[0].shape[2:])
     result = optimise_vsvf(*images, affine, VSVFSettings.preset(params["preset"]))
     return from_map(result.map, fixed, moving, device)

@@ -154,3 +154,24 @@ def test_an_affine_map_goes_between_frames_and_back(grids):
     ras = geometry.affine_ras_from_lps(matrix, translation)
     np.testing.assert_allclose(geometry.affine_lps_from_ras(ras)[0], matrix)
     np.testing.assert_allclose(geometry.affine_lps_from_ras(ras)[1], translation)
+
+
+def test_a_displacement_of_the_affinely_warped_image_is_composed_with_the_map(grids):
+    """As SimpleITK composes them; and the warped image is the one that it would make."""
+    fixed, moving = grids
+    matrix = np.array([[1.1, 0.05, -0.1], [0.02, 0.9, 0.07], [-0.03, 0.1, 1.05]])
+    translation = np.array([4.0, -3.0, 2.5])
+    inner = random_displacement(fixed)
+    affine = sitk.AffineTransform(matrix.ravel().tolist(), translation.tolist())
+    field = sitk.DisplacementFieldTransform(sitk.Cast(inner, sitk.sitkVectorFloat64))
+    both = sitk.CompositeTransform([affine, field])  # the one added last is applied first
+    found = geometry.displacement_after_affine(inner, matrix, translation)
+    for index in ((0, 0, 0), (5, 11, 3), tuple(n - 1 for n in fixed.GetSize())):
+        point = fixed.TransformIndexToPhysicalPoint(index)
+        expected = np.subtract(both.TransformPoint(point), point)
+        np.testing.assert_allclose(found[index], expected, atol=1e-4)
+    image = blobs(moving)
+    expected = geometry.warp(image, geometry.displacement_from_affine(matrix, translation, fixed))
+    warped = geometry.warp_affinely(image, matrix, translation, fixed)
+    arrays = (sitk.GetArrayFromImage(one) for one in (warped, expected))
+    assert np.quantile(np.abs(np.subtract(*arrays)), 0.995) < 1e-4
