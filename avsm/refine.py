@@ -14,7 +14,7 @@ from avsm.pyramid import downsample
 from avsm.smoothing import MultiGaussian
 
 FIRST_STEP = 0.02  # of L-BFGS: the start is near already
-AFFINE = AffineSettings(scales=(0.5, 1.0), iterations=(50, 20), learning_rate=0.005)
+AFFINE = AffineSettings(scales=(0.5, 1.0), iterations=(15, 15))
 
 
 @torch.inference_mode(False)
