@@ -13,7 +13,7 @@ import torch
 
 from avsm.augment import random_contrast
 from avsm.errors import UserError, raise_all
-from avsm.grid import are_labels, check_unit_range
+from avsm.grid import check_unit_range, odd_labels
 from avsm.images import canonical, read_image
 from avsm.losses import both_directions
 from avsm.manifest import Scan
@@ -209,8 +209,8 @@ def read_labels(scans: Sequence[Scan], shape: tuple[int, int, int]) -> dict[int,
         array = sitk.GetArrayFromImage(canonical(read_image(scan.label)))
         if array.shape != shape:
             faults.append(f"{scan.label}: expected the images' grid {shape}, found {array.shape}")
-        elif not are_labels(array):
-            faults.append(f"{scan.label}: expected whole numbers from 0 to 255")
+        elif odd := odd_labels(array):
+            faults.append(f"{scan.label}: expected whole numbers from 0 to 255, found {odd}")
         else:
             labels[index] = torch.from_numpy(array.astype(np.uint8))
     raise_all("label maps:", faults)

@@ -95,8 +95,9 @@ def normalise(
             f"{name}: found the intensities {low:g} and {high:g} at the percentiles "
             f"{list(percentiles)}; expected an image that is finite and not constant"
         )
-    scaled = (array.astype(np.float32) - np.float32(low)) / np.float32(high - low)
-    return np.clip(scaled, 0, 1)
+    # In float64, and cast behind: far from zero a float32 has no digits for differences.
+    scaled = (array - np.float64(low)) / (np.float64(high) - np.float64(low))
+    return np.clip(scaled, 0, 1).astype(np.float32)
 
 
 def majority_vote(labels: np.ndarray, edges: Sequence[np.ndarray]) -> np.ndarray:
@@ -153,9 +154,12 @@ def labels_on_grid(labels: sitk.Image, grid: WorkingGrid, mirrored: bool = False
     return like(majority_vote(array[..., ::-1] if mirrored else array, edges), target)
 
 
-def are_labels(array: np.ndarray) -> bool:
-    """Tell whether an array holds whole numbers from 0 to 255."""
-    return bool(np.equal(np.mod(array, 1), 0).all() and 0 <= array.min() <= array.max() <= 255)
+def odd_labels(array: np.ndarray, shown: int = 5) -> list:
+    """Give some of an array's values that are not whole numbers from 0 to 255."""
+    odd = (array < 0) | (array > 255)
+    if array.dtype.kind == "f":
+        odd |= array != np.floor(array)
+    return np.unique(array[odd])[:shown].tolist()
 
 
 def check_unit_range(array: np.ndarray, name: str) -> np.ndarray:

@@ -1,110 +1,128 @@
-"""Images in and out of files, and their axes."""
+"""Images in and out of files, and their axes: the one gate through which every file comes.
+
+A file is refused, or read right, or read with a warning that says what was odd and what was made
+of it. What a file holds decides how it is read, not its name.
+"""
 
 from __future__ import annotations
 
-import gzip
-import math
+import logging
 import zlib
 from pathlib import Path
 
-import nibabel
-import numpy as np
 import SimpleITK as sitk
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
+from avsm.dicom import read_dicom
 from avsm.errors import UserError
 from avsm.files import written_aside
+from avsm.nifti import is_nifti, read_nifti
+from avsm.plain import read_meta, read_nrrd
+from avsm.volume import Volume, opened, sibling
 
+log = logging.getLogger(__name__)
 ORIENTATION = "RAS"  # as in NIfTI: ITK, too, names an orientation by where the axes point to
 NIFTI = (".nii", ".nii.gz")
-FORMATS = (*NIFTI, ".mha", ".mhd", ".nrrd")
+FORMATS = (*NIFTI, ".hdr", ".mha", ".mhd", ".nrrd", ".nhdr")
 WRITTEN = (*NIFTI, ".mha", ".nrrd")  # .mhd is two files, which cannot be renamed at once
 UNREADABLE = (
-    RuntimeError, OSError, EOFError, zlib.error, ImageFileError, HeaderDataError, WrapStructError,
+    OSError, EOFError, ValueError, MemoryError, OverflowError, zlib.error, ImageFileError,
+    HeaderDataError, WrapStructError,
 )  # fmt: skip
-COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
-CHUNK_BYTES = 1 << 22
+HEAD_BYTES = 1 << 12
 
 
-def read_image(path: str | Path) -> sitk.Image:
-    """Read a scalar 3D image of any format that SimpleITK knows.
+def read_image(path: str | Path, notes: list[str] | None = None) -> sitk.Image:
+    """Read a scalar 3D image: NIfTI, MetaImage, NRRD, a DICOM series' folder or multi-frame file.
+
+    Parameters
+    ----------
+    path
+        The file or folder.
+    notes
+        Gets what was odd; None: it is logged as warnings.
 
     Raises
     ------
     UserError
-        If the file is missing, cannot be read, is cut short, or does not hold a scalar 3D image of
-        finite real numbers.
+        If the file is missing, cannot be read, is cut short or too long, contradicts itself, or
+        does not hold one finite real number for each voxel of a 3D image.
     """
-    image = _read(path, f"a 3D image ({', '.join(FORMATS)})", "an image")
+    image = _read(path, "an image", notes)
     check_image(image, str(path))
-    if bad := count_not_finite(image, path):
-        raise UserError(f"{path}: found {bad} voxels that are NaN or infinite")
     return image
 
 
 def read_field(path: str | Path) -> sitk.Image:
-    """Read a displacement field: a 3D image of three finite components, mm.
+    """Read a displacement field: a 3D image of three finite components, mm, LPS.
 
     Raises
     ------
     UserError
         If the file is missing, cannot be read, is cut short, or holds something else.
     """
-    field = _read(path, "a displacement field", "a displacement field")
-    if field.GetDimension() != 3 or field.GetNumberOfComponentsPerPixel() != 3:
+    field = _read(path, "a displacement field", None)
+    if field.GetNumberOfComponentsPerPixel() != 3:
         raise UserError(
             f"{path}: expected a displacement field of 3 dimensions and 3 components, found "
             f"{field.GetDimension()} and {field.GetNumberOfComponentsPerPixel()}"
         )
-    if bad := count_not_finite(field, path):
-        raise UserError(f"{path}: found {bad} numbers that are NaN or infinite")
     return field
 
 
-def _read(path: str | Path, expected: str, kind: str) -> sitk.Image:
-    """Read a whole file, whatever its image is; messages say what was expected."""
+def _read(path: str | Path, kind: str, notes: list[str] | None) -> sitk.Image:
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected {expected}")
-    try:
-        if path.name.endswith(NIFTI):
-            check_length(path)
-        return sitk.ReadImage(str(path))
-    except UNREADABLE as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(f"{path}: cannot be read as {kind} ({reason})") from error
-
-
-def check_length(path: Path) -> None:
-    """Raise OSError or EOFError if a NIfTI file is not as long as its header says.
-
-    ITK would fill what is missing with zeros, and leave out what is too much.
-    """
-    header = nibabel.load(path)
-    expected = header.dataobj.offset + math.prod(header.shape) * header.get_data_dtype().itemsize
-    if path.suffix == ".gz":
-        with gzip.open(path) as stream:
-            found = sum(map(len, iter(lambda: stream.read(CHUNK_BYTES), b"")))
+    expected = f"{', '.join(FORMATS)}, or a folder with one DICOM series"
+    if not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path}: no such file or folder; expected {kind} ({expected})")
+    if path.is_dir():
+        volume = read_dicom(path)
     else:
-        found = path.stat().st_size
-    if found != expected:
-        fault = "cut short" if found < expected else "longer than its header says"
-        raise OSError(f"{fault}: found {found} bytes, expected {expected}")
+        try:
+            volume = _read_file(path, expected)
+        except UserError as error:
+            message = str(error).removeprefix(f"{path}: ")
+            raise UserError(f"{path}: {message}") from error
+        except UNREADABLE as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            raise UserError(
+                f"{path}: cannot be read as {kind} ({reason}); check it, or fetch it again"
+            ) from error
+    try:
+        image = volume.image()
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    for note in volume.notes:
+        if notes is None:
+            log.warning("%s: %s", path, note)
+        else:
+            notes.append(f"{path}: {note}")
+    return image
 
 
-def count_not_finite(image: sitk.Image, path: str | Path) -> int:
-    """Count the voxels of the image in a file that are NaN or infinite."""
-    array = sitk.GetArrayViewFromImage(image)
-    if str(path).endswith(NIFTI):
-        # ITK's NIfTI reader silently turns such values into 0, so the stored ones are looked at;
-        # integers are always finite, and need no second reading.
-        stored = nibabel.load(path)
-        if np.issubdtype(stored.get_data_dtype(), np.integer):
-            return 0
-        array = np.asanyarray(stored.dataobj)
-    return int(np.count_nonzero(~np.isfinite(array)))
+def _read_file(path: Path, expected: str) -> Volume:
+    """Read a file by what it begins with."""
+    with opened(path) as stream:
+        head = stream.read(HEAD_BYTES)
+        stream.seek(0)
+        if is_nifti(head):
+            return read_nifti(path, stream)
+        if head.startswith(b"NRRD000"):
+            return read_nrrd(path, stream)
+        if b"NDims" in head and b"=" in head:
+            return read_meta(path, stream)
+    if path.name.lower().endswith((".img", ".img.gz")):
+        header = sibling(path, (".hdr", ".hdr.gz"))
+        with opened(header) as stream:
+            return read_nifti(header, stream)
+    try:
+        return read_dicom(path)
+    except UserError as error:
+        if head[128:132] == b"DICM" or "found 0 DICOM series" not in str(error):
+            raise
+        raise UserError(f"cannot be read as an image: expected {expected}") from error
 
 
 def check_image(image: sitk.Image, name: str) -> None:
@@ -114,8 +132,6 @@ def check_image(image: sitk.Image, name: str) -> None:
             f"{name}: expected a scalar 3D image, found {image.GetDimension()} dimensions and "
             f"{image.GetNumberOfComponentsPerPixel()} components"
         )
-    if image.GetPixelID() in COMPLEX:
-        raise UserError(f"{name}: found {image.GetPixelIDTypeAsString()}, expected real numbers")
     if min(image.GetSize()) < 2:
         raise UserError(f"{name}: expected at least 2 voxels a side, found {image.GetSize()}")
 

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 
 from avsm.errors import UserError, raise_all
 from avsm.files import write_rows
-from avsm.grid import PERCENTILES, WorkingGrid, are_labels, image_on_grid, labels_on_grid
+from avsm.grid import PERCENTILES, WorkingGrid, image_on_grid, labels_on_grid, odd_labels
 from avsm.images import read_image, write_image
 from avsm.manifest import OPTIONAL, REQUIRED, Scan, read_manifest
 
@@ -54,6 +54,14 @@ def prepare(
         If a scan cannot be read or used; all such are listed.
     """
     folder, scans = Path(folder), read_manifest(manifest)
+    inputs = [
+        Path(manifest),
+        *(path for scan in scans for path in (scan.image, scan.label) if path),
+    ]
+    raise_all(
+        f"{folder}: is cleared of what it need not hold, and has files that are to be read:",
+        sorted({str(path) for path in inputs if folder.resolve() in path.resolve().parents}),
+    )
     if mirror_left:
         other = sorted({scan.side for scan in scans} - {*SIDES})
         if other:
@@ -102,8 +110,8 @@ def _prepare(
 
 def _check_label(labels: sitk.Image, image: sitk.Image, path: Path) -> None:
     """Raise UserError unless a label map is of whole numbers up to 255, on its image's grid."""
-    if not are_labels(sitk.GetArrayViewFromImage(labels)):
-        raise UserError(f"{path}: expected whole numbers from 0 to 255")
+    if odd := odd_labels(sitk.GetArrayViewFromImage(labels)):
+        raise UserError(f"{path}: expected whole numbers from 0 to 255, found {odd}")
     size = image.GetSize()
     corners = [(0, 0, 0), (size[0] - 1, 0, 0), (0, size[1] - 1, 0), (0, 0, size[2] - 1)]
     apart = [
@@ -118,6 +126,9 @@ def _check_label(labels: sitk.Image, image: sitk.Image, path: Path) -> None:
 def _made_of(scan: Scan, size: Sequence[int], mirrored: bool) -> str:
     """Name what a prepared scan is made of and how: with another source or grid, another name."""
     files = [path for path in (scan.image, scan.label) if path is not None]
+    files = [
+        file for path in files for file in (sorted(path.iterdir()) if path.is_dir() else [path])
+    ]
     stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     text = json.dumps([stats, list(size), mirrored, PERCENTILES])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from avsm.images import write_image
 from workflow.contract.shard import field_path
 from workflow.geometry import vector_image
-from workflow.images import write_image
 from workflow.provenance import processor
 from workflow.referee.evaluate import Rules, evaluate_shard
 

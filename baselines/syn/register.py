@@ -13,7 +13,6 @@ from ants.internal import get_lib_fn, process_arguments
 from workflow.contract.registration import Context, Registration
 from workflow.errors import ToolError
 from workflow.geometry import displacement_from_stripped, strip_header
-from workflow.images import read_image
 
 
 def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Context) -> Registration:
@@ -33,7 +32,7 @@ def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Conte
         composed, sitk.sitkVectorFloat32, seen[0].GetSize(), seen[0].GetOrigin(),
         seen[0].GetSpacing(), seen[0].GetDirection(),
     )  # fmt: skip
-    warped = read_image(context.folder / "warped.nii")
+    warped = sitk.ReadImage(str(context.folder / "warped.nii"))
     warped.CopyInformation(fixed)
     if params["unit_spacing"]:
         displacement = displacement_from_stripped(displacement, fixed, moving)

@@ -22,7 +22,7 @@ from avsm.registration import register
 from avsm.train import train
 from workflow.contract.registration import Context, Registration
 from workflow.contract.training import Trained, Training
-from workflow.errors import BenchmarkError, ConfigError
+from workflow.errors import ConfigError
 
 
 class Prepared(NamedTuple):
@@ -45,13 +45,10 @@ def train_stage(
     except UserError as error:
         raise ConfigError(f"network_params.{stage}: {error}") from error
     starts = [path for path in (context.start, *context.models) if path is not None]
-    try:
-        best = train(
-            manifest, state, recipe, [stage], starts, context.labels, params["device"],
-            couples=context.couples, source=context.source,
-        )  # fmt: skip
-    except UserError as error:
-        raise BenchmarkError(str(error)) from error
+    best = train(
+        manifest, state, recipe, [stage], starts, context.labels, params["device"],
+        couples=context.couples, source=context.source,
+    )  # fmt: skip
     last = load_checkpoint(state / stage / LAST)
     return Trained(
         best, state / "history.csv", state / "history.png", last["step"], last["seconds"],

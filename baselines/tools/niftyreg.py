@@ -26,7 +26,6 @@ from workflow.geometry import (
     vector_image,
     vectors_lps_from_ras,
 )
-from workflow.images import read_image
 
 FIXED, MOVING, AFFINE, WARPED = "fixed.nii", "moving.nii", "affine.txt", "warped.nii"
 
@@ -112,6 +111,6 @@ def _result(
     """Bring a displacement back to the true headers and pick up the tool's own warped image."""
     if params["unit_spacing"]:
         displacement = displacement_from_stripped(displacement, fixed, moving)
-    warped = read_image(folder / WARPED)
+    warped = sitk.ReadImage(str(folder / WARPED))
     warped.CopyInformation(fixed)
     return Registration(displacement, warped)

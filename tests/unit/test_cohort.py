@@ -1,18 +1,23 @@
 """Cohorts, splits and pairs: what is accepted, and what the messages of refusal say."""
 
 import itertools
+import re
 from collections import Counter
+from dataclasses import replace
 
+import nibabel
+import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from avsm.images import write_image
 from workflow.data.checks import faults_of_scans
 from workflow.data.cohort import Scan, load_cohort
 from workflow.data.pairs import both_directions, read_pair_list, select_couples, shards
 from workflow.data.splits import assign_splits
 from workflow.errors import DataError
-from workflow.images import write_image
 from workflow.parts import in_parts
+from workflow.referee.notes import warning_note
 
 
 def write_manifest(folder, text, config, files=("x.nii",)):
@@ -272,7 +277,7 @@ def test_faulty_files_are_all_named(tmp_path):
         scan("A", "nan", "label"), scan("B", "flat", "label"), scan("C", "good", "moved"),
         scan("D", "good", "cut"), scan("E", None, "label"),
     ]  # fmt: skip
-    message = "\n".join(faults_of_scans(scans, labels, threads=2))
+    message = "\n".join(faults_of_scans(scans, labels, threads=2)[0])
     for part in (
         "A: ", "1 voxels that are NaN", "B: ", "constant image", "C: ",
         "not on the grid of its image",
@@ -280,7 +285,7 @@ def test_faulty_files_are_all_named(tmp_path):
     ):  # fmt: skip
         assert part in message
     labels = {"structures": [{"name": "bone", "value": 3}], "merge": [{"from": 1, "to": 3}]}
-    assert faults_of_scans([scan("F", "good", "label")], labels) == []
+    assert faults_of_scans([scan("F", "good", "label")], labels) == ([], [])
 
 
 def test_parts_hold_every_name_once_and_change_little():
@@ -292,3 +297,22 @@ def test_parts_hold_every_name_once_and_change_little():
     fewer = in_parts([name for name in names if name != "scan-7"])
     assert sum(before != after for before, after in zip(parts, fewer, strict=True)) == 1
     assert in_parts(names[:99]) == [names[:99]] and in_parts([]) == []
+
+
+def test_the_check_hands_on_what_is_odd_and_shows_odd_labels(tmp_path):
+    array = np.random.default_rng(0).integers(0, 4, (5, 6, 7)).astype(np.int16)
+    for name, values, shift in (("a", array, 0.5), ("b", np.where(array == 3, 1002, array), 0)):
+        image, qform = nibabel.Nifti1Image(values, np.eye(4)), np.eye(4)
+        qform[0, 3] += shift
+        image.set_sform(np.eye(4), 1)
+        image.set_qform(qform, 1)
+        image.to_filename(tmp_path / f"{name}.nii")
+    labels = {"merge": [], "structures": [{"name": "x", "value": 2}]}
+    scan = Scan("S", "", "", None, str(tmp_path / "a.nii"))
+    faults, notes = faults_of_scans([scan], labels)
+    assert faults == []
+    assert re.fullmatch(rf"S: {tmp_path}/a.nii: sform and qform contradict .* was used", notes[0])
+    faults, _ = faults_of_scans([replace(scan, label=str(tmp_path / "b.nii"))], labels)
+    assert "found label values [1002], expected integers 0 to 255" in faults[0]
+    assert warning_note(notes) == [f"Warnings of the check of images: {notes[0]}."]
+    assert warning_note(["x"] * 8)[0].endswith("x; 3 more in cohort.json.")

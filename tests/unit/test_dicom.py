@@ -1,16 +1,16 @@
 """DICOM folders: geometry from headers, and what is refused before a voxel is read."""
 
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 
-from avsm.images import canonical
+from avsm.dicom import read_series
+from avsm.errors import UserError
+from avsm.images import canonical, read_image
 from tests.conftest import blobs, oblique_grid
 from tests.oai import SIZE, edit, knee, write_series
-from workflow.dicom import read_series
-from workflow.errors import DataError
 from workflow.geometry import same_grid
-from workflow.images import read_image
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_text_file_beside_the_slices_is_left_alone(folder):
 )  # fmt: skip
 def test_faulty_folders_are_refused(folder, change, message):
     change(folder)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         read_image(folder)
 
 
@@ -69,5 +69,88 @@ def test_a_nifti_header_that_lies_about_its_size_is_refused(tmp_path, claimed, m
     def lie(data):
         data[42:44] = claimed.to_bytes(2, "little")  # dim[1]
 
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         read_image(nifti(tmp_path / "a.nii", lie))
+
+
+def moved(folder, **by_slice):
+    """Add to a coordinate of each slice's position what a function of its number says."""
+    for k, path in enumerate(sorted(folder.iterdir())):
+        place = list(pydicom.dcmread(path).ImagePositionPatient)
+        place["xyz".index(by_slice["axis"])] += by_slice["by"](k)
+        edit(path, ImagePositionPatient=[f"{float(v):.6f}" for v in place])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: moved(f, axis="z", by=lambda k: 0.03 * k), "shift in their own plane"),
+        (lambda f: edit(f / "003", ImagePositionPatient=None), "003: found nothing for ImagePos"),
+        (lambda f: edit(f / "003", ImageOrientationPatient=[]), "003: found nothing for ImageOr"),
+        (lambda f: edit(f / "003", ImagePositionPatient=[1, 2]), "003: found .* expected 3"),
+        (lambda f: moved(f, axis="x", by=lambda k: 0.016 * k * k), "the distances of its slices"),
+        (lambda f: edit(f / "003", PhotometricInterpretation="MONOCHROME1"), "003: .*MONOCHROME1"),
+        (lambda f: edit(f / "003", SamplesPerPixel=3), "003: found 3 samples a pixel"),
+        (lambda f: edit(f / "003", BitsStored=4, HighBit=3), "more than its 4 bits"),
+        (lambda f: [edit(p, ImageOrientationPatient=[1, 0, 0, 0.2, 0.98, 0]) for p in f.iterdir()],
+         "right angles|distances|shift"),
+        (lambda f: [p.unlink() for p in f.iterdir() if p.name != "003"], "found one DICOM slice"),
+        (lambda f: (f / "006").write_bytes(b"gone"), "006: named as the slices are"),
+    ],
+)  # fmt: skip
+def test_a_stack_that_is_no_box_of_grey_voxels_is_refused(folder, change, message):
+    change(folder)
+    with pytest.raises(UserError, match=message):
+        read_image(folder)
+
+
+def test_one_slice_asks_for_its_folder(folder):
+    with pytest.raises(UserError, match="name the folder that holds its series"):
+        read_image(folder / "003")
+
+
+def test_a_folder_with_one_multi_frame_file_is_read_as_the_file_is(tmp_path):
+    image = knee(2)
+    (tmp_path / "series").mkdir()
+    path = tmp_path / "series" / "a.dcm"
+    sitk.WriteImage(image, str(path))
+    for place in (path, path.parent):
+        found = read_image(place)
+        assert same_grid(found, image)
+        np.testing.assert_array_equal(*map(sitk.GetArrayFromImage, (found, image)))
+    edit(path, PerFrameFunctionalGroupsSequence=[])
+    with pytest.raises(UserError, match="found nothing for ImagePositionPatient"):
+        read_image(path)
+
+
+def test_slopes_of_slices_are_applied(folder):
+    expected = {}
+    for k, path in enumerate(sorted(folder.iterdir())):
+        edit(path, RescaleSlope=1 + 0.5 * k, RescaleIntercept=-k)
+        dataset = pydicom.dcmread(path)
+        expected[-dataset.ImagePositionPatient[0]] = dataset.pixel_array * (1 + 0.5 * k) - k
+    found = sitk.GetArrayFromImage(read_image(folder))
+    planes = [expected[place] for place in sorted(expected)]
+    if read_image(folder).GetDirection()[2] > 0:
+        planes.reverse()
+    np.testing.assert_array_equal(found, planes)
+
+
+def test_compressed_pixels_are_read(folder):
+    before = read_image(folder)
+    for path in folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+        dataset.save_as(path)
+    np.testing.assert_array_equal(*map(sitk.GetArrayFromImage, (before, read_image(folder))))
+
+
+def test_what_contradicts_positions_is_told(folder):
+    (folder / "notes.txt").write_text("a knee")
+    for path in folder.glob("00*"):
+        edit(path, SpacingBetweenSlices=0.35)
+    notes = []
+    read_image(folder, notes)
+    assert len(notes) == 2
+    assert "no DICOM images: notes.txt" in notes[0]
+    assert "0.35 mm, but positions are 0.7 mm apart" in notes[1]

@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
+from avsm.images import write_image
 from tests.conftest import ROOT, blobs, oblique_grid
 from workflow.contract.shard import field_path
 from workflow.examples import example_figures
 from workflow.geometry import vector_image
-from workflow.images import write_image
 from workflow.referee.examples import ROWS, draw_examples, example_scores
 from workflow.referee.tidy import COLUMNS
 from workflow.run import load_run

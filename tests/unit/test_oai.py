@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from avsm.images import canonical
+from avsm.images import canonical, read_image
 from tests.conftest import ROOT
 from tests.oai import SIZE, Release, edit, knee, write_label
 from workflow.data.cohort import load_cohort
@@ -17,7 +17,6 @@ from workflow.data.oai import index
 from workflow.data.oai.__main__ import parse
 from workflow.data.oai.cohort import index_release
 from workflow.errors import DataError
-from workflow.images import read_image
 
 TESTED, OTHERS = "9000099", [f"90{n:05d}" for n in range(800, 810)]
 

@@ -10,12 +10,13 @@ import psutil
 import pytest
 import SimpleITK as sitk
 
+from avsm.errors import UserError
+from avsm.images import read_field, read_image, write_image
 from tests.conftest import blobs, oblique_grid
 from workflow.contract.registration import Context, Registration, check_result
 from workflow.contract.shard import field_path, read_starts, register_shard, write_outcomes
 from workflow.contract.worker import Worker, WorkerDiedError
-from workflow.errors import ContractError, DataError
-from workflow.images import read_image, write_image
+from workflow.errors import ContractError
 from workflow.referee import boxplot, render, table1
 from workflow.referee.evaluate import Rules, evaluate_shard
 from workflow.referee.notes import notes
@@ -76,7 +77,7 @@ def test_a_method_starts_from_anothers_map_and_its_time_counts(scans, caplog):
     assert rest["method"] == "mine" and "registrations" not in rest
     body = "vectors[:] = 2 * np.reshape(context.start[1], (3, 1, 1, 1))"
     first, second = run_shard(scans, body, starts=starts)
-    field = sitk.GetArrayFromImage(read_image(field_path(scans / "fields", "a", "b")))
+    field = sitk.GetArrayFromImage(read_field(field_path(scans / "fields", "a", "b")))
     assert (field == (3, 0, 0)).all() and 100 < first.seconds < 200
     assert (second.status, second.reason) == ("failed", "its start failed: it diverged")
     assert "2/2 b <- a failed: its start failed: it diverged" in caplog.text
@@ -111,7 +112,7 @@ def test_a_failed_pair_is_a_row_with_its_reason(scans):
     assert [o.status for o in outcomes] == ["failed", "ok"]
     assert outcomes[0].reason == "RuntimeError: diverged badly" and outcomes[0].seconds is None
     assert not field_path(scans / "fields", "a", "b").exists()
-    assert read_image(field_path(scans / "fields", "b", "a")).GetSize() == (14, 12, 10)
+    assert read_field(field_path(scans / "fields", "b", "a")).GetSize() == (14, 12, 10)
 
     table = score(scans, outcomes)
     counts = table.groupby(["fixed", "moving"]).size()
@@ -209,7 +210,7 @@ def test_a_damaged_image_stops_the_job(scans):
     """No process stays behind: the job would wait for it for ever."""
     path = scans / "b.nii"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(DataError, match=r"b\.nii: cannot be read as an image"):
+    with pytest.raises(UserError, match=r"b\.nii: cannot be read as an image"):
         run_shard(scans, "pass")
     assert not multiprocessing.active_children()
 
@@ -282,7 +283,7 @@ def test_images_are_written_aside_first(tmp_path, monkeypatch):
     write_image(image, tmp_path / "whole.nii")
     before = (tmp_path / "whole.nii").read_bytes()
 
-    def broken(image, path):
+    def broken(image, path, **options):
         with open(path, "wb") as stream:  # noqa: PTH123
             stream.write(before[:100])
         raise RuntimeError("disk full")
@@ -303,7 +304,7 @@ def test_a_file_cut_short_is_refused(tmp_path, suffix):
     assert read_image(path).GetSize() == (14, 12, 10)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="cannot be read as an image"):
+    with pytest.raises(UserError, match="cannot be read as an image"):
         read_image(path)
 
 
@@ -314,7 +315,7 @@ def test_a_damaged_file_is_refused(tmp_path):
     damaged = bytearray(path.read_bytes())
     damaged[len(damaged) // 2] ^= 0xFF
     path.write_bytes(damaged)
-    with pytest.raises(DataError, match="cannot be read as an image"):
+    with pytest.raises(UserError, match="cannot be read as an image"):
         read_image(path)
 
 
@@ -343,5 +344,5 @@ def test_dicom_series_are_read(tmp_path):
             )
             np.testing.assert_allclose(found.GetSpacing(), image.GetSpacing(), atol=1e-4)
             np.testing.assert_allclose(found.GetOrigin(), image.GetOrigin(), atol=1e-3)
-    with pytest.raises(DataError, match="found 2 DICOM series, expected exactly one"):
+    with pytest.raises(UserError, match="found 2 DICOM series, expected exactly one"):
         read_image(tmp_path)

@@ -19,10 +19,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from avsm.files import write_text
+from avsm.images import read_image, write_image
 from workflow.contract.methods import load_register
 from workflow.contract.registration import Context, Outcome, Pair, register_pair
 from workflow.contract.worker import Worker, WorkerDiedError
-from workflow.images import read_image, write_image
 
 log = logging.getLogger(__name__)
 

@@ -8,38 +8,39 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import SimpleITK as sitk
 
-from avsm.images import canonical, count_not_finite
+from avsm.errors import UserError
+from avsm.grid import odd_labels
+from avsm.images import canonical, read_image
 from workflow.data.cohort import Scan
 from workflow.data.preprocess import merge_labels
-from workflow.errors import DataError
 from workflow.geometry import describe_grid, same_grid
-from workflow.images import read_image
 
 # Femur, tibia and patella in OAI's label maps, which the simulator paints around.
 BONES = (1, 3, 5)
 
 
-def faults_of_scans(scans: Sequence[Scan], labels: dict[str, list], threads: int = 1) -> list[str]:
-    """Return what is wrong with the scans' files, each with its scan's name in front."""
+def faults_of_scans(
+    scans: Sequence[Scan], labels: dict[str, list], threads: int = 1
+) -> tuple[list[str], list[str]]:
+    """Return what is wrong with the scans' files, and what is odd, each after its scan's name."""
     with ThreadPoolExecutor(threads) as pool:
-        found = pool.map(lambda scan: scan_faults(scan, labels), scans)
-    return [
-        f"{scan.name}: {fault}" for scan, own in zip(scans, found, strict=True) for fault in own
-    ]
+        found = [*pool.map(lambda scan: scan_faults(scan, labels), scans)]
+    faults, notes = (
+        [f"{scan.name}: {text}" for scan, texts in zip(scans, kind, strict=True) for text in texts]
+        for kind in zip(*found, strict=True)
+    )
+    return faults, notes
 
 
-def scan_faults(scan: Scan, labels: dict[str, list]) -> list[str]:
-    """Return what is wrong with a scan's image, its label map, and the two together."""
-    faults, read = [], {}
+def scan_faults(scan: Scan, labels: dict[str, list]) -> tuple[list[str], list[str]]:
+    """Return what is wrong with a scan's image, its label map and the two together; what is odd."""
+    faults, notes, read = [], [], {}
     for role, path in (("image", scan.image), ("label", scan.label)):
         if path:
             try:
-                read[role] = canonical(read_image(path))
-            except DataError as error:
+                read[role] = canonical(read_image(path, notes))
+            except UserError as error:
                 faults.append(str(error))
-    for role, image in read.items():
-        if bad := count_not_finite(image, getattr(scan, role)):
-            faults.append(f"{getattr(scan, role)}: found {bad} voxels that are NaN or infinite")
     if "image" in read:
         faults += _image_faults(read["image"], scan.image)
     if "label" in read:
@@ -54,14 +55,11 @@ def scan_faults(scan: Scan, labels: dict[str, list]) -> list[str]:
             f"{scan.label}: not on the grid of its image: found {describe_grid(read['label'])}, "
             f"expected {describe_grid(read['image'])}"
         )
-    return faults
+    return faults, notes
 
 
 def _image_faults(image: sitk.Image, path: str) -> list[str]:
     """Return what makes an image's intensities unusable."""
-    if image.GetNumberOfComponentsPerPixel() != 1:
-        found = image.GetNumberOfComponentsPerPixel()
-        return [f"{path}: found {found} components a voxel, expected 1 (a grey image)"]
     array = sitk.GetArrayViewFromImage(image)
     if array.min() == array.max():
         return [f"{path}: constant image, every voxel is {array.flat[0]}"]
@@ -71,8 +69,8 @@ def _image_faults(image: sitk.Image, path: str) -> list[str]:
 def _label_faults(label: sitk.Image, path: str, labels: dict[str, list]) -> list[str]:
     """Return what makes a label map unusable."""
     values = np.unique(sitk.GetArrayViewFromImage(label))
-    if not np.isin(values, np.arange(256)).all():
-        return [f"{path}: found label values {values[:5].tolist()} …, expected integers 0 to 255"]
+    if odd := odd_labels(values):
+        return [f"{path}: found label values {odd}, expected integers 0 to 255"]
     merged = np.unique(merge_labels(values, labels["merge"])).astype(int).tolist()
     after = " after labels.merge" if labels["merge"] else ""
     return [

@@ -7,29 +7,24 @@ from collections.abc import Sequence
 import numpy as np
 import SimpleITK as sitk
 
-from avsm.errors import UserError
 from avsm.grid import WorkingGrid, image_on_grid, labels_on_grid, like
+from avsm.images import read_image
 from workflow.data.cohort import Scan
-from workflow.errors import DataError
-from workflow.images import read_image
 
 
 def preprocess_image(
     scan: Scan, path: str, grid: WorkingGrid, mirror_left: bool, percentiles: Sequence[float]
 ) -> sitk.Image:
     """Return the scan's image on the working grid: float32 in [0, 1], true physical geometry."""
-    try:
-        image = read_image(path)
-        return image_on_grid(image, grid, path, percentiles, _is_mirrored(scan, mirror_left))
-    except UserError as error:
-        raise DataError(str(error)) from error
+    image = read_image(path, notes=[])  # the check told of them
+    return image_on_grid(image, grid, path, percentiles, _is_mirrored(scan, mirror_left))
 
 
 def preprocess_label(
     scan: Scan, path: str, grid: WorkingGrid, mirror_left: bool, merge: Sequence[dict[str, int]]
 ) -> sitk.Image:
     """Return the scan's label map on the working grid, uint8, values merged as configured."""
-    labels = read_image(path)
+    labels = read_image(path, notes=[])
     merged = like(merge_labels(sitk.GetArrayFromImage(labels), merge), labels)
     return labels_on_grid(merged, grid, _is_mirrored(scan, mirror_left))
 

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 
+from avsm.images import read_field, read_image
 from workflow.contract.shard import field_path
 from workflow.geometry import index_map, index_to_physical
-from workflow.images import read_image
 from workflow.referee import metrics
 from workflow.referee.correspondence import ToTemplate, target_error
 from workflow.referee.diffeomorphism import folded_volume_percent
@@ -84,7 +84,7 @@ def evaluate_shard(
         labels = {scan: read_image(label_path(scan)) for scan in couple}
         directed = {pair: entry for pair, entry in outcomes.items() if frozenset(pair) == couple}
         maps = {
-            pair: index_map(read_image(field_path(fields, *pair)), labels[pair[1]])
+            pair: index_map(read_field(field_path(fields, *pair)), labels[pair[1]])
             for pair, entry in directed.items()
             if entry["status"] == "ok"
         }

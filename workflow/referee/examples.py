@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 
+from avsm.images import read_field, read_image
 from workflow.contract.shard import field_path
 from workflow.geometry import index_map, warp
-from workflow.images import read_image
 from workflow.referee.figure import save_figure
 from workflow.referee.metrics import warp_labels
 from workflow.referee.slices import best_slice, draw_grid, draw_image, draw_labels
@@ -91,7 +91,7 @@ def _draw_column(
         axes[0].text(0.5, 0.5, "failed", ha="center", color="firebrick")
         return
     images, labels = ([read_image(name) for name in column[kind]] for kind in ("images", "labels"))
-    field = read_image(path)
+    field = read_field(path)
     mapping = index_map(field, images[1])
     fixed, moving, warped = map(sitk.GetArrayFromImage, (*images, warp(images[1], field)))
     fixed_label, moving_label = map(sitk.GetArrayFromImage, labels)
@@ -106,7 +106,7 @@ def _draw_column(
     if column["affine"]:
         affine = field_path(Path(column["affine"]), column["fixed"], column["moving"])
         if affine.exists():
-            pictures["affine"] = sitk.GetArrayFromImage(warp(images[1], read_image(affine)))
+            pictures["affine"] = sitk.GetArrayFromImage(warp(images[1], read_field(affine)))
     for row, axis in zip(rows, axes, strict=True):
         if row in areas:
             draw_labels(axis, areas[row], cut, values, aspect)

@@ -55,6 +55,14 @@ def simulated_note(images: Sequence[bool]) -> list[str]:
     return [f"Images: those of {simulated} of {len(images)} scans are simulated from label maps."]
 
 
+def warning_note(warnings: Sequence[str], shown: int = 5) -> list[str]:
+    """Say what the check of the cohort warned of."""
+    if not warnings:
+        return []
+    more = f"; {len(warnings) - shown} more in cohort.json" if len(warnings) > shown else ""
+    return [f"Warnings of the check of images: {'; '.join(warnings[:shown])}{more}."]
+
+
 def changed_parameters(described: dict) -> str:
     """Name the parameters of a method or network that are not its defaults; empty: none."""
     params, defaults = described["params"], described["defaults"]

@@ -10,9 +10,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import SimpleITK as sitk
 
+from avsm.images import read_field, read_image
 from workflow.contract.shard import field_path
 from workflow.geometry import index_map, warp
-from workflow.images import read_image
 from workflow.referee.figure import save_figure
 from workflow.referee.metrics import warp_labels
 from workflow.referee.slices import best_slice, draw_contours, draw_grid, draw_image
@@ -58,7 +58,7 @@ def _check_figure(
         axis.set_axis_off()
     field = field_path(fields, fixed, moving)
     if field.exists():
-        _draw_panels(axes, [read_image(path) for path in volumes], read_image(field), structures)
+        _draw_panels(axes, [read_image(path) for path in volumes], read_field(field), structures)
     else:
         axes[2].set_title(f"failed: {_reason(fields, fixed, moving)}"[:120], color="firebrick")
     return figure

@@ -63,8 +63,9 @@ def pairs_of_shard(method):
 
 def code(*names):
     """Library files that decide a result: an edit of one makes its results again."""
-    own = [f"workflow/{name}.py" for name in ("geometry", "images", *names)]
-    return [*own, "avsm/images.py"]
+    gate = ("images", "volume", "nifti", "plain", "dicom", "dicom_file")
+    own = [f"workflow/{name}.py" for name in ("geometry", *names)]
+    return [*own, *(f"avsm/{name}.py" for name in gate)]
 
 
 def method_code(method):

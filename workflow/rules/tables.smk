@@ -46,6 +46,7 @@ rule make_table1:
         metrics=f"{FOLDER}/tables/metrics.csv",
         outcomes=outcomes(RUN.main),
         trainings=records(MAIN_TRAININGS),
+        cohort=f"{FOLDER}/cohort.json",
         paper="workflow/referee/paper_table1.csv",
         code=[*code("referee/table1", "referee/notes", "referee/tidy"), *TEXT],
     output:

@@ -11,12 +11,15 @@ from workflow.job import start_log
 
 start_log(snakemake.log[0])
 params = snakemake.params
-faults = []
+faults, notes = [], []
 for part in map(Path, snakemake.input):
-    found = json.loads(part.read_text(encoding="utf-8"))
+    found, odd = json.loads(part.read_text(encoding="utf-8"))
     if found:
         part.unlink()  # so that it is checked again: a mended file may have an old time
     faults += found
+    notes += odd
+for note in sorted(notes):
+    logging.warning(note)
 faults.sort()
 for fault in faults:
     logging.error(fault)
@@ -31,5 +34,6 @@ summary = {
     "tested_scans": params.tested,
     "couples": Counter(task for task, *_ in params.couples),
     "splits": params.splits,
+    "warnings": sorted(notes),
 }
 write_text(snakemake.output[0], json.dumps(summary, indent=1) + "\n")

@@ -9,5 +9,5 @@ from workflow.job import start_job
 
 params, threads = snakemake.params, snakemake.threads
 start_job(snakemake.log[0], threads)
-faults = faults_of_scans([Scan(**scan) for scan in params.scans], params.labels, threads)
-write_text(snakemake.output[0], json.dumps(faults, indent=1) + "\n")
+found = faults_of_scans([Scan(**scan) for scan in params.scans], params.labels, threads)
+write_text(snakemake.output[0], json.dumps(found, indent=1) + "\n")

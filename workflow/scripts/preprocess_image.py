@@ -1,9 +1,9 @@
 """Bring one image to the working grid."""
 
 from avsm.grid import WorkingGrid
+from avsm.images import write_image
 from workflow.data.cohort import Scan
 from workflow.data.preprocess import preprocess_image
-from workflow.images import write_image
 from workflow.job import start_job
 
 start_job(snakemake.log[0], snakemake.threads)

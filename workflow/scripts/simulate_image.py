@@ -4,9 +4,8 @@ import zlib
 
 import SimpleITK as sitk
 
-from avsm.images import canonical
+from avsm.images import canonical, read_image, write_image
 from workflow.data.dess import simulate_dess
-from workflow.images import read_image, write_image
 from workflow.job import start_job
 
 start_job(snakemake.log[0], snakemake.threads)

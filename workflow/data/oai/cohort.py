@@ -9,13 +9,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from avsm.dicom import Grid
 from avsm.files import write_text
 from workflow.data.cohort import COLUMNS, Scan
 from workflow.data.oai.index import read_grids
 from workflow.data.oai.labels import label_files, match_labels, patient_of
 from workflow.data.oai.release import Excluded, Listed, read_releases
 from workflow.data.splits import SPLITS, assign_splits
-from workflow.dicom import Grid
 from workflow.errors import DataError
 
 VALIDATION = 0.3  # of the unlabelled patients; the rest is for training (paper, section 3: 7:3)

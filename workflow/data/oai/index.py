@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from avsm.dicom import Grid, read_series
+from avsm.errors import UserError
 from workflow.data.oai.release import Excluded, Listed
-from workflow.dicom import Grid, read_series
-from workflow.errors import DataError
 
 SECONDS_BETWEEN_LINES = 5
 
@@ -59,7 +59,7 @@ def _grid(series: Listed, known: dict[tuple[str, int], Grid]) -> tuple[Grid | No
     """Return the grid of one series, or why it has none."""
     try:
         return known.get(_key(series)) or read_series(series.folder).grid, ""
-    except (DataError, OSError) as error:
+    except (UserError, OSError) as error:
         lines = str(error).removeprefix(f"{series.folder}: ").splitlines()
         return None, " ".join(line.strip() for line in lines)
 

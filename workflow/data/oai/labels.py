@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from avsm.dicom import Grid
+from avsm.errors import UserError
+from avsm.images import FORMATS, read_image, write_image
 from workflow.data.oai.index import anatomical_size
 from workflow.data.oai.release import VISITS, Excluded, Listed
-from workflow.dicom import Grid
 from workflow.errors import DataError
-from workflow.images import FORMATS, read_image, write_image
 
 PATIENT = re.compile(r"(?<!\d)9\d{6}(?!\d)")
 DATE = re.compile(r"(?<!\d)20\d{6}(?!\d)")
@@ -29,7 +30,7 @@ def label_files(folder: Path) -> list[Path]:
     """Return the label maps below a folder."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; expected one that holds label maps")
-    files = [p for p in folder.rglob("*") if p.name.endswith(FORMATS) and p.name[0] != "."]
+    files = [p for p in folder.rglob("*") if p.name.lower().endswith(FORMATS) and p.name[0] != "."]
     if not files:
         raise DataError(f"{folder}: no label maps in it; expected files of {', '.join(FORMATS)}")
     return sorted(files)
@@ -58,7 +59,7 @@ def match_labels(
         fitting = [s for s in by_subject[subject] if _fits(path.relative_to(folder), s)]
         try:
             of_series[_choose(path, subject, fitting, grids)].append(path)
-        except (DataError, RuntimeError) as error:
+        except (UserError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[-1]
             excluded.append(Excluded(str(path), reason, subject))
     matched = {}
@@ -68,7 +69,7 @@ def match_labels(
             if len(own) > 1:
                 raise DataError(f"several fit one series: {names}")
             matched[series] = _on_grid(own[0], series, grids[series], posed)
-        except DataError as error:
+        except UserError as error:
             excluded.append(Excluded(str(own[0]), str(error), *series.scan))
     return matched, excluded
 
