@@ -29,7 +29,7 @@ Train the affine network, then the momentum network with the affine part fixed.
 
 MANIFEST is a CSV with the columns
   subject   who was scanned
-  image     file, relative to the CSV: with --size any 3D image, without it one that is
+  image     file (or DICOM folder), relative to the CSV: with --size any 3D image, else one that is
             preprocessed (intensities in [0, 1], all of one size)
   split     train or validation (rows with test are left out)
   label     label map on the image's grid; optional for training, needed for validation

@@ -14,10 +14,11 @@ log = logging.getLogger("avsm")
 HELP = argparse.RawDescriptionHelpFormatter
 PAIR_COLUMNS = ("fixed", "moving")
 AXES = ("x", "y", "z")
+OUTSIDE = "value of WARPED where it shows nothing of the image (default: the image's lowest)"
 
 REGISTER = """\
 Register MOVING to FIXED, two 3D images of one anatomy with any size, spacing, orientation and
-position.
+position: NIfTI, MetaImage, NRRD, a folder with one DICOM series or a DICOM file of several frames.
 
 Without --model the affine parameters and then a momentum of this very pair are optimised, whatever
 the anatomy; a minute or two on a processor. With --model networks predict them in a second, for the
@@ -114,6 +115,7 @@ def add_register(commands: Any) -> None:
     )
     add("--normalised", action="store_true", help="intensities are in [0, 1]: keep them")
     add("--mirror", action="store_true", help="the other side of the body than in training")
+    add("--outside", type=float, metavar="VALUE", help=OUTSIDE)
     add_common(parser)
     parser.set_defaults(run=run_register)
 
@@ -126,6 +128,7 @@ def add_register(commands: Any) -> None:
     add("--out", type=Path, required=True, metavar="WARPED", help="image to write")
     add("--reference", type=Path, metavar="FIXED", help="image whose grid WARPED has")
     add("--label", action="store_true", help="a label map: nearest neighbour, values are kept")
+    add("--outside", type=float, metavar="VALUE", help=f"{OUTSIDE}; of a label map 0")
     add_debug(parser)
     parser.set_defaults(run=run_warp)
 
@@ -178,6 +181,7 @@ def run_register(arguments: argparse.Namespace) -> None:
                 arguments.mirror,
                 arguments.device,
                 size,
+                outside=arguments.outside,
             )
             for name, path in pair.outputs.items():
                 write_image(getattr(result, name), path)
@@ -210,6 +214,8 @@ def _pairs(arguments: argparse.Namespace) -> list[Pair]:
     listed = list(_listed(arguments.pairs, arguments.out))
     if not listed:
         raise UserError(f"{arguments.pairs}: found no pair")
+    read = [arguments.pairs, *(image for pair in listed for image in (pair.fixed, pair.moving))]
+    check_apart(read, (path for pair in listed for path in pair.outputs.values()))
     left = [p for p in listed if not all(path.is_file() for path in p.outputs.values())]
     if len(left) < len(listed):
         log.info("%d of %d pairs are there already", len(listed) - len(left), len(listed))
@@ -225,7 +231,7 @@ def _listed(path: Path, folder: Path) -> Iterator[Pair]:
         fixed, moving = (path.parent / (row[column] or "").strip() for column in PAIR_COLUMNS)
         stems = [file.name.removesuffix(".gz").rsplit(".", 1)[0] for file in (fixed, moving)]
         name = (row.get("name") or "").strip() or "_".join(stems)
-        faults += [f"line {line}: {f}: no such file" for f in (fixed, moving) if not f.is_file()]
+        faults += [f"line {line}: {f}: no such file" for f in (fixed, moving) if not f.exists()]
         if name in names or Path(name).name != name:
             faults.append(f"line {line}: name '{name}': expected one of its own, without folders")
         names.add(name)
@@ -243,7 +249,7 @@ def run_warp(arguments: argparse.Namespace) -> None:
     check_apart([arguments.image, arguments.transform, arguments.reference], [path])
     reference = read_image(arguments.reference) if arguments.reference else None
     image, field = read_image(arguments.image), read_field(arguments.transform)
-    write_image(warp_image(image, field, arguments.label, reference), path)
+    write_image(warp_image(image, field, arguments.label, reference, arguments.outside), path)
     log.info("warped: %s", path)
 
 

@@ -98,7 +98,7 @@ def _row_faults(values: dict[str, str], folder: Path) -> list[str]:
     faults += [
         f"{key} {folder / values[key]}: no such file"
         for key in ("image", "label")
-        if values[key] and values["split"] in SPLITS and not (folder / values[key]).is_file()
+        if values[key] and values["split"] in SPLITS and not (folder / values[key]).exists()
     ]
     return faults
 

@@ -25,6 +25,7 @@ from avsm.maps import affine_map, compose
 SLAB_VOXELS = 1 << 22  # of the fixed image, worked on at a time
 WITHIN_MM = 1e-3  # of a point's inverse
 MOST_ITERATIONS = 200
+FAR = 16  # times its range an image may be from zero before float32 loses digits of it
 X_AXIS = 2  # channel, and axis of (D, H, W), that runs left to right
 
 
@@ -141,6 +142,10 @@ def physical_displacement(phi: torch.Tensor, fixed: sitk.Image, moving: sitk.Ima
     return image
 
 
+def _limits(kind: np.dtype) -> tuple[int, int]:
+    return int(np.iinfo(kind).min), int(np.iinfo(kind).max) + 1
+
+
 def _slabs(depth: int, plane: int) -> Iterator[tuple[int, int]]:
     """Cut planes into slabs of at least two."""
     count = max(1, min(depth // 2, -(-depth * plane // SLAB_VOXELS)))
@@ -161,8 +166,11 @@ def warp_image(
     displacement: sitk.Image,
     label: bool = False,
     reference: sitk.Image | None = None,
+    outside: float | None = None,
 ) -> sitk.Image:
     """Resample an image through a displacement field with SimpleITK.
+
+    Linear interpolation, float32; float64 where values so far from zero lose digits in float32.
 
     Parameters
     ----------
@@ -171,18 +179,32 @@ def warp_image(
     displacement
         See ``registration.Result``.
     label
-        Interpolate by nearest neighbour and keep the pixel type; outside is 0.
+        Interpolate by nearest neighbour and keep the pixel type.
     reference
-        An image whose grid the result has; None takes the field's. Beyond the field is background.
+        An image whose grid the result has; None takes the field's. Beyond the field is outside.
+    outside
+        The value where nothing of the image is seen; None: its lowest, of a label map 0.
+
+    Raises
+    ------
+    UserError
+        If the reference lies outside of the field, or a label map cannot hold the value outside.
     """
     grid = displacement if reference is None else reference
     # The transform takes the image that it is given for itself: it gets a copy.
     transform = sitk.DisplacementFieldTransform(sitk.Cast(displacement, sitk.sitkVectorFloat64))
+    values = sitk.GetArrayViewFromImage(moving)
     if label:
-        outside, kind, interpolator = 0.0, moving.GetPixelID(), sitk.sitkNearestNeighbor
+        outside, kind = outside or 0.0, moving.GetPixelID()
+        if values.dtype.kind in "iu" and outside not in range(*_limits(values.dtype)):
+            raise UserError(f"outside: found {outside:g}, which is no {values.dtype.name}")
+        interpolator = sitk.sitkNearestNeighbor
     else:
-        outside = float(sitk.GetArrayViewFromImage(moving).min())
-        kind, interpolator = sitk.sitkFloat32, sitk.sitkLinear
+        low, high = float(values.min()), float(values.max())
+        outside = low if outside is None else outside
+        far = max(abs(low), abs(high)) > FAR * (high - low)
+        kind = sitk.sitkFloat64 if far else sitk.sitkFloat32
+        interpolator = sitk.sitkLinear
     warped = sitk.Resample(moving, grid, transform, interpolator, outside, kind)
     if reference is None:
         return warped

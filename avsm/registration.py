@@ -32,8 +32,7 @@ class Result(NamedTuple):
         Vector image on the fixed image's grid, float32, mm, LPS: x_moving = x_fixed + u(x_fixed).
         ``sitk.DisplacementFieldTransform``, ANTs and Slicer apply it as is.
     warped
-        The moving image on the fixed image's grid, by linear interpolation, float32. Outside of
-        the moving image it has that image's lowest intensity.
+        The moving image on the fixed image's grid, see ``physical.warp_image``.
     """
 
     displacement: sitk.Image
@@ -53,6 +52,7 @@ def register(
     device: str = "auto",
     size: Sequence[int] | None = None,
     callback: Callback | None = None,
+    outside: float | None = None,
 ) -> Result:
     """Register two 3D images of one anatomy: by a model, or without one by optimisation.
 
@@ -84,6 +84,8 @@ def register(
         ``working_size`` of the fixed image.
     callback
         Called with ``optimise.Progress`` in every iteration of an optimisation.
+    outside
+        Of the warped image, see ``physical.warp_image``.
 
     Returns
     -------
@@ -117,7 +119,7 @@ def register(
     if mirror:
         phi = mirror_map(phi)
     displacement = physical_displacement(phi.cpu(), fixed, moving)
-    return Result(displacement, warp_image(moving, displacement))
+    return Result(displacement, warp_image(moving, displacement, outside=outside))
 
 
 def working_size(image: sitk.Image, most: int = MOST_VOXELS) -> tuple[int, int, int]:

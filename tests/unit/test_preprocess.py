@@ -6,11 +6,11 @@ import SimpleITK as sitk
 
 from avsm.errors import UserError
 from avsm.grid import WorkingGrid, axis_weights, majority_vote, normalise, resample_by_area
-from avsm.images import canonical
+from avsm.images import canonical, write_image
+from avsm.physical import warp_image
 from tests.conftest import blobs, oblique_grid
 from workflow.data.cohort import Scan
 from workflow.data.preprocess import merge_labels, preprocess_image, preprocess_label
-from workflow.images import write_image
 
 RIGHT = Scan("a", "1", "right", None, None)
 LEFT = Scan("a", "1", "left", None, None)
@@ -68,6 +68,21 @@ def test_majority_vote_counts_uncovered_space_as_background():
     labels = np.full((2, 2, 2), 7, np.uint8)
     edges = [np.array([-2.0, 1.0, 4.0])] * 3
     np.testing.assert_array_equal(np.unique(majority_vote(labels, edges)), [0])
+
+
+@pytest.mark.parametrize("offset", [1e6, 2**31, 3e9])
+@pytest.mark.parametrize("kind", [np.int64, np.float64])
+def test_an_offset_loses_no_precision(offset, kind):
+    array = np.random.default_rng(0).integers(0, 900, (9, 10, 11))
+    expected = normalise(array, "image")
+    found = normalise((array + int(offset)).astype(kind), "image")
+    np.testing.assert_allclose(found, expected, atol=np.finfo(np.float32).eps)
+    near, far = (
+        sitk.GetImageFromArray((array + shift).astype(np.float64)) for shift in (0, int(offset))
+    )
+    field = sitk.GetImageFromArray(np.full((*array.shape, 3), 0.25), isVector=True)
+    found, kept = (sitk.GetArrayFromImage(warp_image(image, field)) for image in (far, near))
+    np.testing.assert_allclose(found - offset, kept, atol=1e-4)
 
 
 def test_normalise_clamps_beyond_the_percentiles():

@@ -14,6 +14,8 @@ import pytest
 import SimpleITK as sitk
 
 from avsm.cli import main
+from avsm.images import read_image
+from tests.oai import knee, write_series
 from tests.unit.avsm.knees import tiny_recipe, write_cohort
 
 
@@ -288,3 +290,54 @@ def test_functions_are_at_hand_when_first_used(tmp_path: Path) -> None:
     )  # fmt: skip
     assert set(done.stdout.split()) == {"True"}
     assert "module 'avsm' has no attribute 'nothing'" in done.stderr
+
+
+def test_a_dicom_folder_is_registered_and_what_is_outside_is_chosen(tmp_path: Path) -> None:
+    """A uniform shift by half the width: what it uncovers has the value asked for."""
+    image = knee(1, (18, 20, 16))
+    write_series(image, tmp_path / "series")
+    moving, field, out = (str(tmp_path / f"{name}.nii") for name in ("moving", "field", "out"))
+    sitk.WriteImage(image, moving)
+    command = ["register", str(tmp_path / "series"), moving, "--transform", field, "--steps", "0"]
+    assert main([*command, "--out", out, "--device", "cpu", "--size", "16,16,16"]) == 0
+    assert read_image(out).GetSize() == read_image(tmp_path / "series").GetSize()
+    vectors = np.zeros((*image.GetSize()[::-1], 3))
+    vectors[..., :] = image.GetDirection()[0::3]
+    shift = sitk.GetImageFromArray(vectors * 9 * image.GetSpacing()[0], isVector=True)
+    shift.CopyInformation(image)
+    sitk.WriteImage(shift, field)
+    lowest = float(sitk.GetArrayViewFromImage(image).min())
+    for options, value in (([], lowest), (["--outside", "-7"], -7), (["--label"], 0)):
+        assert main(["warp", moving, "--transform", field, "--out", out, *options]) == 0
+        found = sitk.GetArrayFromImage(sitk.ReadImage(out))
+        assert (found[:, :, 9:] == value).all()
+        expected = sitk.GetArrayFromImage(image)[:, :, 9:]
+        np.testing.assert_allclose(found[:, :, :9], expected, atol=1e-2)
+    bad = ["warp", moving, "--transform", field, "--out", out, "--label", "--outside", "-7"]
+    assert main(bad) == 2  # which an unsigned label map cannot hold
+
+
+def test_no_output_goes_over_an_input_or_another_output(cohort: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    shutil.copytree(cohort.parent, folder)
+    fixed, moving = (folder / f"s{n}_v0_image.nii" for n in (4, 5))
+    link, same = folder / "link.nii", str(tmp_path / "x.nii")
+    link.symlink_to(moving.name)
+    pairs = folder / "pairs.csv"
+    shutil.copy(fixed, folder / "a_warped.nii.gz")
+    pairs.write_text(f"fixed,moving,name\n{fixed.name},a_warped.nii.gz,a\n")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    register = ["register", str(fixed), str(moving), "--device", "cpu", "--out"]
+    for command in (
+        [*register, same, "--transform", f"{tmp_path}/mine/../x.nii"],
+        [*register, str(link)],
+        ["warp", str(moving), "--transform", str(fixed), "--out", str(link)],
+        ["register", "--pairs", str(pairs), "--out", str(folder), "--device", "cpu"],
+    ):
+        assert main(command) == 2
+    scans = folder.rename(tmp_path / "scans")  # where a training at tmp_path keeps its own
+    command = ["train", str(scans / cohort.name), "--out", str(tmp_path), "--size", "18,16,20"]
+    assert main([*command, "--device", "cpu", *settings()]) == 2
+    assert {scans / path.name: data for path, data in before.items()} == {
+        path: path.read_bytes() for path in scans.iterdir()
+    }
