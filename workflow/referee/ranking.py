@@ -16,7 +16,8 @@ from workflow.referee.statistics import LEVEL, Ranks
 ROW_INCHES = 0.28
 BAR_APART = 0.25  # between bars, in ranks
 COLUMNS = [
-    "method", "rank", "low", "high", "best", "task", "label", "critical", "alike", "better_than",
+    "method", "rank", "low", "high", "block_rank", "best", "task", "label", "critical", "alike",
+    "better_than",
 ]  # fmt: skip
 
 
@@ -25,8 +26,9 @@ def ranking_table(
 ) -> pd.DataFrame:
     """Return what the figure shows: a row a task and method, the best first.
 
-    critical : Nemenyi's difference of mean ranks; NaN where there are too few blocks.
-    alike : the last method down the list whose mean rank is less than that behind; empty likewise.
+    critical : Nemenyi's difference of mean ranks over blocks (`block_rank`), by which the methods
+        are in order; NaN where there are too few blocks, and the ranks of the pairs decide.
+    alike : the last method down the list that is less than that behind; empty likewise.
     better_than : methods with less Dice by a comparison whose corrected p is below 0.05.
 
     Parameters
@@ -36,9 +38,10 @@ def ranking_table(
     """
     parts = []
     for task, found in ranks.items():
-        table = found.table.sort_values("rank", kind="stable").rename_axis("method").reset_index()
+        by = "rank" if np.isnan(found.critical) else "block_rank"
+        table = found.table.sort_values(by, kind="stable").rename_axis("method").reset_index()
         order = list(table["method"])
-        last = last_alike(table["rank"].to_numpy(), found.critical)
+        last = last_alike(table[by].to_numpy(), found.critical)
         worse = worse_ones(order, comparisons[task])
         table["task"] = task
         table["label"] = table["method"].map(labels)
@@ -91,6 +94,8 @@ def _draw_ranks(axes: plt.Axes, task: str, table: pd.DataFrame) -> None:
     rows, colour = np.arange(len(table)), TASK_COLOURS[task]
     axes.hlines(rows, table["low"], table["high"], color=colour, alpha=0.35, linewidth=6)
     axes.plot(table["rank"], rows, "o", color=colour, markeredgecolor="0.25", markersize=5)
+    if table["critical"].notna().any():
+        axes.plot(table["block_rank"], rows, "|", color="0.25", markersize=13, markeredgewidth=1.6)
     places = {method: place for place, method in enumerate(table["method"])}
     ends = [places.get(method, place) for place, method in enumerate(table["alike"])]
     # A bar that lies within the one before says nothing new.

@@ -164,10 +164,11 @@ class Ranks(NamedTuple):
     """Ranks of the methods by Dice; 1 is the best.
 
     table : a row a method: `rank`, the mean of the pairs' ranks, and its 95 % interval `low`,
-        `high`; `best`, the part of the draws in which it has the highest mean Dice.
+        `high`; `block_rank`, the mean of the blocks' ranks by their mean Dice; `best`, the part of
+        the draws in which it has the highest mean Dice.
     p : of Friedman's test that all methods are alike, over `blocks` that share no patient; NaN
         with fewer than three methods or blocks.
-    critical : the difference of two mean ranks that Nemenyi's test finds significant, likewise.
+    critical : the difference of two `block_rank`s that Nemenyi's test finds significant, likewise.
     blocks : patients, or couples of patients that were picked such that nobody is in two (but who
         is in all pairs).
     stability : mean of Kendall's tau between the order of a draw and that of all pairs.
@@ -197,16 +198,17 @@ def rank(
     half = resampling.factor() * resampling.error(ranks)
     mean = ranks.mean(axis=0)
     drawn = stats.rankdata(-resampling.means(dice.to_numpy()), axis=1)
+    blocks = dice.groupby(_blocks(*_without(resampling.common, fixed, moving))).mean()
     table = pd.DataFrame(
         {
             "rank": mean,
             "low": np.maximum(mean - half, 1),
             "high": np.minimum(mean + half, methods),
+            "block_rank": stats.rankdata(-blocks.to_numpy(), axis=1).mean(axis=0),
             "best": (drawn == 1).mean(axis=0),
         },
         index=dice.columns,
     )
-    blocks = dice.groupby(_blocks(*_without(resampling.common, fixed, moving))).mean()
     p = critical = float("nan")
     if min(methods, len(blocks)) > 2:
         p = float(stats.friedmanchisquare(*blocks.to_numpy().T).pvalue)

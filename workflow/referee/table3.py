@@ -207,7 +207,8 @@ def _tests(comparison: Comparison) -> str:
     if np.isfinite(found.p):
         texts.append(
             f"methods differ with p = {found.p:.2g} (Friedman, {found.blocks} blocks without a "
-            f"patient in common; Nemenyi's critical difference of mean ranks {found.critical:.1f})"
+            f"patient in common; Nemenyi's critical difference of mean ranks over these blocks, "
+            f"which the ranking figure has, {found.critical:.1f})"
         )
     elif resampling.units > 1:
         texts.append(
