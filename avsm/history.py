@@ -5,16 +5,21 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from avsm.files import write_rows, written_aside
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
 LOSSES = ("total", "similarity", "regularisation", "symmetry")
 COLUMNS = (
     "stage",
     "epoch",
+    "phase",
     "batches",
     "learning_rate",
     *LOSSES,
@@ -54,16 +59,31 @@ def write_history(folder: Path, rows: Sequence[Row]) -> None:
 
 
 def _plot(path: Path, rows: Sequence[Row]) -> None:
+    with written_aside(path) as aside:
+        draw_history(rows).savefig(aside, dpi=120)
+
+
+def draw_history(rows: Sequence[Row]) -> Figure:
+    """Draw losses and validation Dice over the epochs.
+
+    Losses of two phases, of which one has more steps to sum over, say, are not joined by a line.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3.5), layout="constrained")
     FigureCanvasAgg(figure)  # no global state, no window
     loss_axes, dice_axes = figure.subplots(1, 2)
-    for name in LOSSES:
-        points = [(number, row[name]) for number, row in enumerate(rows) if row.get(name)]
-        if points and any(value for _, value in points):
-            loss_axes.plot(*zip(*points, strict=True), label=name)
+    for place, name in enumerate(LOSSES):
+        points = [
+            (number, row[name], (row["stage"], row.get("phase")))
+            for number, row in enumerate(rows)
+            if row.get(name)
+        ]
+        for first, (_, own) in enumerate(groupby(points, key=lambda point: point[2])):
+            epochs, values, _ = zip(*own, strict=True)
+            label = "_" * bool(first) + name  # one entry of the legend for all phases
+            loss_axes.plot(epochs, values, ".-", color=f"C{place}", label=label, markersize=3)
     dice_axes.plot([row["validation_dice"] for row in rows], color="black")
     for number, row in enumerate(rows):
         if number and row["stage"] != rows[number - 1]["stage"]:
@@ -74,5 +94,4 @@ def _plot(path: Path, rows: Sequence[Row]) -> None:
     dice_axes.set(xlabel=epoch, ylabel="validation Dice", ylim=(0, 1))
     if loss_axes.lines:
         loss_axes.legend(fontsize="small")
-    with written_aside(path) as aside:
-        figure.savefig(aside, dpi=120)
+    return figure

@@ -29,7 +29,8 @@ class Phase:
     Attributes
     ----------
     until
-        The part of the stage's epochs after which it ends, in (0, 1].
+        The part of the stage's epochs after which it ends, in (0, 1]. An epoch is whole of the
+        phase in which it begins, so that its mean losses are of one kind.
     steps
         Steps of the network that is trained, unless ``model`` takes fewer.
     pairs

@@ -158,7 +158,7 @@ class Trainer:
                 self.step += 1
             self.epoch += 1
             means = {name: float(total) / max(done, 1) for name, total in sums.items()}
-            self._close_epoch(means, done)
+            self._close_epoch(means, done, self.stage.phases.index(phase) + 1)
 
     def _progress(self, part: float = 0.0) -> float:
         """Give the part of the stage that is done, with a part of the epoch under way."""
@@ -231,8 +231,10 @@ class Trainer:
         for weight, value in zip(self.weights, values, strict=True):
             weight.copy_(value)
 
-    def _close_epoch(self, losses: dict[str, float], batches: int) -> None:
-        """Validate, report and save."""
+    def _close_epoch(
+        self, losses: dict[str, float], batches: int, phase: int | None = None
+    ) -> None:
+        """Validate, report and save; phases count from 1."""
         with self._averaged():
             score = self.task.score()
             content = copy.deepcopy(self.task.describe())
@@ -243,6 +245,7 @@ class Trainer:
             {
                 "stage": self.task.name,
                 "epoch": self.epoch,
+                "phase": phase,
                 "batches": batches,
                 "learning_rate": self.optimiser.param_groups[0]["lr"],
                 **losses,

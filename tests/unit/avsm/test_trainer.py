@@ -14,6 +14,7 @@ from torch import nn
 from avsm.augment import keyed_generator
 from avsm.checkpoint import FORMAT, load_checkpoint
 from avsm.errors import UserError
+from avsm.history import draw_history
 from avsm.settings import Phase, Stage
 from avsm.trainer import SETTLED, SPIKE, UNUSABLE, USUAL, Losses, Task, Trainer
 from avsm.validate import Score
@@ -166,6 +167,24 @@ def test_each_batch_is_drawn_by_its_own_seed_and_phases_follow(tmp_path: Path) -
     assert run.step == 36
     rates = [stage.rate_at((epoch + 1 - 1 / n) / 3, epoch) for epoch, n in counts.items()]
     assert [row["learning_rate"] for row in rows] == pytest.approx([RATE, *rates])
+
+
+def test_an_epoch_is_of_one_phase_and_so_are_its_losses(tmp_path: Path) -> None:
+    """The second phase begins in the middle of the second epoch; its losses are a hundredfold."""
+    net = Two()
+    stage = dataclasses.replace(STAGE, phases=(Phase(until=0.5), Phase(steps=2)))
+
+    def losses(batch: object, phase: Phase, epoch: int) -> Losses:
+        return {"total": 0 * net.weight.sum() + (100.0 if phase.steps == 2 else 1.0)}
+
+    rows = trainer(stage, tmp_path, task(net, losses=losses)).run()
+    assert [row["phase"] for row in rows] == [None, 1, 1, 2]
+    assert [row["total"] for row in rows[1:]] == [1, 1, 100]
+    written = (tmp_path / "history.csv").read_text(encoding="utf-8").splitlines()
+    assert [line.split(",")[2] for line in written] == ["phase", "", "1", "1", "2"]
+    drawn = draw_history(rows).axes[0].lines
+    assert [list(line.get_xdata()) for line in drawn] == [[1, 2], [3]]
+    assert [line.get_label() for line in drawn] == ["total", "_total"]
 
 
 def test_large_gradients_are_scaled_down(tmp_path: Path) -> None:
