@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from workflow.data.pairs import Couple
 from workflow.run import Run
 
-AVSM, AFFINE = "avsm-3step", "affine-net"
 SYMMETRIC_LOSS = {"with symmetric loss": "IX", "without": "VIII"}  # rows of Table 2
 ALL_ROWS = (
     "moving", "fixed", "warped", "grid", "affine", "moving labels", "fixed labels", "warped labels",
@@ -37,20 +36,22 @@ class ExampleFigure:
 def example_figures(run: Run) -> dict[str, ExampleFigure]:
     """Return the example figures that the run's methods allow, by their number in the paper.
 
-    4 and 14: AVSM on the first pairs of each task, and on the next. 6: with and without the
-    symmetric loss. 12 and 13: most vSVF steps, and one case over all steps.
+    4 and 14: the method of `Run.example` on the first pairs of each task, and on the next. 6: with
+    and without the symmetric loss. 12 and 13: most vSVF steps, and one case over all steps.
     """
     by_task = {task: [pair for pair in run.couples if pair[0] == task] for task in run.tasks}
     few = [pair for pairs in by_task.values() for pair in pairs[:FEW]]
     more = [pair for pairs in by_task.values() for pair in pairs[FEW : FEW + MORE]]
     one = by_task[run.tasks[-1]][0]  # the harder task's first
     steps = run.config["curves"]["figure8"]
-    affine = AFFINE if AFFINE in run.methods else None
+    shown = run.example
+    part = run.methods[shown].affine_part if shown else None
+    affine = part if part in run.methods else None
     rows = ALL_ROWS if affine else tuple(row for row in ALL_ROWS if row != "affine")
     figures = {}
-    if AVSM in run.methods:
+    if shown:
         for number, pairs in (("4", few), ("14", more)):
-            columns = tuple(Example(_name(pair), AVSM, pair, affine) for pair in pairs)
+            columns = tuple(Example(_name(pair), shown, pair, affine) for pair in pairs)
             figures[number] = ExampleFigure(rows, columns)
     if {*SYMMETRIC_LOSS.values()} <= set(run.table2):
         columns = tuple(

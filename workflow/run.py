@@ -100,6 +100,11 @@ class Run:
         return {name: self.methods[name] for name in dict.fromkeys(names)}
 
     @property
+    def example(self) -> str | None:
+        """The method that example figures show: the first that names its affine part, if any."""
+        return next((name for name, m in self.methods.items() if m.affine_part), None)
+
+    @property
     def table2(self) -> dict[str, str]:
         """The method in each row of Table 2."""
         return {row["row"]: row["method"] for row in self.config["table2"]}

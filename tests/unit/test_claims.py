@@ -14,11 +14,14 @@ from workflow.referee.tidy import COLUMNS, MEAN, WHOLE
 from workflow.run import load_run
 
 METHODS = [
-    {"id": "identity", "label": "Before", "paper_row": None, "kind": "control"},
-    {"id": "avsm-3step", "label": "AVSM (3-step)", "paper_row": "x", "kind": "learned"},
-    {"id": "syn", "label": "SyN", "paper_row": "SyN", "kind": "classical"},
-    {"id": "demons", "label": "Demons", "paper_row": "Demons", "kind": "classical"},
-    {"id": "avsm-refined", "label": "AVSM + instance opt.", "paper_row": None, "kind": "learned"},
+    {"id": name, "label": label, "paper_row": row, "kind": kind, "family": family}
+    for name, label, row, kind, family in (
+        ("identity", "Before", None, "control", ""),
+        ("avsm-3step", "AVSM (3-step)", "x", "learned", "AVSM"),
+        ("syn", "SyN", "SyN", "classical", ""),
+        ("demons", "Demons", "Demons", "classical", ""),
+        ("avsm-refined", "AVSM + instance opt.", None, "learned", "AVSM"),
+    )
 ]
 PATIENTS = {f"{patient}_{visit}": patient for patient in "abcd" for visit in (1, 2)}
 
@@ -80,6 +83,16 @@ def test_table(metrics):
     text = claims.formatted(table, {method["id"]: method["label"] for method in METHODS})
     assert text["Difference [95 %]"][0].startswith("AVSM (3-step) against SyN: +8.5 [")
     assert text["This run says"].tolist() == 2 * ["supported", "not tested"]
+
+
+def test_rivals_are_of_another_family_whatever_their_labels(metrics):
+    """SyN's label names AVSM, as "SyN (as AVSM's paper has it)" would; AVSM's does not."""
+    said = [{"claim": "best", "tasks": ["cross-subject"], "measure": "dice", "a": "avsm-3step",
+             "b": "best", "expect": "more"}]  # fmt: skip
+    named = [m | {"label": "SyN as AVSM's" if m["id"] == "syn" else m["id"]} for m in METHODS]
+    own = named[:1] + [m | {"paper_row": "y"} for m in named[1:]]
+    comparisons = table3.gather_tasks(metrics, own, ["cross-subject"], PATIENTS, 1)
+    assert claims.judge(said, comparisons, own, PATIENTS, 1, {})["b"].tolist() == ["syn"]
 
 
 def test_the_choice_of_the_best_rival_widens_the_interval(metrics):

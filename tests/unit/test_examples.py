@@ -49,6 +49,17 @@ def test_a_run_without_a_method_leaves_out_what_shows_it(config):
     assert without.config["curves"]["figure8"] == []  # shows avsm-2step too
 
 
+def test_examples_show_the_method_that_names_its_affine_part(config):
+    """A variant under another name and label stands for the method that it is of."""
+    config["variants"]["methods"]["deep"] = {"of": "avsm-3step", "label": "Mine"}
+    run = load_run(config | {"methods": ["identity", "affine-net", "deep"]})
+    assert {e.method for e in example_figures(run)["4"].columns} == {"deep"} == {run.example}
+    assert {e.affine for e in example_figures(run)["4"].columns} == {"affine-net"}
+    run = load_run(config | {"methods": ["identity", "deep"]})
+    assert {e.affine for e in example_figures(run)["4"].columns} == {None}
+    assert "affine" not in example_figures(run)["4"].rows
+
+
 def test_rows_that_begin_with_nothing_are_not_compared_with_published_ones(
     config, monkeypatch, tmp_path
 ):

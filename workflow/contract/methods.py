@@ -43,6 +43,8 @@ class Method:
     defaults: dict[str, Any]
     networks: tuple[str, ...] = ()
     starts_from: str = ""
+    family: str = ""
+    affine_part: str = ""
     settings: str = ""
     tuning: str = ""
     cost: float | None = None
@@ -111,9 +113,10 @@ def _describe(
         description["networks"] = tuple(networks)
         if description["networks"] and description["kind"] != "learned":
             wrong.append(f"{shown}: networks: found kind {description['kind']}, expected learned")
-        first = description.get("starts_from", "")
-        if first and first not in (known := available_methods(baselines)):
-            wrong.append(f"{shown}: starts_from: no method '{first}'{nearest(first, known)}")
+        for key in ("starts_from", "affine_part"):
+            other = description.get(key)
+            if other and other not in (known := available_methods(baselines)):
+                wrong.append(f"{shown}: {key}: no method '{other}'{nearest(other, known)}")
         by = description.pop("cost_grows_with", None)
         if by in description["params"] and not wrong:
             description["cost"] *= _amount(description["params"][by]) / _amount(

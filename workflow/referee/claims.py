@@ -52,7 +52,7 @@ def judge(
             a, b = (named.get(claim[side], claim[side]) for side in "ab")
             rivals = [b]
             if b == "best":
-                rivals = _others(wide, methods)
+                rivals = _rivals(a, wide, methods)
                 b = wide[rivals].mean().idxmax() if rivals else None
             row = {"claim": claim["claim"], "task": task, "measure": claim["measure"]}
             row |= {"a": a, "b": b, "expect": claim["expect"]}
@@ -66,12 +66,14 @@ def judge(
     return pd.DataFrame(rows)
 
 
-def _others(wide: pd.DataFrame, methods: Sequence[dict]) -> list[str]:
-    """Return the methods of the paper that are not AVSM."""
+def _rivals(name: str, wide: pd.DataFrame, methods: Sequence[dict]) -> list[str]:
+    """Return the methods of the paper that are not of the same family as one method."""
+    family = next((method["family"] for method in methods if method["id"] == name), "")
     return [
         method["id"]
         for method in methods
-        if method["paper_row"] and "AVSM" not in method["label"] and method["id"] in wide
+        if method["paper_row"] and method["id"] in wide and method["id"] != name
+        if not family or method["family"] != family
     ]
 
 
