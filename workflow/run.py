@@ -100,6 +100,12 @@ class Run:
         return {name: self.methods[name] for name in dict.fromkeys(names)}
 
     @property
+    def paper(self) -> bool:
+        """Whether results are compared with the paper's: of other anatomies they cannot be."""
+        asked = self.config["paper"]
+        return self.config["cohort"]["source"] == "phantom" if asked is None else asked
+
+    @property
     def example(self) -> str | None:
         """The method that example figures show: the first that names its affine part, if any."""
         return next((name for name, m in self.methods.items() if m.affine_part), None)

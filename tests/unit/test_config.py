@@ -18,7 +18,25 @@ from workflow.contract.methods import (
 from workflow.contract.networks import load_networks
 from workflow.contract.programs import find_program, run_program
 from workflow.errors import ConfigError, ToolError
-from workflow.run import load_run
+from workflow.run import Run, load_run
+
+
+@pytest.mark.parametrize(
+    ("cohort", "asked", "expected"),
+    [("phantom", None, True), ("phantom", False, False), ("manifest", None, False),
+     ("manifest", True, True), ("decathlon", None, False)],
+)  # fmt: skip
+def test_the_paper_is_compared_with_on_knees_alone(config, cohort, asked, expected):
+    config["cohort"]["source"] = cohort
+    assert Run(config | {"paper": asked}, {}, [], {}, {}).paper == expected
+
+
+def test_configurations_of_oai_ask_for_the_paper(config):
+    for path in sorted((ROOT / "config").glob("*.yaml")):
+        own = yaml.safe_load(path.read_text(encoding="utf-8"))
+        cohort = own.get("cohort", {})
+        if cohort.get("source", "phantom") != "phantom":
+            assert own.get("paper") == (True if path.stem.startswith("oai") else None), path
 
 
 @pytest.mark.parametrize("name", ["config.yaml", *map(str, (ROOT / "config").glob("*.yaml"))])

@@ -153,6 +153,20 @@ def test_failures_are_counted_and_never_averaged(scans):
     assert r"50 \% of {[}1{]} \& more \\" in tex
 
 
+def test_the_papers_columns_stand_where_its_numbers_are_given(scans):
+    metrics = score(scans, run_shard(scans, "pass"))
+    method = {"id": "mine", "label": "Mine", "paper_row": "x", "starts_from": "", "params": {},
+              "defaults": {}}  # fmt: skip
+    paper = pd.DataFrame({"row": ["x"], "cross-subject dice": [7.0], "seconds": [123]})
+    for given in (paper, None):
+        table = table1.summarise(metrics, [method], ["cross-subject"], [], given)
+        text = render.markdown(
+            {"": table1.formatted(table)}, notes(metrics, [method], table, [14, 12, 10])
+        )
+        for shown in ("| Paper: time (s) |", "| 123.00 |", "- Paper: Shen", "diag. |", "Diag.: "):
+            assert (shown in text) == (given is not None), shown
+
+
 def test_an_undefined_dice_is_no_failure(scans):
     metrics = score(scans, run_shard(scans, "pass"))
     method = {"id": "mine", "label": "Mine", "paper_row": None, "starts_from": "",

@@ -58,14 +58,21 @@ def test_numbers(table):
 
 def test_text(table):
     text = render.markdown(
-        {"": table2.formatted(table, ["longitudinal"])}, table2.notes([TRAINING])
+        {"": table2.formatted(table, ["longitudinal"])}, table2.notes([TRAINING], paper=True)
     )
     assert "| I |  |  |  |  |  |  |  |  | 15.00 (fails) | -- | -- |" in text
     assert "| II | ✓ |  |  |  | ✓ |  |  |  | 42.50 | ✓ +27.5 [" in text
     assert "- Networks: Net, both tasks: 3 steps, 9 s on a chip, 1 thread." in text
-    assert "Af-Reg, with" not in text
-    small = table2.notes([TRAINING, TRAINING | {"params": {"preset": "small"}}])
-    assert any(line.startswith("Af-Reg, with the preset small") for line in small)
+    assert "| Paper: longitudinal |" in text and "- Paper: Shen et al." in text
+
+
+def test_text_without_the_paper(table):
+    """Of other anatomies than knees its numbers say nothing."""
+    own = table.drop(columns="longitudinal paper")
+    text = render.markdown(
+        {"": table2.formatted(own, ["longitudinal"])}, table2.notes([TRAINING], paper=False)
+    )
+    assert "42.50" in text and "Paper" not in text
 
 
 def test_the_papers_settings_train_no_row_on_known_maps(config):

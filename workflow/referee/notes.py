@@ -8,6 +8,13 @@ import pandas as pd
 
 from workflow.referee.tidy import MEAN
 
+PAPER = "paper "  # prefix of Table 1's columns that hold published numbers
+
+
+def has_paper(table: pd.DataFrame) -> bool:
+    """Tell whether Table 1 compares with the paper."""
+    return any(column.startswith(PAPER) for column in table)
+
 
 def notes(
     metrics: pd.DataFrame,
@@ -23,17 +30,22 @@ def notes(
     `methods` and `networks` are descriptions, `trainings` the networks' `training.json`, `images`
     says of each scan whether it has one.
     """
+    compared = has_paper(table)
     lines = [
         "Dice: mean (population sd) in % over the directed pairs, mean of the structures, at "
         f"{'x'.join(map(str, grid))} voxels. n/N: pairs that succeeded of those attempted.",
         "Folds: voxels with a negative full Jacobian determinant of the composed map, mean of the "
-        "pairs [sum of their absolute determinants]. Diag.: voxels with a negative product of the "
-        "diagonal derivatives, which the authors' code counts for learned methods.",
+        "pairs [sum of their absolute determinants]."
+        + " Diag.: voxels with a negative product of the diagonal derivatives, which the authors' "
+        "code counts for learned methods." * compared,
         "Time: mean seconds of one registration, reading of the images excluded; other jobs of the "
         f"run, trainings among them, may have used other cores. {_device_note(table)}",
-        "Paper: Shen et al., CVPR 2019, Table 1 (80x192x192 voxels of OAI; classical tools on 10 "
-        "cores, networks on a GTX 1080 Ti; other data, so for orientation only).",
     ]
+    if compared:
+        lines.append(
+            "Paper: Shen et al., CVPR 2019, Table 1 (80x192x192 voxels of OAI; classical tools on "
+            "10 cores, networks on a GTX 1080 Ti; other data, so for orientation only)."
+        )
     lines += simulated_note(images) + _training_note(trainings)
     for first in filter(None, dict.fromkeys(method["starts_from"] for method in methods)):
         own = [method["label"] for method in methods if method["starts_from"] == first]

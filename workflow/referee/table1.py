@@ -7,11 +7,9 @@ from collections.abc import Sequence
 import pandas as pd
 
 from workflow.config import TASKS
-from workflow.referee.notes import timed_on
+from workflow.referee.notes import PAPER, has_paper, timed_on
 from workflow.referee.render import MISSING, number
 from workflow.referee.tidy import pair_values
-
-PAPER = "paper "  # prefix of the columns that hold published numbers
 
 
 def summarise(
@@ -19,16 +17,17 @@ def summarise(
     methods: Sequence[dict],
     tasks: Sequence[str],
     records: Sequence[dict],
-    paper: pd.DataFrame,
+    paper: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Return the table's numbers, a row a method in the given order.
 
     For each task: mean and population sd of Dice (%) over the directed pairs that succeeded, mean
     folds and mean absolute determinant over folds, the authors' diagonal count, n succeeded of N.
-    Failed pairs are in N and in no mean. `records` are the shards' `outcomes.json`.
+    Failed pairs are in N and in no mean. `records` are the shards' `outcomes.json`, `paper` the
+    published numbers to stand beside ours, if any.
     """
     pairs = pair_values(metrics)
-    published = paper.set_index("row")
+    published = pd.DataFrame() if paper is None else paper.set_index("row")
     rows = []
     for method in methods:
         own = pairs[pairs["method"] == method["id"]]
@@ -38,9 +37,8 @@ def summarise(
             row |= {f"{task} {key}": value for key, value in numbers.items()}
         row["seconds"] = own["seconds"].mean()
         row |= _circumstances([r for r in records if r["method"] == method["id"]])
-        if method["paper_row"] in published.index:
-            values = published.loc[method["paper_row"]]
-            row |= {PAPER + key: value for key, value in values.items()}
+        values = published.reindex([method["paper_row"]]).iloc[0]
+        row |= {PAPER + key: value for key, value in values.items()}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -67,7 +65,7 @@ def _circumstances(records: Sequence[dict]) -> dict[str, str]:
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table as text, one column for each column of the printed table."""
-    tasks = [task for task in TASKS if f"{task} dice" in table]
+    tasks, compared = [task for task in TASKS if f"{task} dice" in table], has_paper(table)
     rows = []
     for _, row in table.iterrows():
         cells = {"Method": row["method"]}
@@ -75,13 +73,15 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
             title = task.capitalize()
             cells[f"{title} Dice"] = _dice(row, task, "")
             cells[f"{title} folds"] = _folds(row, task, "")
-            cells[f"{title} diag."] = _diagonal(row, task)
+            if compared:
+                cells[f"{title} diag."] = _diagonal(row, task)
             cells[f"{title} n/N"] = f"{row[f'{task} n']}/{row[f'{task} N']}"
         cells["Time (s)"] = number(row["seconds"], 2)
-        for task in tasks:
-            cells[f"Paper: {task} Dice"] = _dice(row, task, PAPER)
-            cells[f"Paper: {task} folds"] = _folds(row, task, PAPER)
-        cells["Paper: time (s)"] = number(row.get(f"{PAPER}seconds"), 2)
+        if compared:
+            for task in tasks:
+                cells[f"Paper: {task} Dice"] = _dice(row, task, PAPER)
+                cells[f"Paper: {task} folds"] = _folds(row, task, PAPER)
+            cells["Paper: time (s)"] = number(row.get(f"{PAPER}seconds"), 2)
         rows.append(cells)
     return pd.DataFrame(rows)
 

@@ -25,23 +25,23 @@ def summarise(
     rows: Sequence[dict],
     comparisons: Mapping[str, Comparison],
     patients: Mapping[str, str],
-    paper: pd.DataFrame,
+    paper: pd.DataFrame | None,
     seed: int,
 ) -> pd.DataFrame:
     """Return the numbers of Table 2, a row for each of the configuration's.
 
     For each task: `dice`, the mean over the pairs in %; `gain`, what it adds to the row above, and
     the 95 % interval `low`, `high` of that by patients; `fails`, whether it brings less than no
-    registration does; the paper's Dice.
+    registration does; the paper's Dice, if it is given.
 
     Parameters
     ----------
     rows : ``{row, method, parts}`` as configured.
     comparisons : of the rows' methods, by task, see `table3.gather`.
     patients : of each scan.
-    paper : the published numbers, a row each.
+    paper : the published numbers, a row each, or none.
     """
-    published = paper.set_index("row")
+    published = None if paper is None else paper.set_index("row")
     found = []
     for place, row in enumerate(rows):
         entry: dict[str, object] = {"row": row["row"]}
@@ -49,7 +49,8 @@ def summarise(
         above = rows[place - 1]["method"] if place else None
         for task, comparison in comparisons.items():
             numbers = _of_task(comparison, row["method"], above, patients, seed)
-            numbers["paper"] = published[task].get(row["row"], np.nan)
+            if published is not None:
+                numbers["paper"] = published[task].get(row["row"], np.nan)
             entry |= {f"{task} {key}": value for key, value in numbers.items()}
         found.append(entry)
     return pd.DataFrame(found)
@@ -80,7 +81,8 @@ def formatted(table: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
             fails = f" ({FAILED})" if row[f"{task} fails"] else ""
             cells[f"{title} Dice"] = number(row[f"{task} dice"], 2) + fails
             cells[f"{title} better?"] = _better(row, task) if place else MISSING
-            cells[f"Paper: {task}"] = number(row[f"{task} paper"], 2)
+            if f"{task} paper" in row:
+                cells[f"Paper: {task}"] = number(row[f"{task} paper"], 2)
         lines.append(cells)
     return pd.DataFrame(lines)
 
@@ -93,18 +95,16 @@ def _better(row: pd.Series, task: str) -> str:
     return f"{YES if gain > 0 else NO} {signed(gain, low, high)}"
 
 
-def notes(trainings: Sequence[dict]) -> list[str]:
+def notes(trainings: Sequence[dict], paper: bool) -> list[str]:
     """Return the lines under the table; `trainings` are the networks' `training.json`."""
     lines = [
         "Dice: mean over the directed pairs in %. Better: than the row above, with the difference "
         "and its 95 % interval by patients.",
         f"{FAILED}: no more Dice than before registration. Failed pairs count as before.",
-        "Paper: Shen et al., CVPR 2019, Table 2 (80x192x192 voxels of OAI; for orientation only).",
     ]
-    if any(training["params"].get("preset") == "small" for training in trainings):
+    if paper:
         lines.append(
-            "Af-Reg, with the preset small: the affine network starts with affine maps that are "
-            "known, and the weight of the paper's regularisation, which serves the same end, is 0. "
-            "Rows from VI on start the momentum network from such maps too."
+            "Paper: Shen et al., CVPR 2019, Table 2 (80x192x192 voxels of OAI; for orientation "
+            "only)."
         )
     return [*lines, f"Networks: {'; '.join(map(training_text, trainings))}."]

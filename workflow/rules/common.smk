@@ -298,7 +298,7 @@ def final_outputs():
         for figure in (
             "figure5",
             "figure7",
-            "figure9",
+            *(["figure9"] if RUN.paper else []),
             "ranking",
             *(f"examples/figure{number}" for number in EXAMPLES),
             *filter(RUN.config["curves"].get, RUN.config["curves"]),
@@ -309,7 +309,7 @@ def final_outputs():
         f"{FOLDER}/figures/checks/{method}_{task}.png" for method in RUN.main for task in RUN.tasks
     ]
     curves = [RUN.training(*training, "history.png") for training in RUN.trainings]
-    texts = ("claims", "fairness", *(["figure11"] if AVSM else []))
+    texts = ["fairness", *(["claims"] if RUN.paper else []), *(["figure11"] if AVSM else [])]
     tables += [
         f"{FOLDER}/tables/{name}.{suffix}" for name in texts for suffix in ("csv", "md", "html")
     ]

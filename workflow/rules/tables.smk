@@ -69,6 +69,7 @@ rule make_table1:
         tasks=RUN.tasks,
         grid=config["preprocessing"]["size"],
         images=HAVE_IMAGES,
+        paper=RUN.paper,
     script:
         "../scripts/make_table1.py"
 
@@ -96,6 +97,7 @@ rule make_table2:
     params:
         **COMPARED | {"methods": ALL_METHODS},
         rows=RUN.config["table2"],
+        paper=RUN.paper,
     script:
         "../scripts/make_table2.py"
 

@@ -19,7 +19,7 @@ records, trainings = (
     for paths in (snakemake.input.outcomes, snakemake.input.trainings)
 )
 params, output = snakemake.params, snakemake.output
-paper = pd.read_csv(snakemake.input.paper)
+paper = pd.read_csv(snakemake.input.paper) if params.paper else None
 table = table1.summarise(metrics, params.methods, params.tasks, records, paper)
 lines = notes(
     metrics, params.methods, table, params.grid, params.networks, trainings, params.images

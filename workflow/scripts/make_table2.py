@@ -17,12 +17,12 @@ params, output = snakemake.params, snakemake.output
 comparisons = table3.gather_tasks(
     metrics, params.methods, params.tasks, params.patients, params.seed
 )
-paper = pd.read_csv(snakemake.input.paper)
+paper = pd.read_csv(snakemake.input.paper) if params.paper else None
 table = table2.summarise(params.rows, comparisons, params.patients, paper, params.seed)
 trainings = [
     json.loads(Path(path).read_text(encoding="utf-8")) for path in snakemake.input.trainings
 ]
 text = table2.formatted(table, params.tasks)
-lines = table2.notes(trainings)
+lines = table2.notes(trainings, params.paper)
 write_text(output.csv, table.to_csv(index=False))
 write_tables(output[1:], "Table 2", {"": text}, lines)
