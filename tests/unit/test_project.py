@@ -58,20 +58,6 @@ def test_readme_example_configuration_is_valid(config):
     check_config(merge(config, yaml.safe_load(block)))
 
 
-def test_readme_shows_the_reference_table_and_card():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    tables = ROOT / "results/reference/phantom/tables"
-    expected = {
-        "table": (tables / "table1.md").read_text(encoding="utf-8"),
-        "card": publish.short_card(tables),
-    }
-    for name, (opening, closing) in publish.MARKERS.items():
-        assert readme.split(opening)[1].split(closing)[0].lstrip("\n") == expected[name]
-    for shown in ("| SyN |", "| AVSM momentum network |", "In two splits: none."):
-        assert shown in expected["card"]
-    assert "| Row I |" not in expected["card"]
-
-
 def test_publish_copies_small_results_only(tmp_path):
     run = tmp_path / "results" / "mine"
     training = "networks/affine/both/training.json"

@@ -1,8 +1,9 @@
-"""Copy the tables and figures of a finished run to `results/reference/`, and show it in README.
+"""Copy the tables and figures of a finished run to `results/reference/`, and show it in documents.
 
     python -m workflow.referee.publish <run>
 
-The README gets the Table 1 and the fairness card of the run named `phantom`, between its markers.
+Of the run named `phantom`, README.md gets Table 1 and the fairness card, and models/README.md the
+Dice, between markers. What sentences say of it is checked by tests/unit/test_documents.py.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from workflow.config import ROOT
+from workflow.config import ROOT, TASKS
 from workflow.errors import DataError
 from workflow.referee.render import markdown
 
@@ -25,7 +26,6 @@ SMALL = (
 )  # fmt: skip
 # Slices of a cohort's images may be shown only if they are the phantom's: others have licences.
 PICTURES = ("figures/checks/*", "figures/examples/*.png", "figures/examples/*.pdf")
-MARKERS = {name: (f"<!-- {name} -->", f"<!-- /{name} -->") for name in ("table", "card")}
 SHOWN = "phantom"
 CARD_COLUMNS = [
     "Method or network", "Labels it sees", "Settings from", "Tried to find them", "Changed here",
@@ -50,20 +50,26 @@ def publish(run: str, root: Path = ROOT) -> list[Path]:
     return copies
 
 
-def show_in_readme(root: Path = ROOT) -> None:
-    """Put the reference table and card between README's markers."""
-    tables, readme = root / "results/reference" / SHOWN / "tables", root / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    parts = {
-        "table": (tables / "table1.md").read_text(encoding="utf-8"),
-        "card": short_card(tables),
-    }
-    for name, part in parts.items():
-        opening, closing = MARKERS[name]
-        before, rest = text.split(opening)
+def show(root: Path = ROOT) -> None:
+    """Put parts of the reference run between the documents' markers, `<!-- name -->`."""
+    tables = root / "results/reference" / SHOWN / "tables"
+    for (document, name), part in shown_parts(tables).items():
+        path, opening, closing = root / document, f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, rest = path.read_text(encoding="utf-8").split(opening)
         _, after = rest.split(closing)
-        text = f"{before}{opening}\n{part}{closing}{after}"
-    readme.write_text(text, encoding="utf-8")
+        path.write_text(f"{before}{opening}\n{part}{closing}{after}", encoding="utf-8")
+
+
+def shown_parts(tables: Path) -> dict[tuple[str, str], str]:
+    """Return what documents show of a run's tables, by document and marker."""
+    table = pd.read_csv(tables / "table1.csv")
+    dice = {"Method": table["method"]}
+    dice |= {task.capitalize(): table[f"{task} dice"].map("{:.1f}".format) for task in TASKS}
+    return {
+        ("README.md", "table"): (tables / "table1.md").read_text(encoding="utf-8"),
+        ("README.md", "card"): short_card(tables),
+        ("models/README.md", "tested"): markdown({"": pd.DataFrame(dice)}, []),
+    }
 
 
 def short_card(tables: Path) -> str:
@@ -89,7 +95,7 @@ def main() -> None:
     for copy in copies:
         print(copy.relative_to(ROOT))
     if run == SHOWN:
-        show_in_readme()
+        show()
 
 
 if __name__ == "__main__":
