@@ -46,7 +46,7 @@ def look_at(page, script, folder):
         [find_browser(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
          f"--user-data-dir={folder / 'browser'}", "--virtual-time-budget=60000", "--dump-dom",
          copy.as_uri()],
-        capture_output=True, encoding="utf-8", errors="replace", timeout=120, check=False,
+        capture_output=True, encoding="utf-8", errors="replace", check=False,
     )  # fmt: skip
     answer = re.search(r'<pre id="answer">(.*?)</pre>', done.stdout, re.DOTALL)
     assert answer, done.stderr

@@ -73,7 +73,7 @@ def private_slurm(folder: Path):
     try:
         for command in (munged, ("slurmctld", "-D", "-i"), *nodes):
             daemons.append(_start(folder / f"{len(daemons)}.out", command, environment))
-        _wait_for_nodes(folder, environment)
+        _wait_for_nodes(folder, environment, daemons)
         yield environment
     finally:
         _stop(daemons, environment)
@@ -130,15 +130,13 @@ def _start(output, command, environment):
 
 def _ask(environment, *command) -> list[str]:
     """Return the lines that a command prints; none while nobody answers."""
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     return done.stdout.split("\n")[:-1]
 
 
-def _wait_for_nodes(folder, environment):
-    """Wait until all nodes are idle; raise an error with the daemons' last lines if one is not."""
-    for _ in range(60):
+def _wait_for_nodes(folder, environment, daemons):
+    """Wait until all nodes are idle; raise an error with the last lines if a daemon ended."""
+    while all(daemon.poll() is None for daemon in daemons):
         nodes = _ask(environment, "sinfo", "--noheader", "--Node", "--states=idle", "--format=%N")
         if len(nodes) == len(NODES):
             return

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.workflow
 def message_of(project, **changes):
     tiny = yaml.safe_load((ROOT / "config/tiny.yaml").read_text(encoding="utf-8"))
     project.configure("wrong", **tiny | changes)
-    done = project.run("--configfile", "wrong.yaml", timeout=120)
+    done = project.run("--configfile", "wrong.yaml")
     assert done.returncode != 0
     assert "Traceback" not in done.output
     assert not list((project.folder / "results").glob("*/tables/*"))

@@ -57,9 +57,7 @@ def test_from_dicom_to_table_1(fresh_project):
         table2=[],
         curves={"figure8": [], "figure10": []},
     )
-    done = project.run(
-        "--configfile", "config/oai.yaml", "config/tiny.yaml", "mini.yaml", timeout=3000
-    )
+    done = project.run("--configfile", "config/oai.yaml", "config/tiny.yaml", "mini.yaml")
     assert done.returncode == 0, done.output
     results = project.folder / "results/mini"
     table = pd.read_csv(results / "tables/table1.csv").set_index("method")

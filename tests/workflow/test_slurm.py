@@ -35,10 +35,10 @@ def project(tmp_path_factory):
     for run in ("slurm", "local"):
         project.configure(run, **tiny | SMALL | {"run": run})
     with private_slurm(tmp_path_factory.mktemp("slurm") / "cluster") as environment:
-        done = project.call(*SLURM, "--configfile", "slurm.yaml", env=environment, timeout=3600)
+        done = project.call(*SLURM, "--configfile", "slurm.yaml", env=environment)
         project.jobs = finished_jobs(environment)
     assert done.returncode == 0, done.output
-    done = project.run("--configfile", "local.yaml", timeout=3600)
+    done = project.run("--configfile", "local.yaml")
     assert done.returncode == 0, done.output
     return project
 
