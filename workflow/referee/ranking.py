@@ -113,7 +113,9 @@ def _draw_ranks(axes: plt.Axes, task: str, table: pd.DataFrame) -> None:
     axes.grid(axis="y", visible=False)
     critical = table["critical"].iloc[0]
     known = "not known, too few couples or methods" if np.isnan(critical) else f"{critical:.1f}"
-    axes.set(xlabel=f"rank by Dice (1 is the best)\ncritical difference: {known}", title=task)
+    axes.set(
+        xlabel=f"rank by Dice (1 is the best)\ncritical difference of strokes: {known}", title=task
+    )
 
 
 def _draw_better(axes: plt.Axes, task: str, table: pd.DataFrame) -> None:
