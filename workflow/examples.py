@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from workflow.data.pairs import Couple
 from workflow.run import Run
 
-SYMMETRIC_LOSS = {"with symmetric loss": "IX", "without": "VIII"}  # rows of Table 2
+SYMMETRY = "vSVF-Sym"  # the part of Table 2's rows that Figure 6 shows
 ALL_ROWS = (
     "moving", "fixed", "warped", "grid", "affine", "moving labels", "fixed labels", "warped labels",
 )  # fmt: skip
@@ -53,11 +53,11 @@ def example_figures(run: Run) -> dict[str, ExampleFigure]:
         for number, pairs in (("4", few), ("14", more)):
             columns = tuple(Example(_name(pair), shown, pair, affine) for pair in pairs)
             figures[number] = ExampleFigure(rows, columns)
-    if {*SYMMETRIC_LOSS.values()} <= set(run.table2):
-        columns = tuple(
-            Example(title, run.table2[row], one) for title, row in SYMMETRIC_LOSS.items()
-        )
-        figures["6"] = ExampleFigure(MAP_ROWS, columns)
+    of_parts = {frozenset(row["parts"]): row["method"] for row in run.config["table2"]}
+    for parts, method in of_parts.items():
+        if SYMMETRY in parts and (without := of_parts.get(parts - {SYMMETRY})):
+            columns = Example("with symmetric loss", method, one), Example("without", without, one)
+            figures["6"] = ExampleFigure(MAP_ROWS, columns)
     if steps:
         last = tuple(Example(_name(pair), steps[-1], pair) for pair in few)
         figures["12"] = ExampleFigure(MAP_ROWS, last)

@@ -49,6 +49,18 @@ def test_a_run_without_a_method_leaves_out_what_shows_it(config):
     assert without.config["curves"]["figure8"] == []  # shows avsm-2step too
 
 
+def test_figure_6_shows_the_rows_that_differ_by_the_symmetric_loss(config):
+    """Whatever they are called, and wherever they stand."""
+    rows = [row | {"row": f"R{n}"} for n, row in enumerate(reversed(config["table2"]))]
+    config |= {"table2": rows, "training": config["training"] | {"start": "scratch"}}
+    shown = example_figures(load_run(config))["6"].columns
+    assert [(e.title, e.method) for e in shown] == [
+        ("with symmetric loss", "avsm-3step"), ("without", "ablation-8"),
+    ]  # fmt: skip
+    config["table2"] = rows[:1] + rows[2:]
+    assert "6" not in example_figures(load_run(config))
+
+
 def test_examples_show_the_method_that_names_its_affine_part(config):
     """A variant under another name and label stands for the method that it is of."""
     config["variants"]["methods"]["deep"] = {"of": "avsm-3step", "label": "Mine"}
