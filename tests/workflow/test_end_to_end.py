@@ -40,7 +40,7 @@ KILL_AT_THE_SECOND = """
 """
 
 # Rows that differ from others in parameters or networks only; the contract tests run them too.
-LEFT_OUT = {"affine-opt", "vsvf-opt", "voxelmorph", "avsm-refined"}
+LEFT_OUT = {"affine-opt", "voxelmorph", "avsm-refined"}
 # Methods of the tiny configuration's Table 2 and curves alone.
 VARIANTS = ["ablation-8", "avsm-1", "affine-1", "affine-2"]
 
@@ -129,11 +129,27 @@ def test_failures_are_counted_and_explained(project):
 
 
 def test_registration_helps(project):
-    """By far more than one pair of tiny images varies from processor to processor."""
+    """By the method that gains most on tiny images, and by less than it gains on any pair.
+
+    That was 16 to 49 points on 24 pairs of two populations; what others gain varies with the
+    processor from nothing to twenty.
+    """
     table = pd.read_csv(project.results / "tables/table1.csv").set_index("method")
     for task in ("longitudinal", "cross-subject"):
-        before = table.loc["Before registration", f"{task} dice"]
-        assert table.loc["SyN", f"{task} dice"] > 1.5 * before
+        before, after = (
+            table.loc[method, f"{task} dice"] for method in ("Before registration", "vSVF-opt")
+        )
+        assert after > before + 10
+
+
+def test_what_is_of_the_paper_alone_can_be_left_out(project):
+    """As it is with other cohorts than the phantom."""
+    config = yaml.safe_load((project.folder / "mine.yaml").read_text(encoding="utf-8"))
+    project.configure("other", **config | {"paper": False})
+    for name, expected in (("mine", True), ("other", False)):
+        output = project.run("--configfile", f"{name}.yaml", "-n", "--forceall").output
+        assert "make_figure11" in output
+        assert ("judge_claims" in output) == ("make_figure9" in output) == expected
 
 
 def test_fields_and_states_are_temporary(project):
