@@ -1,5 +1,6 @@
 """A copy of the project in which Snakemake runs as users run it."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,8 @@ class Project:
 
     def call(self, *arguments: str, **options):
         """Run `snakemake` with some arguments; `options` are those of `subprocess.run`."""
+        # The copy's own code, also where a PYTHONPATH names another.
+        options["env"] = options.get("env", os.environ) | {"PYTHONPATH": str(self.folder)}
         done = subprocess.run(
             [sys.executable, "-m", "snakemake", *arguments],
             cwd=self.folder, encoding="utf-8", errors="replace", capture_output=True,
