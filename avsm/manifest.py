@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from avsm.errors import UserError, nearest, raise_all
+from avsm.tables import read_table
 
 SPLITS = ("train", "validation")
 REQUIRED = ("subject", "image", "split")
@@ -51,11 +51,11 @@ def read_manifest(path: str | Path) -> list[Scan]:
         If the file, a column, a value or a named file is missing or wrong; lists all faults.
     """
     path = Path(path)
-    rows = read_rows(path, REQUIRED)
+    _, rows = read_table(path, "MANIFEST", REQUIRED)
     faults: list[str] = []
     scans = []
-    for line, row in enumerate(rows, start=2):
-        values = {key: (row.get(key) or "").strip() for key in REQUIRED + OPTIONAL}
+    for line, row in rows.items():
+        values = {key: row.get(key, "") for key in REQUIRED + OPTIONAL}
         wrong = _row_faults(values, path.parent)
         faults += [f"line {line}: {fault}" for fault in wrong]
         if not wrong and values["split"] in SPLITS:
@@ -65,29 +65,6 @@ def read_manifest(path: str | Path) -> list[Scan]:
         raise UserError(f"{path}: no scan has the split 'validation'; they choose the weights")
     _check_subjects(scans, path)
     return scans
-
-
-def read_rows(path: Path, required: Sequence[str]) -> list[dict[str, str | None]]:
-    """Read a CSV with at least the required columns; see ``read_manifest`` for errors."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected a CSV with columns {', '.join(required)}")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            columns = reader.fieldnames or []
-            rows = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: expected a CSV in UTF-8 ({error})") from error
-    long = [
-        f"line {line}: found more values than columns"
-        for line, row in enumerate(rows, start=2)
-        if None in row
-    ]
-    raise_all(f"{path}: the CSV has faults:", long)
-    missing = [f"no column '{name}'{nearest(name, columns)}" for name in required]
-    missing = [text for name, text in zip(required, missing, strict=True) if name not in columns]
-    raise_all(f"{path}: found the columns {', '.join(columns) or 'none'}:", missing)
-    return rows
 
 
 def _row_faults(values: dict[str, str], folder: Path) -> list[str]:

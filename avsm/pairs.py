@@ -13,10 +13,12 @@ from typing import NamedTuple
 import torch
 
 from avsm.errors import UserError, nearest, raise_all
-from avsm.manifest import SPLITS, Scan, read_manifest, read_rows
+from avsm.manifest import SPLITS, Scan, read_manifest
+from avsm.tables import read_table
 
 log = logging.getLogger(__name__)
 TASKS = ("longitudinal", "cross-subject", "both")
+COLUMNS = ("task", "fixed", "moving")
 Couples = dict[str, list[tuple[int, int]]]  # by task; positions of scans
 
 
@@ -59,8 +61,9 @@ def read_couples(path: str | Path, scans: Sequence[Scan]) -> Couples:
     positions = {scan.image.resolve(): index for index, scan in enumerate(scans)}
     couples: Couples = {}
     faults = []
-    for line, row in enumerate(read_rows(path, ("task", "fixed", "moving")), start=2):
-        task, *images = ((row[name] or "").strip() for name in ("task", "fixed", "moving"))
+    _, rows = read_table(path, "--couples", COLUMNS)
+    for line, row in rows.items():
+        task, *images = (row[name] for name in COLUMNS)
         found = [positions.get((path.parent / image).resolve()) for image in images]
         wrong = [
             f"image {image}: none of the training scans has it"

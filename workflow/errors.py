@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from avsm.errors import UserError
 
-class BenchmarkError(ValueError):
+
+class BenchmarkError(UserError):
     """Base of all errors that are the input's fault, not the program's."""
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from workflow.data.csv_rows import read_rows
+from avsm.tables import read_table
 from workflow.data.splits import SPLITS, assign_splits
 from workflow.errors import DataError, nearest, raise_all
 
@@ -96,7 +96,7 @@ def _manifest(config: dict[str, Any]) -> list[Scan]:
 
 def _read_csv(path: Path, names: dict[str, str]) -> dict[int, dict[str, str]]:
     """Return the rows of a CSV by line under our column names; absent optional columns give ""."""
-    found, rows = read_rows(path, "cohort.path")
+    found, rows = read_table(path, "cohort.path")
     renamed = [theirs for ours, theirs in names.items() if ours != theirs]
     missing = [names["subject"], *renamed]
     if not {names["image"], names["label"]} & set(found):

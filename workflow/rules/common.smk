@@ -9,16 +9,16 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from avsm.errors import UserError
 from workflow.contract.sources import sources
 from workflow.data.training import couple_rows, manifest_rows, read_scan
-from workflow.errors import BenchmarkError
 from workflow.examples import AVSM, example_figures
 from workflow.parts import in_parts
 from workflow.run import load_run
 
 try:
     RUN = load_run(config)
-except BenchmarkError as error:
+except UserError as error:
     raise WorkflowError(str(error)) from None
 
 FOLDER = RUN.folder

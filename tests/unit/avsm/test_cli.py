@@ -174,7 +174,7 @@ def test_info_says_how_a_model_was_trained(
         ),
         (
             ["points", "long.csv", "--transform", "gone.nii"],
-            "line 2: found more values than columns",
+            "line 2: found 4 values, expected 3",
         ),
         (["register", "a.nii", "b.nii", "--size", "9,x", "--out", "w.nii"], "such as 96,96,40"),
     ],
