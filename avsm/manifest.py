@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,18 +53,35 @@ def read_manifest(path: str | Path) -> list[Scan]:
     path = Path(path)
     _, rows = read_table(path, "MANIFEST", REQUIRED)
     faults: list[str] = []
-    scans = []
+    scans, owned = [], []
     for line, row in rows.items():
         values = {key: row.get(key, "") for key in REQUIRED + OPTIONAL}
         wrong = _row_faults(values, path.parent)
         faults += [f"line {line}: {fault}" for fault in wrong]
         if not wrong and values["split"] in SPLITS:
-            scans.append(_scan(values, path.parent))
-    raise_all(f"{path}: the manifest has faults:", faults)
+            scans.append(scan := _scan(values, path.parent))
+            owned += [(f"line {line}: image", scan.image), (f"line {line}: label", scan.label)]
+    raise_all(f"{path}: the manifest has faults:", faults or same_files(owned))
     if not any(scan.split == "validation" for scan in scans):
         raise UserError(f"{path}: no scan has the split 'validation'; they choose the weights")
     _check_subjects(scans, path)
     return scans
+
+
+def same_files(owned: Iterable[tuple[str, Path | None]]) -> list[str]:
+    """Say which files come again, be it under another name or by a link.
+
+    ``owned`` has what each file is, such as "line 3: image", and the file, which exists.
+    """
+    first: dict[tuple[int, int], tuple[str, Path]] = {}
+    faults = []
+    for owner, path in owned:
+        if path is not None:
+            stat = path.stat()
+            other, known = first.setdefault((stat.st_dev, stat.st_ino), (owner, path))
+            if other != owner:
+                faults.append(f"{owner} {path} is the file of {other} {known}, expected another")
+    return faults
 
 
 def _row_faults(values: dict[str, str], folder: Path) -> list[str]:

@@ -9,19 +9,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import SimpleITK as sitk
-
 from avsm.errors import UserError, raise_all
 from avsm.files import write_rows
-from avsm.grid import PERCENTILES, WorkingGrid, are_labels, image_on_grid, labels_on_grid
-from avsm.images import read_image, write_image
+from avsm.grid import PERCENTILES, WorkingGrid, image_on_grid, labels_on_grid
+from avsm.images import canonical, read_image, write_image
+from avsm.labels import label_faults
 from avsm.manifest import OPTIONAL, REQUIRED, Scan, read_manifest
 
 log = logging.getLogger(__name__)
 MANIFEST = "scans.csv"
 SIDES = ("left", "right", "")
-SAME_MM = 1e-2  # two grids are one where their corners differ by less
 
 
 def prepare(
@@ -95,24 +92,10 @@ def _prepare(
     image = image_on_grid(own, grid, str(scan.image), mirrored=mirrored)
     if label_path is not None:
         labels = read_image(scan.label)
-        _check_label(labels, own, scan.label)
+        if faults := label_faults(canonical(labels), scan.label, canonical(own), scan.image):
+            raise UserError("; ".join(faults))
         write_image(labels_on_grid(labels, grid, mirrored), label_path)
     write_image(image, image_path)
-
-
-def _check_label(labels: sitk.Image, image: sitk.Image, path: Path) -> None:
-    """Raise UserError unless a label map is of whole numbers up to 255, on its image's grid."""
-    if not are_labels(sitk.GetArrayViewFromImage(labels)):
-        raise UserError(f"{path}: expected whole numbers from 0 to 255")
-    size = image.GetSize()
-    corners = [(0, 0, 0), (size[0] - 1, 0, 0), (0, size[1] - 1, 0), (0, 0, size[2] - 1)]
-    apart = [
-        np.subtract(*(i.TransformIndexToPhysicalPoint(c) for i in (labels, image))) for c in corners
-    ]
-    if labels.GetSize() != size or np.abs(apart).max() > SAME_MM:
-        raise UserError(
-            f"{path}: expected the image's grid {size}, found {labels.GetSize()} or another place"
-        )
 
 
 def _made_of(scan: Scan, size: Sequence[int], mirrored: bool) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from avsm.manifest import same_files
 from avsm.tables import read_table
 from workflow.data.splits import SPLITS, assign_splits
 from workflow.errors import DataError, nearest, raise_all
@@ -72,7 +72,7 @@ def _manifest(config: dict[str, Any]) -> list[Scan]:
     path = Path(config["cohort"]["path"])
     names = {column: config["cohort"]["columns"].get(column, column) for column in COLUMNS}
     rows = _read_csv(path, names)
-    faults, scans, lines, owners = [], [], {}, {}
+    faults, scans, lines = [], [], {}
     for line, row in rows.items():
         files = {
             key: str(path.parent / row[key]) if row[key] else None for key in ("image", "label")
@@ -82,10 +82,6 @@ def _manifest(config: dict[str, Any]) -> list[Scan]:
         if scan.name in lines:
             wrong.append(f"scan {scan.name} again, first in line {lines[scan.name]}")
         lines.setdefault(scan.name, line)
-        for file in filter(None, (scan.image, scan.label)):
-            owner = owners.setdefault(os.path.normpath(file), line)
-            if owner != line:
-                wrong.append(f"{file} is that of line {owner} already, expected another file")
         faults += [f"line {line}: {fault}" for fault in wrong]
         scans.append(scan)
     if not rows:
@@ -162,3 +158,6 @@ def _check_files(scans: list[Scan], source: str | None) -> None:
     raise_all(DataError, f"{source}: Snakemake takes braces in paths for wildcards:", braces)
     missing = [f"{path}: no such file or folder" for path in paths if not Path(path).exists()]
     raise_all(DataError, f"{source}: {len(missing)} of its files are missing:", missing)
+    owned = [(f"{s.name}: {k}", getattr(s, k)) for s in scans for k in ("image", "label")]
+    again = same_files((owner, path and Path(path)) for owner, path in owned)
+    raise_all(DataError, f"{source}: no file may be that of two scans:", again)

@@ -223,7 +223,7 @@ def test_python_m_avsm_is_the_command(tmp_path: Path) -> None:
         (["--set", "afine.rate=1"], "did you mean 'affine.rate'"),
         (["--set", "affine.rate"], "expected NAME=VALUE"),
         (["--labels", "two"], "expected numbers such as 2,4"),
-        (["--labels", "9"], r"hold the values [1]; expected [9]"),
+        (["--labels", "9"], "none has [9], found the values [0, 1]"),
         (["--device", "cuda:0"], "device: expected one of this machine"),
         (["--device", "gpu"], "device: expected one of auto"),
         (["--start", "none.pt"], "none.pt: no such file or folder"),
