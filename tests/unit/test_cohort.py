@@ -22,7 +22,7 @@ def write_manifest(folder, text, config, files=("x.nii",)):
     for name in files:
         (folder / name).touch()
     (folder / "cohort.csv").write_text(text, encoding="utf-8")
-    config["cohort"] |= {"source": "manifest", "path": str(folder / "cohort.csv")}
+    config["cohort"] |= {"source": "manifest", "path": str(folder / "cohort.csv"), "simulate": True}
     return config
 
 
@@ -51,10 +51,30 @@ def test_all_faults_of_a_manifest_are_listed_at_once(tmp_path, config):
     message = str(caught.value)
     for part in (
         "cohort.csv", "line 3: scan A_1_right again, first in line 2", "line 4: subject 'B/C'",
-        "line 5: side 'up'", "line 6: neither image nor label", "line 7: a test scan needs a label",
+        "line 5: side 'up'", "line 6: no image, nor a label", "line 7: a test scan needs a label",
         "line 8: split 'exam': expected train, validation, test",
     ):  # fmt: skip
         assert part in message
+
+
+def test_nothing_is_simulated_unasked(tmp_path, config):
+    """Scans whose column has another name are not replaced by simulated ones."""
+    text = "subject,visit,scan_path,label,scanner\nA,1,x.nii,y.nii,3T\n"
+    config = write_manifest(tmp_path, text, config, files=("x.nii", "y.nii"))
+    assert load_cohort(config)["A_1"].image is None
+    config["cohort"]["simulate"] = False
+    with pytest.raises(DataError) as caught:
+        load_cohort(config)
+    for part in (
+        "no column 'image'", "columns of no meaning: scan_path, scanner; cohort.columns gives",
+        "cohort.simulate: true simulates",
+    ):  # fmt: skip
+        assert part in str(caught.value)
+    config["cohort"]["columns"] = {"image": "scan_path"}
+    assert load_cohort(config)["A_1"].image == str(tmp_path / "x.nii")
+    (tmp_path / "cohort.csv").write_text(text + "B,1,,y.nii,3T\n")
+    with pytest.raises(DataError, match=r"line 3: no image; cohort\.simulate: true simulates"):
+        load_cohort(config)
 
 
 def test_misspelt_column_names_the_nearest(tmp_path, config):

@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 
 from avsm.errors import UserError
 from workflow.contract.sources import sources
+from workflow.data.cohort import simulated_note
 from workflow.data.training import couple_rows, manifest_rows, read_scan
 from workflow.examples import AVSM, example_figures
 from workflow.parts import in_parts
@@ -25,6 +26,7 @@ FOLDER = RUN.folder
 REGISTER_SCRIPT = "../../workflow/scripts/register.py"
 ENVIRONMENT = "../../environment.yml"
 UNKNOWN_COST = 60  # core-seconds of a pair of a million voxels, where method.yaml does not say it
+HAVE_IMAGES = [bool(scan.image) for scan in RUN.scans.values()]
 EXAMPLES = example_figures(RUN)
 TRAINING_PARTS = in_parts(RUN.trained)
 CHECK_PARTS = in_parts(RUN.used if config["cohort"]["source"] != "phantom" else [])
@@ -268,6 +270,12 @@ def lift_default_job_limit():
     limit = workflow.scheduler.job_rate_limiter
     if limit is not None and (limit.max_jobs, limit.timespan) == (100, 1):
         workflow.scheduler.job_rate_limiter = None
+
+
+def say_simulated():
+    """Say in the terminal that images are not real, before anything is made of them."""
+    for note in simulated_note(HAVE_IMAGES):
+        print(note, flush=True)
 
 
 def print_results():
