@@ -11,8 +11,9 @@ from avsm.errors import UserError, nearest, raise_all
 from avsm.tables import read_table
 
 SPLITS = ("train", "validation")
+OTHER_SIDE = {"left": "right", "right": "left"}
 REQUIRED = ("subject", "image", "split")
-OPTIONAL = ("label", "visit", "side")
+OPTIONAL = ("label", "visit", "side", "mirrored")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Scan:
         ``train`` or ``validation``.
     visit, side
         When, and which side of the body; may be empty.
+    mirrored
+        Whether the image was reflected, so that it looks as one of the other side.
     """
 
     subject: str
@@ -37,10 +40,16 @@ class Scan:
     split: str
     visit: str = ""
     side: str = ""
+    mirrored: bool = False
+
+    @property
+    def looks(self) -> str:
+        """Give the side that the image looks like; what is not left or right stays."""
+        return OTHER_SIDE.get(self.side, self.side) if self.mirrored else self.side
 
 
 def read_manifest(path: str | Path) -> list[Scan]:
-    """Read a CSV with the columns subject, image, split and optionally label, visit, side.
+    """Read a CSV with the columns subject, image, split, and those of ``OPTIONAL`` that it has.
 
     Relative paths are relative to the manifest's folder. Rows of other splits (a test set) are
     left out.
@@ -56,6 +65,7 @@ def read_manifest(path: str | Path) -> list[Scan]:
     scans, owned = [], []
     for line, row in rows.items():
         values = {key: row.get(key, "") for key in REQUIRED + OPTIONAL}
+        values["side"] = values["side"].lower()
         wrong = _row_faults(values, path.parent)
         faults += [f"line {line}: {fault}" for fault in wrong]
         if not wrong and values["split"] in SPLITS:
@@ -89,6 +99,13 @@ def _row_faults(values: dict[str, str], folder: Path) -> list[str]:
     if values["split"] and values["split"] not in (*SPLITS, "test"):
         hint = nearest(values["split"], SPLITS)
         faults.append(f"split '{values['split']}': expected {', '.join(SPLITS)} or test{hint}")
+    if values["mirrored"] not in ("", "yes"):
+        faults.append(f"mirrored '{values['mirrored']}': expected yes or nothing")
+    faults += [
+        f"{key} {values[key]!r}: found a character that cannot be seen"
+        for key in ("subject", "visit", "side")
+        if not values[key].isprintable()
+    ]
     faults += [
         f"{key} {folder / values[key]}: no such file"
         for key in ("image", "label")
@@ -100,7 +117,8 @@ def _row_faults(values: dict[str, str], folder: Path) -> list[str]:
 def _scan(values: dict[str, str], folder: Path) -> Scan:
     label = folder / values["label"] if values["label"] else None
     rest = {key: values[key] for key in ("subject", "split", "visit", "side")}
-    return Scan(image=folder / values["image"], label=label, **rest)
+    mirrored = bool(values["mirrored"])
+    return Scan(image=folder / values["image"], label=label, mirrored=mirrored, **rest)
 
 
 def _check_subjects(scans: Sequence[Scan], path: Path) -> None:

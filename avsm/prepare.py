@@ -71,7 +71,8 @@ def prepare(
             faults.append(str(error))
             continue
         kept = {key: getattr(scan, key) for key in ("subject", "split", "visit", "side")}
-        rows.append(kept | {"image": image.name, "label": label.name if label else ""})
+        kept |= {"label": label.name if label else "", "mirrored": "yes" if mirrored else ""}
+        rows.append(kept | {"image": image.name})
         if number % 20 == 0 or number == len(scans):
             left = (time.monotonic() - begun) / number * (len(scans) - number)
             log.info("%d of %d scans prepared, %.0f s left", number, len(scans), left)

@@ -28,7 +28,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def edited(cohort: Path, old: str, new: str) -> Path:
     path = cohort.with_name("edited.csv")
-    path.write_text(cohort.read_text().replace(old, new))
+    path.write_text(cohort.read_text().replace(old, new), encoding="utf-8")
     return path
 
 
@@ -48,6 +48,7 @@ def test_manifest_gives_scans(cohort: Path) -> None:
         ("s0,v0,train", ",v0,train", "line 2: subject is empty"),
         ("s0,v0,train", "s0,v0,validation", "subjects in both splits"),
         ("validation", "test", "no scan has the split 'validation'"),
+        ("s4,v0", "s4\u200b,v0", r"subject 's4\\u200b': found a character that cannot be seen"),
     ],
 )
 def test_wrong_manifests_say_what_is_wrong(cohort: Path, old: str, new: str, message: str) -> None:

@@ -42,8 +42,8 @@ def raw(tmp_path: Path) -> Path:
 
 def test_images_are_as_registration_sees_them(raw: Path, tmp_path: Path) -> None:
     scans = read_manifest(prepare(raw, tmp_path / "new", SIZE, mirror_left=True))
-    assert [(s.subject, s.side, s.split) for s in scans] == [
-        ("s0", "right", "train"), ("s1", "left", "validation"),
+    assert [(s.subject, s.side, s.looks, s.split) for s in scans] == [
+        ("s0", "right", "right", "train"), ("s1", "left", "right", "validation"),
     ]  # fmt: skip
     for number, scan in enumerate(scans):
         own = read_image(raw.parent / f"{number}.nii.gz")
@@ -113,8 +113,8 @@ def test_a_stopped_preparation_goes_on(
 
 
 def test_unknown_sides_are_not_left_as_they_are(raw: Path, tmp_path: Path) -> None:
-    raw.write_text(raw.read_text().replace(",left", ",Left"))
-    with pytest.raises(UserError, match=r"side: expected left, right or nothing .* found Left"):
+    raw.write_text(raw.read_text().replace(",left", ",links"))
+    with pytest.raises(UserError, match=r"side: expected left, right or nothing .* found links"):
         prepare(raw, tmp_path / "new", SIZE, mirror_left=True)
 
 
