@@ -10,6 +10,7 @@ from pathlib import Path
 from avsm.errors import UserError, nearest, raise_all
 from avsm.tables import read_table
 
+TASKS = ("longitudinal", "cross-subject", "both")
 SPLITS = ("train", "validation")
 OTHER_SIDE = {"left": "right", "right": "left"}
 REQUIRED = ("subject", "image", "split")

@@ -13,11 +13,10 @@ from typing import NamedTuple
 import torch
 
 from avsm.errors import UserError, nearest, raise_all
-from avsm.manifest import SPLITS, Scan, read_manifest
+from avsm.manifest import SPLITS, TASKS, Scan, read_manifest
 from avsm.tables import read_table
 
 log = logging.getLogger(__name__)
-TASKS = ("longitudinal", "cross-subject", "both")
 COLUMNS = ("task", "fixed", "moving")
 Couples = dict[str, list[tuple[int, int]]]  # by task; positions of scans
 

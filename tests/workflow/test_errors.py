@@ -46,6 +46,14 @@ def test_faults_of_the_configuration(fresh_project, changes, parts):
         assert part in output
 
 
+def test_a_key_twice_is_told(fresh_project):
+    name = fresh_project.configure("twice", methods=["identity"])
+    path = fresh_project.folder / name
+    path.write_text(path.read_text(encoding="utf-8") + "run: a\nrun: b\n", encoding="utf-8")
+    done = fresh_project.run("-n", "--configfile", name, timeout=120)
+    assert done.returncode and "twice.yaml: key 'run' in line 3, and again in line 4" in done.output
+
+
 def test_faults_of_the_files(fresh_project):
     """All faulty scans are named together, before anything is registered."""
     project = fresh_project

@@ -16,8 +16,12 @@ from workflow.data.training import couple_rows, manifest_rows, read_scan
 from workflow.examples import AVSM, example_figures
 from workflow.parts import in_parts
 from workflow.run import load_run
+from workflow.schema import read_yaml
 
 try:
+    if workflow.is_main_process:
+        for file in map(Path, workflow.configfiles):
+            read_yaml(file)  # which refuses what Snakemake reads past: a key that comes twice
     RUN = load_run(config)
 except UserError as error:
     raise WorkflowError(str(error)) from None
