@@ -12,6 +12,7 @@ from avsm.grid import describe_grid, same_grid
 VALUES = range(256)
 SHOWN = 5
 FEW = 16  # no image has so few values
+LIKE_LABELS = "found few values, all whole numbers from 0 to 255, as of a label map"
 
 
 def label_faults(

@@ -13,7 +13,7 @@ from avsm.errors import UserError, raise_all
 from avsm.files import write_rows
 from avsm.grid import PERCENTILES, WorkingGrid, image_on_grid, labels_on_grid
 from avsm.images import canonical, read_image, write_image
-from avsm.labels import label_faults
+from avsm.labels import LIKE_LABELS, has_few_values, label_faults
 from avsm.manifest import OPTIONAL, REQUIRED, Scan, read_manifest
 
 log = logging.getLogger(__name__)
@@ -91,6 +91,8 @@ def _prepare(
     """Write the label map, then the image: where there is an image, the scan is done."""
     own = read_image(scan.image)
     image = image_on_grid(own, grid, str(scan.image), mirrored=mirrored)
+    if has_few_values(own):
+        raise UserError(f"{scan.image}: {LIKE_LABELS}")
     if label_path is not None:
         labels = read_image(scan.label)
         if faults := label_faults(canonical(labels), scan.label, canonical(own), scan.image):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,8 +51,8 @@ def read_table(
         raise UserError(f"{path.absolute()}: no such file; {named_by} must name a CSV")
     text = _text(path)
     first = next((line for line in text.splitlines() if line.strip(DELIMITERS + " ")), "")
-    # Of the names of columns most separators give one.
-    delimiter = max(DELIMITERS, key=lambda d: len(next(csv.reader([first], delimiter=d), [])))
+    # What separates the names of columns comes most often in their line; a comma if none does.
+    delimiter = max(DELIMITERS, key=re.sub('"[^"]*"', "", first).count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     found: dict[int, list[str]] = {}
     try:
@@ -75,7 +76,7 @@ def read_table(
         for line, cells in rows.items()
         if len(cells) != len(columns)
     ]
-    raise_all(f"{path}: the CSV has faults:", wrong)
+    raise_all(f"{path}: found the columns {', '.join(columns)}:", wrong)
     return columns, {line: dict(zip(columns, cells, strict=True)) for line, cells in rows.items()}
 
 

@@ -39,7 +39,7 @@ def test_all_faults_of_a_manifest_are_listed_at_once(tmp_path, config):
     text = (
         "subject,visit,side,image,label,split\n"
         "A,1,right,,x.nii,\n"
-        "A,1,right,,x.nii,\n"  # twice
+        "a,1,right,,x.nii,\n"  # twice, as some file systems see it
         "B/C,1,right,,x.nii,\n"
         "D,1,up,,x.nii,\n"
         "E,1,left,,,\n"
@@ -50,7 +50,7 @@ def test_all_faults_of_a_manifest_are_listed_at_once(tmp_path, config):
         load_cohort(write_manifest(tmp_path, text, config))
     message = str(caught.value)
     for part in (
-        "cohort.csv", "line 3: scan A_1_right again, first in line 2", "line 4: subject 'B/C'",
+        "cohort.csv", "line 3: scan a_1_right again, first in line 2", "line 4: subject 'B/C'",
         "line 5: side 'up'", "line 6: no image, nor a label", "line 7: a test scan needs a label",
         "line 8: split 'exam': expected train, validation, test",
     ):  # fmt: skip

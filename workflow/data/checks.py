@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from avsm.images import canonical, count_not_finite
-from avsm.labels import has_few_values, label_faults
+from avsm.labels import LIKE_LABELS, has_few_values, label_faults
 from workflow.data.cohort import Scan
 from workflow.data.preprocess import merge_labels
 from workflow.errors import DataError
@@ -63,7 +63,7 @@ def _check_scan(scan: Scan, labels: dict[str, list]) -> tuple[list[str], dict[st
         wrong = label_faults(read["label"], scan.label, read.get("image"), scan.image)
         faults += wrong or _structure_faults(read["label"], scan, labels)
     elif "image" in read and has_few_values(read["image"]):
-        faults.append(f"{scan.image}: found few values, all whole numbers, as of a label map")
+        faults.append(f"{scan.image}: {LIKE_LABELS}")
     return faults, {role: _digest(image) for role, image in read.items() if not faults}
 
 

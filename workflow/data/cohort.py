@@ -89,9 +89,10 @@ def _manifest(config: dict[str, Any]) -> list[Scan]:
         }
         scan = Scan(**row | files | {"side": row["side"].lower()})
         wrong = _row_faults(scan, simulate)
-        if scan.name in lines:
-            wrong.append(f"scan {scan.name} again, first in line {lines[scan.name]}")
-        lines.setdefault(scan.name, line)
+        # Not all file systems tell capitals from small letters.
+        first = lines.setdefault(scan.name.lower(), line)
+        if first != line:
+            wrong.append(f"scan {scan.name} again, first in line {first}")
         faults += [f"line {line}: {fault}" for fault in wrong]
         scans.append(scan)
     if not rows:

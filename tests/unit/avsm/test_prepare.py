@@ -136,3 +136,18 @@ def test_all_scans_that_cannot_be_prepared_are_named(
         assert part in str(caught.value)
     assert not (tmp_path / "new" / "scans.csv").exists()
     assert not list((tmp_path / "new").glob("*.nii"))
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ("1_label.nii.gz,1.nii.gz", "1_label.nii.gz: .*image and label map seem exchanged"),
+        ("0_label.nii.gz,1_label.nii.gz", "0_label.nii.gz: .*, or both are label maps"),
+        ("0_label.nii.gz,", "0_label.nii.gz: .*as of a label map"),
+    ],
+)
+def test_label_maps_are_no_images(raw: Path, tmp_path: Path, files: str, message: str) -> None:
+    text = raw.read_text().replace("0.nii.gz,0_label.nii.gz", "0.nii.gz,")
+    raw.write_text(text.replace("1.nii.gz,1_label.nii.gz", files))
+    with pytest.raises(UserError, match=message):
+        prepare(raw, tmp_path / "new", SIZE)

@@ -50,6 +50,12 @@ def test_empty_rows_cells_and_spaces_mean_nothing(tmp_path: Path, text: str) -> 
     assert found == columns and list(odd.values()) == list(plain.values())
 
 
+def test_a_separator_in_a_quoted_name_does_not_separate(tmp_path: Path) -> None:
+    path = tmp_path / "scans.csv"
+    path.write_text('subject;"age, sex, site, scanner";split\nA;1;train\n', encoding="utf-8")
+    assert read_table(path, "MANIFEST", ("split",))[1][2]["split"] == "train"
+
+
 def test_quoted_separators_belong_to_the_value(tmp_path: Path) -> None:
     path = tmp_path / "scans.csv"
     path.write_text(QUOTED, encoding="utf-8")
@@ -70,6 +76,7 @@ WRONG = {
     "too few": (TEXT.replace(",train", ""), "line 2: found 2 values, expected 3"),
     "one mark": (TEXT.replace("a.nii", '"a.nii'), "line 3: cannot be read as CSV .*quotation mark"),
     "a mark inside": (TEXT.replace("a.nii", '"a" 1.nii'), "line 2: cannot be read .*quotation"),
+    "a long line": ("x" * 200_000 + "\n" + TEXT, "line 1: cannot be read .*131072"),
     "a long cell": (TEXT.replace("a.nii", "x" * 200_000), "line 2: cannot be read .*131072"),
 }
 
