@@ -91,13 +91,13 @@ def _prepare(
     """Write the label map, then the image: where there is an image, the scan is done."""
     own = read_image(scan.image)
     image = image_on_grid(own, grid, str(scan.image), mirrored=mirrored)
-    if has_few_values(own):
-        raise UserError(f"{scan.image}: {LIKE_LABELS}")
     if label_path is not None:
         labels = read_image(scan.label)
         if faults := label_faults(canonical(labels), scan.label, canonical(own), scan.image):
             raise UserError("; ".join(faults))
         write_image(labels_on_grid(labels, grid, mirrored), label_path)
+    elif has_few_values(own):
+        raise UserError(f"{scan.image}: {LIKE_LABELS}")
     write_image(image, image_path)
 
 
