@@ -205,6 +205,12 @@ class Recipe:
         for name in ("affine", "momentum"):
             _check_stage(name, getattr(self, name))
 
+    @property
+    def least_side(self) -> int:
+        """Give the least voxels a side of an image that has 8 where it is coarsest, for windows."""
+        phases = (*self.affine.phases, *self.momentum.phases)
+        return math.ceil(8 / min(*(phase.scale for phase in phases), *self.model.step_scales))
+
     def change(self, values: Mapping[str, Any]) -> Recipe:
         """Change settings by dotted names, such as ``{"affine.rate": 1e-3}``.
 

@@ -168,6 +168,18 @@ def test_settings_of_networks_are_checked_before_a_run(plain_config, settings, m
             load_run(plain_config)
 
 
+def test_grids_that_are_too_small_for_a_network_are_told(plain_config):
+    """Its coarsest images have 8 voxels a side; the preset small's are of half the resolution."""
+    plain_config["methods"] = ["affine-net"]
+    plain_config["training"]["start"] = "scratch"
+    plain_config["evaluation"]["symmetry_margin"] = 2
+    plain_config["preprocessing"]["size"] = [40, 16, 15]
+    with pytest.raises(ConfigError, match=r"found \[40, 16, 15\], expected at least 16 voxels"):
+        load_run(plain_config)
+    plain_config["preprocessing"]["size"] = [40, 16, 16]
+    load_run(plain_config)
+
+
 def test_plans_need_no_pytorch():
     """Each job reads the plan again."""
     done = subprocess.run(

@@ -104,7 +104,8 @@ def test_modules_that_networks_lack_are_named(tmp_path, plain_config):
 def test_only_learned_methods_have_networks(tmp_path, plain_config):
     shutil.copytree(ROOT / "baselines/_template", tmp_path / "mine")
     path = tmp_path / "mine/method.yaml"
-    path.write_text(path.read_text(encoding="utf-8") + "networks: [affine]\n", encoding="utf-8")
+    description = yaml.safe_load(path.read_text(encoding="utf-8")) | {"networks": ["affine"]}
+    path.write_text(yaml.safe_dump(description), encoding="utf-8")
     plain_config |= {"methods": ["mine"], "method_params": {}}
     with pytest.raises(ConfigError, match="networks: found kind classical, expected learned"):
         load_methods(plain_config, tmp_path)

@@ -117,7 +117,12 @@ def _describe(name: str, folder: Path, config: dict[str, Any]) -> tuple[dict[str
     params = description.get("params", {})
     if not wrong and {"preset", "settings"} <= {*params}:  # those of the library's recipes
         try:
-            recipe_preset(params["preset"]).change(params["settings"])
+            least = recipe_preset(params["preset"]).change(params["settings"]).least_side
+            if least > min(size := config["preprocessing"]["size"]):
+                wrong.append(
+                    f"preprocessing.size: found {size}, expected at least {least} voxels a side "
+                    f"for {where}"
+                )
         except UserError as error:
             wrong.append(f"{where}.settings: {error}")
     needs = variants.get(name, {}).get("needs", description.get("needs", ()))
