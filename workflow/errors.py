@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
-
-from avsm.errors import UserError
+from avsm.errors import UserError, nearest  # noqa: F401  (found here by the benchmark)
 
 
 class BenchmarkError(UserError):
@@ -36,9 +33,3 @@ def raise_all(kind: type[BenchmarkError], heading: str, faults: list[str], shown
     if len(faults) > shown:
         lines.append(f"  … and {len(faults) - shown} more")
     raise kind("\n".join([heading, *lines]))
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return " (did you mean 'x'?)" for the known name nearest to `name`, or an empty string."""
-    match = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    return f" (did you mean '{match[0]}'?)" if match else ""
