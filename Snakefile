@@ -33,6 +33,7 @@ localrules:
 
 onstart:
     lift_default_job_limit()
+    say_simulated()
 
 
 onsuccess:

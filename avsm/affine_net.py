@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +17,8 @@ from avsm.affine import Affine, affine_from_residual, compose_affine, identity_a
 from avsm.checks import check_same_shape, check_volume
 from avsm.convolution import Conv3d
 from avsm.device import autocast
-from avsm.errors import UserError
 from avsm.maps import warp
+from avsm.model_settings import AffineNetConfig
 from avsm.pyramid import average_to, downsample
 
 # The convolutions behind the first: channels, and what halves the resolution at each, if anything.
@@ -33,26 +32,6 @@ TRUNK = (
     (4, "stride"),
 )
 LAST_GRID = (3, 6, 6)  # what five halvings leave of the paper's 80x192x192 voxels
-
-
-@dataclass(frozen=True)
-class AffineNetConfig:
-    """Size of the affine network; the defaults are the paper's (authors' code).
-
-    Attributes
-    ----------
-    scale
-        The network sees images down-sampled to this part of the resolution along each axis.
-    norm
-        An instance norm behind each convolution.
-    """
-
-    scale: float = 1.0
-    norm: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.scale <= 1:
-            raise UserError(f"model.affine.scale: expected a part in (0, 1], found {self.scale}")
 
 
 class AffineNet(nn.Module):

@@ -34,7 +34,8 @@ MANIFEST is a CSV with the columns
   split     train or validation (rows with test are left out)
   label     label map on the image's grid; optional for training, needed for validation
   visit     when; the task longitudinal needs it
-  side      left or right; optional
+  side      left or right; optional; a pair has one side
+  mirrored  yes where a prepared image was reflected, as --mirror-left does; optional
 
 --couples names a CSV with the columns task (longitudinal or cross-subject), fixed and moving
 (images of the manifest, relative to the CSV). Without it, pairs are drawn from all there are.

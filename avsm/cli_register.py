@@ -224,13 +224,13 @@ def _pairs(arguments: argparse.Namespace) -> list[Pair]:
 
 def _listed(path: Path, folder: Path) -> Iterator[Pair]:
     """Read the CSV of ``--pairs``."""
-    from avsm.manifest import read_rows
+    from avsm.tables import read_table
 
     faults, names = [], set()
-    for line, row in enumerate(read_rows(path, PAIR_COLUMNS), start=2):
-        fixed, moving = (path.parent / (row[column] or "").strip() for column in PAIR_COLUMNS)
+    for line, row in read_table(path, "--pairs", PAIR_COLUMNS)[1].items():
+        fixed, moving = (path.parent / row[column] for column in PAIR_COLUMNS)
         stems = [file.name.removesuffix(".gz").rsplit(".", 1)[0] for file in (fixed, moving)]
-        name = (row.get("name") or "").strip() or "_".join(stems)
+        name = row.get("name") or "_".join(stems)
         faults += [f"line {line}: {f}: no such file" for f in (fixed, moving) if not f.exists()]
         if name in names or Path(name).name != name:
             faults.append(f"line {line}: name '{name}': expected one of its own, without folders")
@@ -259,14 +259,16 @@ def run_points(arguments: argparse.Namespace) -> None:
 
     from avsm.files import write_rows
     from avsm.images import read_field
-    from avsm.manifest import read_rows
     from avsm.physical import move_points
+    from avsm.tables import read_table
 
     check_apart([arguments.points, arguments.transform], [arguments.out])
-    rows, faults, points = read_rows(arguments.points, AXES), [], []
-    for line, row in enumerate(rows, start=2):
+    (columns, rows), faults, points = read_table(arguments.points, "POINTS", AXES), [], []
+    for line, row in rows.items():
         try:
-            points.append([float(row[axis] or "") for axis in AXES])
+            points.append([float(row[axis]) for axis in AXES])
+            if not np.isfinite(points[-1]).all():
+                raise ValueError
         except ValueError:
             found = ", ".join(f"'{row[axis]}'" for axis in AXES)
             faults.append(f"line {line}: expected three numbers, found {found}")
@@ -276,9 +278,9 @@ def run_points(arguments: argparse.Namespace) -> None:
     moved = sign * move_points(sign * np.reshape(points, (-1, 3)), field, arguments.inverse)
     there = [
         row | {axis: f"{value:.4f}" for axis, value in zip(AXES, point, strict=True)}
-        for row, point in zip(rows, moved.tolist(), strict=True)
+        for row, point in zip(rows.values(), moved.tolist(), strict=True)
     ]
-    write_rows(arguments.out, list(rows[0]) if rows else AXES, there)
+    write_rows(arguments.out, columns, there)
     log.info("points: %s", arguments.out)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -12,9 +13,10 @@ import SimpleITK as sitk
 import torch
 
 from avsm.augment import random_contrast
-from avsm.errors import UserError, raise_all
-from avsm.grid import check_unit_range, odd_labels
+from avsm.errors import raise_all
+from avsm.grid import check_unit_range
 from avsm.images import canonical, read_image
+from avsm.labels import label_faults
 from avsm.losses import both_directions
 from avsm.manifest import Scan
 from avsm.maps import warp
@@ -38,28 +40,39 @@ class ImageStore:
         The most memory to take.
     pinned
         Whether what is read lies in pinned memory, from which a GPU copies beside its work.
+    seen
+        Digests of images that may not come again, with their files; those of the scans join them.
     """
 
     def __init__(
-        self, scans: Sequence[Scan], folder: Path, memory_gb: float = 8, pinned: bool = False
+        self,
+        scans: Sequence[Scan],
+        folder: Path,
+        memory_gb: float = 8,
+        pinned: bool = False,
+        seen: Mapping[str, Path] | None = None,
     ) -> None:
-        self.pinned = pinned
+        self.pinned, self.seen = pinned, dict(seen or {})
         first = _read(scans[0])
         self.shape: tuple[int, int, int] = first.shape
         self._folder, self._free = folder, memory_gb * 2**30
         images = self._space("images.f16", (len(scans), *self.shape))
-        faults = []
+        faults, copies = [], []
         for index, scan in enumerate(scans):
             image = _read(scan) if index else first
             if image.shape != self.shape:
                 faults.append(f"{scan.image}: {image.shape}")
                 continue
             images[index] = image
+            other = self.seen.setdefault(hashlib.sha256(images[index]).hexdigest(), scan.image)
+            if other != scan.image:
+                copies.append(f"{scan.image} has the voxels of {other}")
         raise_all(
             f"images: expected all on the grid (z, y, x) of {scans[0].image}, {self.shape} voxels "
             "(axes RAS+); bring them to one size first. Found:",
             faults,
         )
+        raise_all("images: expected no copies:", copies)
         self._levels: dict[float, np.ndarray] = {1.0: images}
 
     def __len__(self) -> int:
@@ -151,7 +164,7 @@ class ScanSource:
 
     def __init__(self, store: ImageStore, sampler: PairSampler, augmentation: Augmentation) -> None:
         self.store, self.sampler, self.augmentation = store, sampler, augmentation
-        self.shape = store.shape
+        self.shape, self.seen = store.shape, store.seen
 
     def draw(
         self, phase: Phase, epoch: int, generator: torch.Generator
@@ -194,42 +207,51 @@ def _read(scan: Scan) -> np.ndarray:
     return check_unit_range(sitk.GetArrayFromImage(image), str(scan.image))
 
 
-def read_labels(scans: Sequence[Scan], shape: tuple[int, int, int]) -> dict[int, torch.Tensor]:
-    """Read the label maps of those scans that have one: uint8 ``(D, H, W)`` by position.
+def read_labels(
+    scans: Sequence[Scan], wanted: Sequence[int] | None = None
+) -> tuple[dict[int, torch.Tensor], tuple[int, ...]]:
+    """Read the label maps of those scans that have one, and find the structures to score.
+
+    Parameters
+    ----------
+    scans
+        The scans; their images are on one grid.
+    wanted
+        Values of the structures, of which each label map has some; None takes all but 0, which
+        then each has.
+
+    Returns
+    -------
+    dict of int to torch.Tensor
+        uint8 ``(D, H, W)`` by position of the scan.
+    tuple of int
+        The values of the structures.
 
     Raises
     ------
     UserError
-        If a label map is not of whole numbers up to 255, or not on the images' grid.
+        If a label map is not one of its image, see ``labels.label_faults``, or lacks structures.
     """
     labels, faults = {}, []
     for index, scan in enumerate(scans):
-        if scan.label is None:
-            continue
-        array = sitk.GetArrayFromImage(canonical(read_image(scan.label)))
-        if array.shape != shape:
-            faults.append(f"{scan.label}: expected the images' grid {shape}, found {array.shape}")
-        elif odd := odd_labels(array):
-            faults.append(f"{scan.label}: expected whole numbers from 0 to 255, found {odd}")
-        else:
-            labels[index] = torch.from_numpy(array.astype(np.uint8))
+        if scan.label is not None:
+            label, image = (canonical(read_image(path)) for path in (scan.label, scan.image))
+            faults += (wrong := label_faults(label, scan.label, image, scan.image))
+            if not wrong:
+                labels[index] = torch.from_numpy(sitk.GetArrayFromImage(label).astype(np.uint8))
+    found = {index: {*label.unique().tolist()} for index, label in labels.items()}
+    everywhere = set().union(*found.values())
+    structures = tuple(wanted or sorted(everywhere - {0}))
+    if nowhere := sorted({*structures} - everywhere):
+        faults.append(f"none has {nowhere}, found the values {sorted(everywhere)}")
+    for index, own in found.items():
+        missing = sorted({*structures} - own)
+        text = f"{scans[index].label}: found the values {sorted(own)}, without {missing}"
+        if not own & {*structures}:
+            faults.append(f"{text}, which are to be scored")
+        elif missing and not wanted:
+            faults.append(f"{text}, which others have; name those to score with --labels")
+        elif missing:
+            log.warning(text)
     raise_all("label maps:", faults)
-    return labels
-
-
-def label_values(labels: dict[int, torch.Tensor], wanted: Sequence[int] | None) -> tuple[int, ...]:
-    """Give the structures to score: those wanted, else all values but 0.
-
-    Raises
-    ------
-    UserError
-        If a wanted value, or any, is in no label map.
-    """
-    found = sorted({int(v) for label in labels.values() for v in label.unique()} - {0})
-    missing = [value for value in wanted or () if value not in found]
-    if missing or not found:
-        raise UserError(
-            f"labels: the validation label maps hold the values {found}; expected "
-            f"{missing or 'at least one'}"
-        )
-    return tuple(wanted) if wanted else tuple(found)
+    return labels, structures

@@ -9,8 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from avsm.errors import UserError, choose
-
-PRECISIONS = ("auto", "float32", "bfloat16")
+from avsm.model_settings import PRECISIONS
 
 
 def find_device(name: str = "auto") -> torch.device:

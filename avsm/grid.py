@@ -18,6 +18,38 @@ from avsm.images import canonical
 PERCENTILES = (0.1, 99.9)
 
 
+def index_to_physical(grid: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``A (3, 3)`` and ``origin (3,)`` with ``physical = A @ index + origin``."""
+    direction = np.asarray(grid.GetDirection()).reshape(3, 3)
+    return direction * np.asarray(grid.GetSpacing()), np.asarray(grid.GetOrigin())
+
+
+def same_grid(a: sitk.Image, b: sitk.Image, tolerance_voxels: float = 1e-2) -> bool:
+    """Tell whether two grids have the same size and all corners agree within a part of a voxel."""
+    if a.GetSize() != b.GetSize():
+        return False
+    ends = corners(a)
+    matrix_a, origin_a = index_to_physical(a)
+    matrix_b, origin_b = index_to_physical(b)
+    in_b = np.linalg.solve(matrix_b, matrix_a @ ends + (origin_a - origin_b)[:, None])
+    return bool(np.abs(in_b - ends).max() <= tolerance_voxels)
+
+
+def corners(grid: sitk.Image) -> np.ndarray:
+    """Return the indices of a grid's eight corners, ``(3, 8)``."""
+    ends = [(0, n - 1) for n in grid.GetSize()]
+    return np.stack(np.meshgrid(*ends, indexing="ij")).reshape(3, -1)
+
+
+def describe_grid(grid: sitk.Image) -> str:
+    """Return size, spacing, origin and direction in one line, for messages."""
+    spacing, origin, direction = (
+        np.round(values, 4).tolist()
+        for values in (grid.GetSpacing(), grid.GetOrigin(), grid.GetDirection())
+    )
+    return f"size {grid.GetSize()}, spacing {spacing}, origin {origin}, direction {direction}"
+
+
 @dataclass(frozen=True)
 class WorkingGrid:
     """The grid on which images are registered: ``size`` in voxels (x, y, z), RAS+ axes.
@@ -152,14 +184,6 @@ def labels_on_grid(labels: sitk.Image, grid: WorkingGrid, mirrored: bool = False
     target, edges = grid.placed_on(labels)
     array = sitk.GetArrayFromImage(labels)
     return like(majority_vote(array[..., ::-1] if mirrored else array, edges), target)
-
-
-def odd_labels(array: np.ndarray, shown: int = 5) -> list:
-    """Give some of an array's values that are not whole numbers from 0 to 255."""
-    odd = (array < 0) | (array > 255)
-    if array.dtype.kind == "f":
-        odd |= array != np.floor(array)
-    return np.unique(array[odd])[:shown].tolist()
 
 
 def check_unit_range(array: np.ndarray, name: str) -> np.ndarray:

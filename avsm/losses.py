@@ -14,12 +14,9 @@ import torch
 from avsm.affine import Affine, affine_asymmetry, affine_deviation
 from avsm.checks import check_same_shape, check_volume
 from avsm.maps import compose, identity_map
+from avsm.settings import LAMBDA_AS, LAMBDA_VR, LAMBDA_VS
 
 Similarity = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-LAMBDA_AS = 10.0  # affine symmetry, Eq. 5
-LAMBDA_VR = 10.0  # velocity regularisation, Eq. 9
-LAMBDA_VS = 500.0  # symmetry of the maps, Eq. 10 as a mean: see ``asymmetry``
 
 
 class Losses(NamedTuple):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from avsm.errors import UserError, nearest, raise_all
+from avsm.tables import read_table
 
+TASKS = ("longitudinal", "cross-subject", "both")
 SPLITS = ("train", "validation")
+OTHER_SIDE = {"left": "right", "right": "left"}
 REQUIRED = ("subject", "image", "split")
-OPTIONAL = ("label", "visit", "side")
+OPTIONAL = ("label", "visit", "side", "mirrored")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Scan:
         ``train`` or ``validation``.
     visit, side
         When, and which side of the body; may be empty.
+    mirrored
+        Whether the image was reflected, so that it looks as one of the other side.
     """
 
     subject: str
@@ -37,10 +41,16 @@ class Scan:
     split: str
     visit: str = ""
     side: str = ""
+    mirrored: bool = False
+
+    @property
+    def looks(self) -> str:
+        """Give the side that the image looks like; what is not left or right stays."""
+        return OTHER_SIDE.get(self.side, self.side) if self.mirrored else self.side
 
 
 def read_manifest(path: str | Path) -> list[Scan]:
-    """Read a CSV with the columns subject, image, split and optionally label, visit, side.
+    """Read a CSV with the columns subject, image, split, and those of ``OPTIONAL`` that it has.
 
     Relative paths are relative to the manifest's folder. Rows of other splits (a test set) are
     left out.
@@ -51,43 +61,38 @@ def read_manifest(path: str | Path) -> list[Scan]:
         If the file, a column, a value or a named file is missing or wrong; lists all faults.
     """
     path = Path(path)
-    rows = read_rows(path, REQUIRED)
+    _, rows = read_table(path, "MANIFEST", REQUIRED)
     faults: list[str] = []
-    scans = []
-    for line, row in enumerate(rows, start=2):
-        values = {key: (row.get(key) or "").strip() for key in REQUIRED + OPTIONAL}
+    scans, owned = [], []
+    for line, row in rows.items():
+        values = {key: row.get(key, "") for key in REQUIRED + OPTIONAL}
+        values["side"] = values["side"].lower()
         wrong = _row_faults(values, path.parent)
         faults += [f"line {line}: {fault}" for fault in wrong]
         if not wrong and values["split"] in SPLITS:
-            scans.append(_scan(values, path.parent))
-    raise_all(f"{path}: the manifest has faults:", faults)
+            scans.append(scan := _scan(values, path.parent))
+            owned += [(f"line {line}: image", scan.image), (f"line {line}: label", scan.label)]
+    raise_all(f"{path}: the manifest has faults:", faults or same_files(owned))
     if not any(scan.split == "validation" for scan in scans):
         raise UserError(f"{path}: no scan has the split 'validation'; they choose the weights")
     _check_subjects(scans, path)
     return scans
 
 
-def read_rows(path: Path, required: Sequence[str]) -> list[dict[str, str | None]]:
-    """Read a CSV with at least the required columns; see ``read_manifest`` for errors."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected a CSV with columns {', '.join(required)}")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            columns = reader.fieldnames or []
-            rows = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: expected a CSV in UTF-8 ({error})") from error
-    long = [
-        f"line {line}: found more values than columns"
-        for line, row in enumerate(rows, start=2)
-        if None in row
-    ]
-    raise_all(f"{path}: the CSV has faults:", long)
-    missing = [f"no column '{name}'{nearest(name, columns)}" for name in required]
-    missing = [text for name, text in zip(required, missing, strict=True) if name not in columns]
-    raise_all(f"{path}: found the columns {', '.join(columns) or 'none'}:", missing)
-    return rows
+def same_files(owned: Iterable[tuple[str, Path | None]]) -> list[str]:
+    """Say which files come again, be it under another name or by a link.
+
+    ``owned`` has what each file is, such as "line 3: image", and the file, which exists.
+    """
+    first: dict[tuple[int, int], tuple[str, Path]] = {}
+    faults = []
+    for owner, path in owned:
+        if path is not None:
+            stat = path.stat()
+            other, known = first.setdefault((stat.st_dev, stat.st_ino), (owner, path))
+            if other != owner:
+                faults.append(f"{owner} {path} is the file of {other} {known}, expected another")
+    return faults
 
 
 def _row_faults(values: dict[str, str], folder: Path) -> list[str]:
@@ -95,6 +100,13 @@ def _row_faults(values: dict[str, str], folder: Path) -> list[str]:
     if values["split"] and values["split"] not in (*SPLITS, "test"):
         hint = nearest(values["split"], SPLITS)
         faults.append(f"split '{values['split']}': expected {', '.join(SPLITS)} or test{hint}")
+    if values["mirrored"] not in ("", "yes"):
+        faults.append(f"mirrored '{values['mirrored']}': expected yes or nothing")
+    faults += [
+        f"{key} {values[key]!r}: found a character that cannot be seen"
+        for key in ("subject", "visit", "side")
+        if not values[key].isprintable()
+    ]
     faults += [
         f"{key} {folder / values[key]}: no such file"
         for key in ("image", "label")
@@ -106,7 +118,8 @@ def _row_faults(values: dict[str, str], folder: Path) -> list[str]:
 def _scan(values: dict[str, str], folder: Path) -> Scan:
     label = folder / values["label"] if values["label"] else None
     rest = {key: values[key] for key in ("subject", "split", "visit", "side")}
-    return Scan(image=folder / values["image"], label=label, **rest)
+    mirrored = bool(values["mirrored"])
+    return Scan(image=folder / values["image"], label=label, mirrored=mirrored, **rest)
 
 
 def _check_subjects(scans: Sequence[Scan], path: Path) -> None:

@@ -2,93 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from avsm.affine import Affine
-from avsm.affine_net import AffineNet, AffineNetConfig
-from avsm.checks import check_choice, check_same_shape, check_volume
-from avsm.errors import UserError
-from avsm.flow import SOLVERS, advance
+from avsm.affine_net import AffineNet
+from avsm.checks import check_same_shape, check_volume
+from avsm.flow import advance
 from avsm.maps import half_shape, resize, warp
-from avsm.momentum import MomentumNet, MomentumNetConfig
+from avsm.model_settings import AVSMConfig
+from avsm.momentum import MomentumNet
 from avsm.pyramid import downsample
-from avsm.smoothing import PAPER_SIGMAS, PAPER_WEIGHTS, MultiGaussian
-from avsm.values import build, rise_to_one
-
-
-@dataclass(frozen=True)
-class AVSMConfig:
-    """Everything that shapes the model.
-
-    Attributes
-    ----------
-    affine, momentum
-        Sizes of the two networks.
-    affine_steps, steps
-        Affine and vSVF steps of a registration, unless a call asks otherwise.
-    step_scales
-        Part of the resolution at which each vSVF step sees the images, see ``scales_of``.
-    sigmas, weights
-        The smoothing operator K, widths in the unit cube.
-    solver
-        ``squaring`` or ``rk4``.
-    solver_steps
-        Squarings or Runge-Kutta steps; None takes the solver's default.
-    precision
-        Of the networks' convolutions, see ``device.autocast``.
-    """
-
-    affine: AffineNetConfig = field(default_factory=AffineNetConfig)
-    momentum: MomentumNetConfig = field(default_factory=MomentumNetConfig)
-    affine_steps: int = 7
-    steps: int = 3
-    step_scales: tuple[float, ...] = (1.0,)
-    sigmas: tuple[float, ...] = PAPER_SIGMAS
-    weights: tuple[float, ...] = PAPER_WEIGHTS
-    solver: str = "squaring"
-    solver_steps: int | None = None
-    precision: str = "auto"
-
-    def __post_init__(self) -> None:
-        for name, least in (("affine_steps", 1), ("steps", 0)):
-            if getattr(self, name) < least:
-                found = getattr(self, name)
-                raise UserError(f"model.{name}: expected at least {least}, found {found}")
-        if not rise_to_one(self.step_scales):
-            found = list(self.step_scales)
-            raise UserError(f"model.step_scales: expected parts that rise to 1, found {found}")
-
-    def scales_of(self, steps: int, scale: float = 1.0) -> tuple[float, ...]:
-        """Give the scale of each vSVF step on images of part of the resolution.
-
-        Fewer steps than ``step_scales`` are its last ones; more stay at the finest.
-        """
-        own = [part for part in self.step_scales if part <= scale] or [scale]
-        return (*own[max(0, len(own) - steps) :], *[own[-1]] * (steps - len(own)))[:steps]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give the configuration as JSON has it: dictionaries, lists, numbers and strings."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
-
-    @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> AVSMConfig:
-        """Read what ``to_dict`` gives; absent keys take the paper's values.
-
-        Raises
-        ------
-        UserError
-            If a key is unknown.
-        """
-        parts = {"affine": AffineNetConfig, "momentum": MomentumNetConfig}
-        inner = {name: build(kind, name, values.get(name, {})) for name, kind in parts.items()}
-        return build(AVSMConfig, "model", {**values, **inner})
+from avsm.smoothing import MultiGaussian
 
 
 class Step(NamedTuple):
@@ -149,7 +77,6 @@ class AVSM(nn.Module):
     def __init__(self, config: AVSMConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or AVSMConfig()
-        check_choice("solver", config.solver, tuple(SOLVERS))
         self.affine_net = AffineNet(config.affine, config.precision)
         self.momentum_net = MomentumNet(config.momentum, config.precision)
         self.smoother = MultiGaussian(config.sigmas, config.weights)

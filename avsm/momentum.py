@@ -5,8 +5,6 @@ It sees the warped moving image and the fixed image and gives a momentum at half
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -14,33 +12,7 @@ from torch import nn
 from avsm.checks import check_same_shape, check_volume
 from avsm.convolution import Conv3d
 from avsm.device import autocast
-from avsm.errors import UserError
-
-
-@dataclass(frozen=True)
-class MomentumNetConfig:
-    """Size of the momentum network; the default is the paper's (authors' code).
-
-    Attributes
-    ----------
-    width
-        Channels at full resolution; they double with each halving.
-    norm
-        An instance norm behind each convolution but the last.
-    halvings
-        4, or 3 without the coarsest level: an image of half the paper's size then ends in features
-        of as many voxels as the paper's, 5x12x12.
-    """
-
-    width: int = 16
-    norm: bool = False
-    halvings: int = 4
-
-    def __post_init__(self) -> None:
-        if self.width < 1:
-            raise UserError(f"model.momentum.width: expected at least 1, found {self.width}")
-        if self.halvings not in (3, 4):
-            raise UserError(f"model.momentum.halvings: expected 3 or 4, found {self.halvings}")
+from avsm.model_settings import MomentumNetConfig
 
 
 class MomentumNet(nn.Module):

@@ -13,10 +13,11 @@ from typing import NamedTuple
 import torch
 
 from avsm.errors import UserError, nearest, raise_all
-from avsm.manifest import SPLITS, Scan, read_manifest, read_rows
+from avsm.manifest import SPLITS, TASKS, Scan, read_manifest
+from avsm.tables import read_table
 
 log = logging.getLogger(__name__)
-TASKS = ("longitudinal", "cross-subject", "both")
+COLUMNS = ("task", "fixed", "moving")
 Couples = dict[str, list[tuple[int, int]]]  # by task; positions of scans
 
 
@@ -26,8 +27,8 @@ def single_tasks(task: str) -> tuple[str, ...]:
 
 
 def is_pair(task: str, a: Scan, b: Scan) -> bool:
-    """Tell whether two scans make a pair of a task."""
-    if a is b:
+    """Tell whether two scans make a pair of a task: one side of the body, or mirrored to be."""
+    if a is b or a.looks != b.looks:
         return False
     if task == "cross-subject":
         return a.subject != b.subject
@@ -59,8 +60,9 @@ def read_couples(path: str | Path, scans: Sequence[Scan]) -> Couples:
     positions = {scan.image.resolve(): index for index, scan in enumerate(scans)}
     couples: Couples = {}
     faults = []
-    for line, row in enumerate(read_rows(path, ("task", "fixed", "moving")), start=2):
-        task, *images = ((row[name] or "").strip() for name in ("task", "fixed", "moving"))
+    _, rows = read_table(path, "--couples", COLUMNS)
+    for line, row in rows.items():
+        task, *images = (row[name] for name in COLUMNS)
         found = [positions.get((path.parent / image).resolve()) for image in images]
         wrong = [
             f"image {image}: none of the training scans has it"
@@ -96,20 +98,28 @@ class PairSampler:
 
     def __init__(self, scans: Sequence[Scan], task: str, listed: Couples | None = None) -> None:
         self.tasks = single_tasks(task)
-        by_subject: dict[str, list[int]] = defaultdict(list)
+        sides: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for index, scan in enumerate(scans):
-            by_subject[scan.subject].append(index)
-        self.groups = list(by_subject.values())
+            sides[scan.looks][scan.subject].append(index)
         visits = [
             couple
-            for group in self.groups
+            for own in sides.values()
+            for group in own.values()
             for couple in itertools.combinations(group, 2)
             if is_pair("longitudinal", scans[couple[0]], scans[couple[1]])
         ]
+        # Where the scans of each subject of a side lie among those of all its subjects.
+        self.groups = [
+            ([*own.values()], place)
+            for own in sides.values()
+            for place in range(len(own))
+            if len(own) > 1
+        ]
         self.couples: Couples = {"longitudinal": visits} | (listed or {})
         for name in self.tasks:
-            if not self.couples.get(name, self.groups[1:]):
-                raise UserError(_no_pairs("training", name, len(scans), len(self.groups)))
+            if not self.couples.get(name, self.groups):
+                subjects = len({scan.subject for scan in scans})
+                raise UserError(_no_pairs("training", name, len(scans), subjects))
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[list[int], list[int]]:
         """Draw ``count`` pairs: positions of the fixed and of the moving scans."""
@@ -124,9 +134,9 @@ class PairSampler:
         if task in self.couples:
             couple = self.couples[task][below(len(self.couples[task]))]
             return couple if below(2) else couple[::-1]
-        first = below(len(self.groups))
-        second = (first + 1 + below(len(self.groups) - 1)) % len(self.groups)
-        fixed, moving = self.groups[first], self.groups[second]
+        groups, first = self.groups[below(len(self.groups))]
+        second = (first + 1 + below(len(groups) - 1)) % len(groups)
+        fixed, moving = groups[first], groups[second]
         return fixed[below(len(fixed))], moving[below(len(moving))]
 
 
@@ -198,7 +208,7 @@ def read_cohort(manifest: str | Path, task: str, couples: str | Path | None = No
 def _no_pairs(kind: str, task: str, scans: int, subjects: int) -> str:
     needs = {
         "longitudinal": "two scans of one subject, of the same side and of different visits",
-        "cross-subject": "scans of two subjects",
+        "cross-subject": "scans of two subjects, of one side or mirrored to be",
     }[task]
     return (
         f"manifest: no {kind} pairs for the task {task}: it needs {needs}; found {scans} "

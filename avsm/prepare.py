@@ -9,19 +9,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import SimpleITK as sitk
-
 from avsm.errors import UserError, raise_all
 from avsm.files import write_rows
-from avsm.grid import PERCENTILES, WorkingGrid, image_on_grid, labels_on_grid, odd_labels
-from avsm.images import read_image, write_image
+from avsm.grid import PERCENTILES, WorkingGrid, image_on_grid, labels_on_grid
+from avsm.images import canonical, read_image, write_image
+from avsm.labels import LIKE_LABELS, has_few_values, label_faults
 from avsm.manifest import OPTIONAL, REQUIRED, Scan, read_manifest
 
 log = logging.getLogger(__name__)
 MANIFEST = "scans.csv"
 SIDES = ("left", "right", "")
-SAME_MM = 1e-2  # two grids are one where their corners differ by less
 
 
 def prepare(
@@ -82,7 +79,8 @@ def prepare(
             faults.append(str(error))
             continue
         kept = {key: getattr(scan, key) for key in ("subject", "split", "visit", "side")}
-        rows.append(kept | {"image": image.name, "label": label.name if label else ""})
+        kept |= {"label": label.name if label else "", "mirrored": "yes" if mirrored else ""}
+        rows.append(kept | {"image": image.name})
         if number % 20 == 0 or number == len(scans):
             left = (time.monotonic() - begun) / number * (len(scans) - number)
             log.info("%d of %d scans prepared, %.0f s left", number, len(scans), left)
@@ -103,24 +101,12 @@ def _prepare(
     image = image_on_grid(own, grid, str(scan.image), mirrored=mirrored)
     if label_path is not None:
         labels = read_image(scan.label)
-        _check_label(labels, own, scan.label)
+        if faults := label_faults(canonical(labels), scan.label, canonical(own), scan.image):
+            raise UserError("; ".join(faults))
         write_image(labels_on_grid(labels, grid, mirrored), label_path)
+    elif has_few_values(own):
+        raise UserError(f"{scan.image}: {LIKE_LABELS}")
     write_image(image, image_path)
-
-
-def _check_label(labels: sitk.Image, image: sitk.Image, path: Path) -> None:
-    """Raise UserError unless a label map is of whole numbers up to 255, on its image's grid."""
-    if odd := odd_labels(sitk.GetArrayViewFromImage(labels)):
-        raise UserError(f"{path}: expected whole numbers from 0 to 255, found {odd}")
-    size = image.GetSize()
-    corners = [(0, 0, 0), (size[0] - 1, 0, 0), (0, size[1] - 1, 0), (0, 0, size[2] - 1)]
-    apart = [
-        np.subtract(*(i.TransformIndexToPhysicalPoint(c) for i in (labels, image))) for c in corners
-    ]
-    if labels.GetSize() != size or np.abs(apart).max() > SAME_MM:
-        raise UserError(
-            f"{path}: expected the image's grid {size}, found {labels.GetSize()} or another place"
-        )
 
 
 def _made_of(scan: Scan, size: Sequence[int], mirrored: bool) -> str:

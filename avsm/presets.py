@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from avsm.affine_net import AffineNetConfig
 from avsm.errors import choose
-from avsm.model import AVSMConfig
-from avsm.momentum import MomentumNetConfig
-from avsm.pairs import TASKS
+from avsm.manifest import TASKS
+from avsm.model_settings import AffineNetConfig, AVSMConfig, MomentumNetConfig
 from avsm.settings import Augmentation, Phase, Recipe, Stage
 
 # Affine steps of the last phase: multi-step training (section 3).

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from avsm.errors import UserError, choose, nearest
-from avsm.losses import LAMBDA_AS, LAMBDA_VR, LAMBDA_VS
-from avsm.model import AVSMConfig
-from avsm.pairs import TASKS
+from avsm.manifest import TASKS
+from avsm.model_settings import AVSMConfig
 from avsm.values import build, check_kind, flat, rise_to_one
 
+LAMBDA_AS = 10.0  # affine symmetry, Eq. 5
+LAMBDA_VR = 10.0  # velocity regularisation, Eq. 9
+LAMBDA_VS = 500.0  # symmetry of the maps, Eq. 10 as a mean: see ``losses.asymmetry``
 SCHEDULES = ("halve", "cosine")
 SIMILARITIES = ("mk-lncc", "ncc")
 WINDOWS = ("paper", "dense")
@@ -203,6 +205,12 @@ class Recipe:
             raise UserError(f"decay_ar: expected more than 0, found {self.decay_ar}")
         for name in ("affine", "momentum"):
             _check_stage(name, getattr(self, name))
+
+    @property
+    def least_side(self) -> int:
+        """Give the least voxels a side of an image that has 8 where it is coarsest, for windows."""
+        phases = (*self.affine.phases, *self.momentum.phases)
+        return math.ceil(8 / min(*(phase.scale for phase in phases), *self.model.step_scales))
 
     def change(self, values: Mapping[str, Any]) -> Recipe:
         """Change settings by dotted names, such as ``{"affine.rate": 1e-3}``.

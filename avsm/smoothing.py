@@ -22,9 +22,7 @@ import torch
 from torch import nn
 
 from avsm.checks import check_volume
-
-PAPER_SIGMAS = (0.05, 0.10, 0.15, 0.20, 0.25)
-PAPER_WEIGHTS = (0.067, 0.133, 0.2, 0.267, 0.333)
+from avsm.model_settings import PAPER_SIGMAS, PAPER_WEIGHTS
 
 TAIL = 9.0  # standard deviations at which a kernel is cut: exp(-9^2 / 2) is 3e-18
 

@@ -106,7 +106,7 @@ def train(
     previous = {name: find_previous(out / name / LAST, recipe, resume) for name in chosen}
     if source is None:
         source = scan_source(cohort, recipe.task, recipe.augmentation, out, place, memory_gb)
-    scored = Validation(cohort.validation, recipe, source.shape, labels, place)
+    scored = Validation(cohort.validation, recipe, source, labels, place)
     data = {"scans": digest(cohort), "structures": list(scored.values)}
     for name, content in previous.items():
         if content is not None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from avsm.data import ImageStore, label_values, read_labels
+from avsm.data import ImageStore, Source, read_labels
 from avsm.errors import UserError
 from avsm.manifest import Scan
 from avsm.maps import jacobian_determinant, warp
@@ -88,8 +88,8 @@ class Validation:
         Validation scans; those with label maps make the pairs.
     recipe
         Task, number of pairs and seed.
-    shape
-        (D, H, W) of the training images.
+    source
+        Of the training images, whose grid those of the scans have, and none of which they are.
     values
         The structures to score; None takes all.
     device
@@ -100,21 +100,22 @@ class Validation:
         self,
         scans: Sequence[Scan],
         recipe: Recipe,
-        shape: tuple[int, int, int],
+        source: Source,
         values: Sequence[int] | None,
         device: torch.device,
     ) -> None:
         pairs = validation_pairs(scans, recipe.task, recipe.validation_pairs, recipe.seed)
         used = sorted({index for pair in pairs for index in pair})
         scans = [scans[index] for index in used]
-        store = ImageStore(scans, Path(), memory_gb=float("inf"))
-        if store.shape != shape:
+        store = ImageStore(
+            scans, Path(), memory_gb=float("inf"), seen=getattr(source, "seen", None)
+        )
+        if store.shape != source.shape:
             raise UserError(
-                f"{scans[0].image}: expected the training images' grid (z, y, x) {shape}, "
+                f"{scans[0].image}: expected the training images' grid (z, y, x) {source.shape}, "
                 f"found {store.shape}"
             )
-        labels = read_labels(scans, shape)
-        self.values = label_values(labels, values)
+        labels, self.values = read_labels(scans, values)
         self.pairs = [(used.index(fixed), used.index(moving)) for fixed, moving in pairs]
         self.labels = [(labels[fixed], labels[moving]) for fixed, moving in self.pairs]
         self.store, self.device = store, device

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ from avsm.errors import UserError, nearest
 
 Settings = TypeVar("Settings")
 MAY_BE_NONE = ("max_minutes", "clip", "solver_steps")
+WHOLE = ("solver_steps",)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -51,7 +53,9 @@ def rise_to_one(parts: Sequence[float]) -> bool:
 def check_kind(name: str, before: Any, value: Any) -> None:
     """Raise UserError unless a value is of the kind that it replaces."""
     if name.split(".")[-1] in MAY_BE_NONE:
-        kinds, expected = (int, float, type(None)), "a number or null"
+        whole = name.endswith(WHOLE)
+        kinds = (int, type(None)) if whole else (int, float, type(None))
+        expected = "a whole number or null" if whole else "a number or null"
     else:
         kinds, expected = {
             bool: (bool, "true or false"),
@@ -61,7 +65,9 @@ def check_kind(name: str, before: Any, value: Any) -> None:
             list: (list, "a list"),
             dict: (dict, "names with values"),
         }[type(before)]
-    if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+    wrong = isinstance(value, bool) and kinds is not bool
+    wrong |= isinstance(value, float) and not math.isfinite(value)
+    if wrong or not isinstance(value, kinds):
         raise UserError(f"{name}: expected {expected}, found {value!r}")
     if isinstance(value, list) and before:
         for number, item in enumerate(value, start=1):

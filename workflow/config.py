@@ -51,10 +51,16 @@ def _contradictions(config: dict[str, Any]) -> list[str]:
     reserved = {"mean", "all"} & {s["name"] for s in config["labels"]["structures"]}
     if reserved:
         messages.append(f"labels.structures: the name '{reserved.pop()}' is taken by the tables")
-    for field in ("name", "value"):
-        entries = [structure[field] for structure in config["labels"]["structures"]]
+    labels = config["labels"]
+    for key, field, listed in (
+        ("labels.structures", "name", labels["structures"]),
+        ("labels.structures", "value", labels["structures"]),
+        ("labels.merge", "from", labels["merge"]),
+        ("table2", "row", config["table2"]),
+    ):
+        entries = [entry[field] for entry in listed]
         if len(set(entries)) < len(entries):
-            messages.append(f"labels.structures: the same {field} occurs twice in {entries}")
+            messages.append(f"{key}: the same {field} occurs twice in {entries}")
     return messages
 
 

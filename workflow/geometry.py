@@ -18,39 +18,9 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 
+from avsm.grid import corners, describe_grid, index_to_physical, same_grid  # noqa: F401
+
 LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0])
-
-
-def index_to_physical(grid: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``A (3, 3)`` and ``origin (3,)`` with ``physical = A @ index + origin``."""
-    direction = np.asarray(grid.GetDirection()).reshape(3, 3)
-    return direction * np.asarray(grid.GetSpacing()), np.asarray(grid.GetOrigin())
-
-
-def same_grid(a: sitk.Image, b: sitk.Image, tolerance_voxels: float = 1e-2) -> bool:
-    """Tell whether two grids have the same size and all corners agree within a part of a voxel."""
-    if a.GetSize() != b.GetSize():
-        return False
-    corners = _corners(a)
-    matrix_a, origin_a = index_to_physical(a)
-    matrix_b, origin_b = index_to_physical(b)
-    in_b = np.linalg.solve(matrix_b, matrix_a @ corners + (origin_a - origin_b)[:, None])
-    return bool(np.abs(in_b - corners).max() <= tolerance_voxels)
-
-
-def _corners(grid: sitk.Image) -> np.ndarray:
-    """Return the indices of a grid's eight corners, ``(3, 8)``."""
-    ends = [(0, n - 1) for n in grid.GetSize()]
-    return np.stack(np.meshgrid(*ends, indexing="ij")).reshape(3, -1)
-
-
-def describe_grid(grid: sitk.Image) -> str:
-    """Return size, spacing, origin and direction in one line, for messages."""
-    spacing, origin, direction = (
-        np.round(values, 4).tolist()
-        for values in (grid.GetSpacing(), grid.GetOrigin(), grid.GetDirection())
-    )
-    return f"size {grid.GetSize()}, spacing {spacing}, origin {origin}, direction {direction}"
 
 
 def strip_header(image: sitk.Image) -> sitk.Image:
@@ -176,9 +146,9 @@ def warp_affinely(
 
 def affine_error(matrix: np.ndarray, translation: np.ndarray, displacement: sitk.Image) -> float:
     """Return how far, in mm, ``x + u(x)`` is from ``M x + t`` at the corners of a grid, at most."""
-    (a, origin), corners = index_to_physical(displacement), _corners(displacement).T
-    points = corners @ a.T + origin
-    vectors = np.array([displacement[corner] for corner in corners.tolist()])
+    (a, origin), ends = index_to_physical(displacement), corners(displacement).T
+    points = ends @ a.T + origin
+    vectors = np.array([displacement[end] for end in ends.tolist()])
     return float(np.abs(points @ np.transpose(matrix) + translation - points - vectors).max())
 
 

@@ -242,8 +242,8 @@ def load_run(config: dict[str, Any]) -> Run:
     networks = load_networks(config, methods.values())
     check_requirements([*methods.values(), *networks.values()], config["program_folders"])
     path = config["pairs"]["list"]
-    listed = read_pair_list(path) if path else []
-    scans = load_cohort(config, {name for _, *names in listed for name in names})
+    listed = read_pair_list(path) if path else {}
+    scans = load_cohort(config, {name for _, *names in listed.values() for name in names})
     run = Run(config, scans, select_couples(scans, config, listed), methods, networks)
     if networks and config["training"]["start"] == "published":
         check_fit(config, networks)

@@ -2,26 +2,70 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
+from jsonschema.validators import extend
 
-from workflow.errors import nearest
+from workflow.errors import ConfigError, nearest
 
 SCHEMAS = Path(__file__).parent / "schemas"
 
 
+def _is_number(_: object, value: object) -> bool:
+    finite = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return finite and not isinstance(value, bool)
+
+
+def _is_integer(_: object, value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+# JSON's integers include 20.0, which is no index; its numbers do not include .inf and .nan.
+TYPES = {"number": _is_number, "integer": _is_integer}
+Validator = extend(
+    Draft202012Validator, type_checker=Draft202012Validator.TYPE_CHECKER.redefine_many(TYPES)
+)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key comes once; PyYAML, and Snakemake, take the last without a word."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line, name = key.start_mark.line + 1, f"{key.tag} {key.value}"
+            if name in lines:
+                raise ConfigError(
+                    f"{self.name}: key '{key.value}' in line {lines[name]}, and again in line "
+                    f"{line}; expected once"
+                )
+            lines[name] = line
+        return node
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file; a `ConfigError` says where it is none, or has a key twice."""
+    try:
+        with path.open(encoding="utf-8-sig") as stream:
+            return yaml.load(stream, _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected YAML in UTF-8: {error}") from error
+
+
 def load_schema(name: str) -> dict[str, Any]:
     """Return a schema of `workflow/schemas/` by file name."""
-    return yaml.safe_load((SCHEMAS / name).read_text(encoding="utf-8"))
+    return read_yaml(SCHEMAS / name)
 
 
 def faults(value: Any, schema: dict[str, Any], where: str) -> list[str]:
     """Return one message for each violation of `schema` by `value`; `where` names its origin."""
-    errors = sorted(Draft202012Validator(schema).iter_errors(value), key=lambda e: list(e.path))
+    errors = sorted(Validator(schema).iter_errors(value), key=lambda e: list(e.path))
     return [line for error in errors for line in _lines(error, where)]
 
 
@@ -77,5 +121,7 @@ def _expected(error: ValidationError) -> str:
     if rule not in EXPECTED:
         return error.message
     listed = ", ".join(map(str, value)) if isinstance(value, list) else value
+    if rule == "type":
+        listed = listed.replace("number", "finite number")
     hint = nearest(error.instance, value) if rule == "enum" else ""
     return EXPECTED[rule].format(listed) + hint

@@ -4,14 +4,17 @@ import itertools
 import re
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from avsm.errors import UserError
 from avsm.images import write_image
-from workflow.data.checks import faults_of_scans
+from tests.conftest import blobs, oblique_grid
+from workflow.data.checks import check_scans, copies
 from workflow.data.cohort import Scan, load_cohort
 from workflow.data.pairs import both_directions, read_pair_list, select_couples, shards
 from workflow.data.splits import assign_splits
@@ -24,7 +27,7 @@ def write_manifest(folder, text, config, files=("x.nii",)):
     for name in files:
         (folder / name).touch()
     (folder / "cohort.csv").write_text(text, encoding="utf-8")
-    config["cohort"] |= {"source": "manifest", "path": str(folder / "cohort.csv")}
+    config["cohort"] |= {"source": "manifest", "path": str(folder / "cohort.csv"), "simulate": True}
     return config
 
 
@@ -41,7 +44,7 @@ def test_all_faults_of_a_manifest_are_listed_at_once(tmp_path, config):
     text = (
         "subject,visit,side,image,label,split\n"
         "A,1,right,,x.nii,\n"
-        "A,1,right,,x.nii,\n"  # twice
+        "a,1,right,,x.nii,\n"  # twice, as some file systems see it
         "B/C,1,right,,x.nii,\n"
         "D,1,up,,x.nii,\n"
         "E,1,left,,,\n"
@@ -52,11 +55,31 @@ def test_all_faults_of_a_manifest_are_listed_at_once(tmp_path, config):
         load_cohort(write_manifest(tmp_path, text, config))
     message = str(caught.value)
     for part in (
-        "cohort.csv", "line 3: scan A_1_right again, first in line 2", "line 4: subject 'B/C'",
-        "line 5: side 'up'", "line 6: neither image nor label", "line 7: a test scan needs a label",
+        "cohort.csv", "line 3: scan a_1_right again, first in line 2", "line 4: subject 'B/C'",
+        "line 5: side 'up'", "line 6: no image, nor a label", "line 7: a test scan needs a label",
         "line 8: split 'exam': expected train, validation, test",
     ):  # fmt: skip
         assert part in message
+
+
+def test_nothing_is_simulated_unasked(tmp_path, config):
+    """Scans whose column has another name are not replaced by simulated ones."""
+    text = "subject,visit,scan_path,label,scanner\nA,1,x.nii,y.nii,3T\n"
+    config = write_manifest(tmp_path, text, config, files=("x.nii", "y.nii"))
+    assert load_cohort(config)["A_1"].image is None
+    config["cohort"]["simulate"] = False
+    with pytest.raises(DataError) as caught:
+        load_cohort(config)
+    for part in (
+        "no column 'image'", "columns of no meaning: scan_path, scanner; cohort.columns gives",
+        "cohort.simulate: true simulates",
+    ):  # fmt: skip
+        assert part in str(caught.value)
+    config["cohort"]["columns"] = {"image": "scan_path"}
+    assert load_cohort(config)["A_1"].image == str(tmp_path / "x.nii")
+    (tmp_path / "cohort.csv").write_text(text + "B,1,,y.nii,3T\n")
+    with pytest.raises(DataError, match=r"line 3: no image; cohort\.simulate: true simulates"):
+        load_cohort(config)
 
 
 def test_misspelt_column_names_the_nearest(tmp_path, config):
@@ -82,10 +105,21 @@ def test_patient_in_two_splits(tmp_path, config):
         load_cohort(write_manifest(tmp_path, text, config, files=("x.nii", "y.nii")))
 
 
-def test_one_file_is_not_two_scans(tmp_path, config):
+@pytest.mark.parametrize("link", [None, Path.symlink_to, Path.hardlink_to])
+def test_one_file_is_not_two_scans(tmp_path, config, link):
     """A row that was copied, its paths unchanged, would train on a test image."""
-    text = "subject,visit,label,split\nA,1,x.nii,test\n\nB,1,./x.nii,train\n"
-    with pytest.raises(DataError, match=r"line 4: .*x\.nii is that of line 2 already"):
+    name = "y.nii" if link else "./x.nii"
+    text = f"subject,visit,image,label,split\nA,1,x.nii,l.nii,test\n\nB,1,{name},,train\n"
+    (tmp_path / "x.nii").touch()
+    if link:
+        link(tmp_path / "y.nii", tmp_path / "x.nii")
+    with pytest.raises(DataError, match=r"B_1: image .*\.nii is the file of A_1: image .*x\.nii"):
+        load_cohort(write_manifest(tmp_path, text, config, files=("l.nii",)))
+
+
+def test_an_image_is_not_its_own_label_map(tmp_path, config):
+    text = "subject,visit,image,label\nA,1,x.nii,x.nii\n"
+    with pytest.raises(DataError, match=r"A_1: label .* is the file of A_1: image"):
         load_cohort(write_manifest(tmp_path, text, config))
 
 
@@ -97,18 +131,13 @@ def test_mistyped_optional_columns_are_not_left_out(tmp_path, config, column, me
     assert "'site'" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [("subject,label\nMüller,x.nii\n".encode("latin-1"), "save it as .* UTF-8"), (b"", "empty")],
-)
-def test_what_is_no_csv_is_named(tmp_path, config, content, message):
+def test_what_is_no_csv_is_named(tmp_path, config):
     path = tmp_path / "cohort.csv"
-    path.write_bytes(content)
+    path.write_bytes("subject,label\nMüller,x.nii\n".encode("latin-1"))
     config["cohort"] |= {"source": "manifest", "path": str(path)}
-    with pytest.raises(DataError, match=f"{path}: .*{message}"):
-        load_cohort(config)
-    with pytest.raises(DataError, match=f"{path}: .*{message}"):
-        read_pair_list(str(path))
+    for read in (lambda: load_cohort(config), lambda: read_pair_list(str(path))):
+        with pytest.raises(UserError, match=f"{path}: line 2: .*save it as .* UTF-8"):
+            read()
 
 
 def test_decathlon_folders(tmp_path, config):
@@ -253,15 +282,15 @@ def test_shards_hold_every_couple_once():
 
 
 def test_faulty_files_are_all_named(tmp_path):
-    good = sitk.Image((6, 7, 8), sitk.sitkFloat32)
-    good[2, 2, 2] = 1
+    good = blobs(oblique_grid((6, 7, 8)))
     nan = sitk.Image(good)
     nan[1, 1, 1] = float("nan")
-    moved = sitk.Cast(good, sitk.sitkUInt8)
+    label = good > 0.5
+    moved = sitk.Image(label)
     moved.SetSpacing((1, 1, 2))
     for name, image in {
         "good": good, "nan": nan, "flat": good * 0, "moved": moved,
-        "label": sitk.Cast(good, sitk.sitkUInt8),
+        "label": label,
     }.items():  # fmt: skip
         write_image(image, tmp_path / f"{name}.nii.gz")
     whole = (tmp_path / "label.nii.gz").read_bytes()
@@ -277,7 +306,7 @@ def test_faulty_files_are_all_named(tmp_path):
         scan("A", "nan", "label"), scan("B", "flat", "label"), scan("C", "good", "moved"),
         scan("D", "good", "cut"), scan("E", None, "label"),
     ]  # fmt: skip
-    message = "\n".join(faults_of_scans(scans, labels, threads=2)[0])
+    message = "\n".join(check_scans(scans, labels, threads=2)[0])
     for part in (
         "A: ", "1 voxels that are NaN", "B: ", "constant image", "C: ",
         "not on the grid of its image",
@@ -285,7 +314,62 @@ def test_faulty_files_are_all_named(tmp_path):
     ):  # fmt: skip
         assert part in message
     labels = {"structures": [{"name": "bone", "value": 3}], "merge": [{"from": 1, "to": 3}]}
-    assert faults_of_scans([scan("F", "good", "label")], labels) == ([], [])
+    faults, _, digests = check_scans([scan("F", "good", "label")], labels)
+    assert faults == []
+    assert [*digests] == [f"F: {tmp_path / name}.nii.gz" for name in ("good", "label")]
+
+
+def test_copies_are_found_by_their_voxels(tmp_path):
+    """Whatever their names, formats, types, headers and axes."""
+    image = sitk.Cast(blobs(oblique_grid((6, 7, 8))) * 1000, sitk.sitkInt16)
+    label = image > 500
+    flipped = sitk.Flip(sitk.Cast(image, sitk.sitkFloat64), (True, False, True))
+    flipped = sitk.PermuteAxes(flipped, (2, 0, 1))
+    other = image + 1
+    for name, made in {
+        "a.nii.gz": image, "b.mha": flipped, "c.nii": other, "d.nrrd": label, "e.nii": label * 1.0,
+    }.items():  # fmt: skip
+        sitk.WriteImage(made, str(tmp_path / name))
+    files = [("a.nii.gz", None), ("b.mha", None), ("c.nii", "d.nrrd"), (None, "e.nii")]
+    scans = [
+        Scan(f"P{number}", "", "", *(str(tmp_path / name) if name else None for name in names))
+        for number, names in enumerate(files)
+    ]
+    structures = {"structures": [{"name": "bone", "value": 1}], "merge": []}
+    faults, _, digests = check_scans(scans, structures)
+    assert faults == []
+    assert copies(digests) == [
+        [f"P0: {tmp_path / 'a.nii.gz'}", f"P1: {tmp_path / 'b.mha'}"],
+        [f"P2: {tmp_path / 'd.nrrd'}", f"P3: {tmp_path / 'e.nii'}"],
+    ]
+
+
+@pytest.mark.parametrize("scale", [1000, 255, 40])
+def test_exchanged_files_are_told(tmp_path, scale):
+    """The image has label values of its own, or the very ones that are scored."""
+    kind = sitk.sitkUInt8 if scale < 256 else sitk.sitkInt16
+    grid = oblique_grid((20, 26, 24))
+    image, label = sitk.Cast(blobs(grid) * scale, kind), (blobs(grid) > 0.5) + (blobs(grid) > 0.8)
+    for name, made in {"image": image, "label": label}.items():
+        write_image(made, tmp_path / f"{name}.nii.gz")
+    paths = [str(tmp_path / f"{name}.nii.gz") for name in ("label", "image")]
+    structures = {"structures": [{"name": "bone", "value": 2}], "merge": []}
+    faults, *_ = check_scans([Scan("P", "", "", *paths)], structures)
+    assert any("image and label map seem exchanged" in fault for fault in faults)
+    assert any("found the label values 256, 257, 258" in fault for fault in faults) == (scale > 255)
+    faults, *_ = check_scans([Scan("P", "", "", paths[0], None)], structures)
+    assert "as of a label map" in faults[0]
+    assert check_scans([Scan("P", "", "", *paths[::-1])], structures)[0] == []
+
+
+@pytest.mark.parametrize("value", [1002, 1_000_002, -1, 2.5])
+def test_values_that_no_label_map_has_are_shown(tmp_path, value):
+    label = sitk.Cast(blobs(oblique_grid()) > 0.5, sitk.sitkFloat64)
+    label[3, 4, 5] = value
+    write_image(label, tmp_path / "label.nii.gz")
+    scan = Scan("P", "", "", None, str(tmp_path / "label.nii.gz"))
+    (fault,), *_ = check_scans([scan], {"structures": [], "merge": []})
+    assert f"found the label values {value}, expected whole numbers" in fault
 
 
 def test_parts_hold_every_name_once_and_change_little():
@@ -309,10 +393,10 @@ def test_the_check_hands_on_what_is_odd_and_shows_odd_labels(tmp_path):
         image.to_filename(tmp_path / f"{name}.nii")
     labels = {"merge": [], "structures": [{"name": "x", "value": 2}]}
     scan = Scan("S", "", "", None, str(tmp_path / "a.nii"))
-    faults, notes = faults_of_scans([scan], labels)
+    faults, notes, _ = check_scans([scan], labels)
     assert faults == []
     assert re.fullmatch(rf"S: {tmp_path}/a.nii: sform and qform contradict .* was used", notes[0])
-    faults, _ = faults_of_scans([replace(scan, label=str(tmp_path / "b.nii"))], labels)
-    assert "found label values [1002], expected integers 0 to 255" in faults[0]
+    faults, *_ = check_scans([replace(scan, label=str(tmp_path / "b.nii"))], labels)
+    assert "found the label values 1002, expected whole numbers" in faults[0]
     assert warning_note(notes) == [f"Warnings of the check of images: {notes[0]}."]
     assert warning_note(["x"] * 8)[0].endswith("x; 3 more in cohort.json.")

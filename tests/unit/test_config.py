@@ -2,6 +2,8 @@
 
 import copy
 import shutil
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -19,6 +21,9 @@ from workflow.contract.networks import load_networks
 from workflow.contract.programs import find_program, run_program
 from workflow.errors import ConfigError, ToolError
 from workflow.run import Run, load_run
+from workflow.schema import read_yaml
+
+INF, NAN = float("inf"), float("nan")
 
 
 @pytest.mark.parametrize(
@@ -58,8 +63,6 @@ def leaves(value, path=()):
 def test_every_leaf_is_checked(config):
     """A value of a wrong type is refused wherever it stands, and so is a misspelt key."""
     for path in leaves(config):
-        if "settings" in path:  # of a recipe: checked by the training, which may import torch
-            continue
         for fault in ("type", "key"):
             wrong = copy.deepcopy(config)
             parent = wrong
@@ -117,11 +120,92 @@ def test_misspelt_keys_are_all_named(config):
         ({"training": {"threads": 0}}, "training.threads: found 0, expected at least 1"),
         ({"labels": {"structures": [{"name": "mean", "value": 1}]}}, "'mean' is taken"),
         ({"training": {"couples": {"longitudinal": 3}}}, "phantom.training draws pairs of people"),
+        ({"preprocessing": {"size": [40.0, 96, 96]}}, r"size\[0\]: found 40.0, expected integer"),
+        ({"evaluation": {"symmetry_margin": 4.0}}, "symmetry_margin: found 4.0, expected integer"),
+        ({"shard_size": {"syn": 2.0}}, r"shard_size.syn: found 2.0, expected integer"),
+        ({"seed": 2**31}, "seed: found 2147483648, expected at most 2147483647"),
+        ({"seed": True}, "seed: found True, expected integer"),
+        ({"time_limit_minutes": INF}, "time_limit_minutes: found inf, expected finite number"),
+        ({"time_limit_minutes": NAN}, "time_limit_minutes: found nan, expected finite number"),
+        ({"split": {"test": NAN}}, "split.test: found nan, expected finite number"),
+        ({"preprocessing": {"spacing_mm": [1, INF, 1]}}, r"found \[1, inf, 1\]|spacing_mm\[1\]"),
+        ({"preprocessing": {"percentiles": [50, 50]}}, "expected the lower first"),
+        ({"labels": {"merge": [{"from": 7, "to": 1}, {"from": 7, "to": 3}]}}, "same from occurs"),
+        ({"run": "x" * 101}, "expected text that matches"),
     ],
 )
 def test_wrong_values(config, change, message):
     with pytest.raises(ConfigError, match=message):
         check_config(merge(config, change))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("run: a\nseed: 1\nrun: b\n", "key 'run' in line 1, and again in line 3; expected once"),
+        ("training: {threads: 1, threads: 2}\n", "key 'threads' in line 1, and again in line 1"),
+        ("methods:\n  - {a: 1,\n     'a': 2}\n", "key 'a' in line 2, and again in line 3"),
+        ("size: [1,\n", "expected YAML in UTF-8"),
+    ],
+)
+def test_keys_that_come_twice_are_refused(tmp_path, text, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=f"{path}: {message}"):
+        read_yaml(path)
+
+
+def test_merged_keys_may_be_changed(tmp_path):
+    """That is no key twice, at no depth and in no order."""
+    text = "x: &x {a: 1, b: 2}\nz: {deep: &y {<<: *x, a: 3}}\nw: {<<: *y, b: 4}\n1: one\n'1': two\n"
+    path = tmp_path / "mine.yaml"
+    path.write_text("\ufeff" + text.replace("\n", "\r\n"), encoding="utf-8")
+    assert read_yaml(path) == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"affine.epocs": 3}, "no setting 'affine.epocs' .did you mean 'affine.epochs'"),
+        ({"affine": {"rate": "fast"}}, "affine.rate: expected a number, found 'fast'"),
+        ({"affine.rate": INF}, "affine.rate: expected a number, found inf"),
+        ({"affine.epochs": 3.0}, "affine.epochs: expected a whole number, found 3.0"),
+        ({"model.solver_steps": 2.5}, "solver_steps: expected a whole number or null, found 2.5"),
+        ({"model.solver_steps": 0}, "solver_steps: expected at least 1, found 0"),
+        ({"model.solver": "rk5"}, "model.solver: .* found 'rk5' .did you mean 'rk4'"),
+        ({"model.precision": "half"}, "model.precision: expected one of auto, float32, bfloat16"),
+        ({"model.sigmas": [0.1]}, "model.sigmas, model.weights: expected as many of both"),
+        ({"momentum.phases": [{"scael": 1}]}, "momentum.phases: no setting 'scael'"),
+    ],
+)
+def test_settings_of_networks_are_checked_before_a_run(plain_config, settings, message):
+    """All are those of the one library, whatever network they are given to."""
+    for network in ("affine", "momentum", "voxelmorph"):
+        plain_config["network_params"] = {network: {"settings": settings}}
+        with pytest.raises(ConfigError, match=f"network_params.{network}.settings: .*{message}"):
+            load_run(plain_config)
+
+
+def test_grids_that_are_too_small_for_a_network_are_told(plain_config):
+    """Its coarsest images have 8 voxels a side; the preset small's are of half the resolution."""
+    plain_config["methods"] = ["affine-net"]
+    plain_config["training"]["start"] = "scratch"
+    plain_config["evaluation"]["symmetry_margin"] = 2
+    plain_config["preprocessing"]["size"] = [40, 16, 15]
+    with pytest.raises(ConfigError, match=r"found \[40, 16, 15\], expected at least 16 voxels"):
+        load_run(plain_config)
+    plain_config["preprocessing"]["size"] = [40, 16, 16]
+    load_run(plain_config)
+
+
+def test_plans_need_no_pytorch():
+    """Each job reads the plan again."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, workflow.run; print({*sys.modules} & {'torch', "
+        "'SimpleITK', 'pandas', 'ants'})"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.strip() == "set()"
 
 
 def test_unknown_methods_are_named_with_the_nearest(plain_config):

@@ -3,11 +3,15 @@
 import itertools
 import shutil
 from collections import Counter
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import yaml
 
+from avsm.augment import keyed_generator
+from avsm.files import write_rows
+from avsm.pairs import PairSampler, read_cohort, validation_pairs
 from tests.conftest import ROOT
 from tests.unit.test_config import merge
 from workflow.contract.methods import Method, check_requirements, load_methods
@@ -21,7 +25,9 @@ from workflow.contract.training import (
     open_state,
 )
 from workflow.data.cohort import Scan
+from workflow.data.pairs import misfit
 from workflow.data.training import (
+    COLUMNS,
     couple_rows,
     manifest_rows,
     read_scan,
@@ -98,7 +104,8 @@ def test_modules_that_networks_lack_are_named(tmp_path, plain_config):
 def test_only_learned_methods_have_networks(tmp_path, plain_config):
     shutil.copytree(ROOT / "baselines/_template", tmp_path / "mine")
     path = tmp_path / "mine/method.yaml"
-    path.write_text(path.read_text(encoding="utf-8") + "networks: [affine]\n", encoding="utf-8")
+    description = yaml.safe_load(path.read_text(encoding="utf-8")) | {"networks": ["affine"]}
+    path.write_text(yaml.safe_dump(description), encoding="utf-8")
     plain_config |= {"methods": ["mine"], "method_params": {}}
     with pytest.raises(ConfigError, match="networks: found kind classical, expected learned"):
         load_methods(plain_config, tmp_path)
@@ -249,12 +256,50 @@ def test_missing_training_scans_name_the_settings(config):
 def test_only_validation_scans_have_labels_in_the_manifest():
     scans = [Scan(f"P{i}", "1", "right", f"{i}.nii", f"{i}l.nii", split)
              for i, split in enumerate(("train", "validation"))]  # fmt: skip
-    assert [row["label"] for row in manifest_rows(scans)] == [
+    assert [row["label"] for row in manifest_rows(scans, mirror_left=True)] == [
         "", "../../labels/P1_1_right.nii"
     ]  # fmt: skip
     assert [read_scan(scan).label for scan in scans] == [None, "1l.nii"]
     simulated = Scan("P2", "1", "right", None, "2l.nii", "train")
     assert read_scan(simulated).label == "2l.nii"
+
+
+@pytest.mark.parametrize("mirror_left", [True, False])
+def test_pairs_are_trained_and_validated_on_by_the_rule_of_those_tested(tmp_path, mirror_left):
+    """Every couple that may be tested, and no other: sides, patients and visits of all kinds."""
+    sides = ("left", "right", "")
+    scans = [
+        Scan(f"P{n}", f"v{visit}", side, "x", "x")
+        for n, side in enumerate([*sides, *sides, "left"])
+        for visit in range(1 + (n < 4))
+    ]
+    scans.append(Scan("P0", "v0", "right", "x", "x"))
+    both = [replace(scan, split=split) for split in ("train", "validation") for scan in scans]
+    rows = manifest_rows(both, mirror_left)
+    folder = tmp_path / "training" / "both"
+    folder.mkdir(parents=True)
+    for row in rows:  # the same scans in both splits, each with its own files and patients
+        row["subject"] += row["split"]
+        for kind in ("image", "label"):
+            if row[kind]:
+                row[kind] = row[kind].replace("../../", f"../../{row['split']}_")
+                (folder / row[kind]).parent.mkdir(exist_ok=True)
+                (folder / row[kind]).touch()
+    write_rows(folder / "manifest.csv", COLUMNS, rows)
+    cohort = read_cohort(folder / "manifest.csv", "both")
+    for task in ("longitudinal", "cross-subject"):
+        expected = {
+            frozenset((a.name, b.name))
+            for a, b in itertools.combinations(scans, 2)
+            if not misfit(task, a, b, mirror_left)
+        }
+        drawn = PairSampler(cohort.training, task).draw(3000, keyed_generator(0))
+        for own, pairs in (
+            (cohort.training, zip(*drawn, strict=True)),
+            (cohort.validation, validation_pairs(cohort.validation, task, 10**6, 0)),
+        ):
+            names = {frozenset(own[index].image.stem for index in pair) for pair in pairs}
+            assert names == expected, task
 
 
 def test_state_survives_only_what_it_was_made_of(tmp_path):

@@ -46,23 +46,31 @@ def test_faults_of_the_configuration(fresh_project, changes, parts):
         assert part in output
 
 
+def test_a_key_twice_is_told(fresh_project):
+    name = fresh_project.configure("twice", methods=["identity"])
+    path = fresh_project.folder / name
+    path.write_text(path.read_text(encoding="utf-8") + "run: a\nrun: b\n", encoding="utf-8")
+    done = fresh_project.run("-n", "--configfile", name, timeout=120)
+    assert done.returncode and "twice.yaml: key 'run' in line 3, and again in line 4" in done.output
+
+
 def test_faults_of_the_files(fresh_project):
     """All faulty scans are named together, before anything is registered."""
     project = fresh_project
     tiny = yaml.safe_load((ROOT / "config/tiny.yaml").read_text(encoding="utf-8"))
     project.configure("labels", **tiny | {"run": "made"})
-    made = project.run(
-        "results/made/raw/labels/P000_00m_right.nii.gz", "--configfile", "labels.yaml"
-    )
+    knees = [
+        f"results/made/raw/labels/{scan}.nii.gz" for scan in ("P000_00m_right", "P000_24m_right")
+    ]
+    made = project.run(*knees, "--configfile", "labels.yaml")
     assert made.returncode == 0, made.output
-    label = project.folder / "results/made/raw/labels/P000_00m_right.nii.gz"
     data = project.folder / "data"
     data.mkdir()
     rows = ["subject,visit,side,label"]
-    for name in ("A", "B"):
-        shutil.copy(label, data / f"{name}.nii.gz")
+    for name, label in zip(("A", "B", "copy"), (*knees, knees[1]), strict=True):
+        shutil.copy(project.folder / label, data / f"{name}.nii.gz")
         rows.append(f"{name},1,right,{name}.nii.gz")
-    whole = label.read_bytes()
+    whole = (project.folder / knees[0]).read_bytes()
     for name in ("C", "D"):
         (data / f"{name}.nii.gz").write_bytes(whole[: len(whole) // 3])
         rows.append(f"{name},1,right,{name}.nii.gz")
@@ -70,12 +78,14 @@ def test_faults_of_the_files(fresh_project):
     output = message_of(
         project,
         methods=["identity", "affine-niftyreg"],
-        cohort={"source": "manifest", "path": "data/cohort.csv"},
+        cohort={"source": "manifest", "path": "data/cohort.csv", "simulate": True},
         split={"test": 1.0, "validation": 0.0},
         pairs={"longitudinal": 0, "cross-subject": "all"},
     )
     for part in ("Scans with faults", "C_1_right", "D_1_right", "cannot be read as an image"):
         assert part in output
+    assert "B_1_right: data/B.nii.gz has the voxels of copy_1_right: data/copy.nii.gz" in output
+    assert "those of 5 of 5 scans are simulated" in output
     assert "A_1_right: " not in output
     assert "rule register_" not in output
 

@@ -10,11 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-import yaml
-
 from workflow.config import ROOT
 from workflow.errors import ConfigError, nearest
-from workflow.schema import faults, load_schema
+from workflow.schema import faults, load_schema, read_yaml
 
 BASELINES = ROOT / "baselines"
 
@@ -52,7 +50,10 @@ def read_description(
     """
     if not path.is_file():
         return {}, [f"{shown}: no such file; docs/contract.md says what is in it"]
-    description = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        description = read_yaml(path)
+    except ConfigError as error:
+        return {}, [str(error)]
     wrong = faults(description, load_schema(schema), shown)
     if wrong:
         return {}, wrong

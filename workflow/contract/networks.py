@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from avsm.errors import UserError
+from avsm.presets import recipe_preset
 from workflow.contract.descriptions import (
     BASELINES,
     load_function,
@@ -112,6 +114,17 @@ def _describe(name: str, folder: Path, config: dict[str, Any]) -> tuple[dict[str
         folder / own / "network.yaml", f"baselines/networks/{own}/network.yaml",
         "network.schema.yaml", changes, where,
     )  # fmt: skip
+    params = description.get("params", {})
+    if not wrong and {"preset", "settings"} <= {*params}:  # those of the library's recipes
+        try:
+            least = recipe_preset(params["preset"]).change(params["settings"]).least_side
+            if least > min(size := config["preprocessing"]["size"]):
+                wrong.append(
+                    f"preprocessing.size: found {size}, expected at least {least} voxels a side "
+                    f"for {where}"
+                )
+        except UserError as error:
+            wrong.append(f"{where}.settings: {error}")
     needs = variants.get(name, {}).get("needs", description.get("needs", ()))
     return relabelled(name, variants, description) | {"needs": tuple(needs)}, wrong
 

@@ -2,80 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
 
 from avsm.errors import UserError
-from avsm.grid import odd_labels
 from avsm.images import canonical, read_image
+from avsm.labels import LIKE_LABELS, has_few_values, label_faults
 from workflow.data.cohort import Scan
 from workflow.data.preprocess import merge_labels
-from workflow.geometry import describe_grid, same_grid
 
 # Femur, tibia and patella in OAI's label maps, which the simulator paints around.
 BONES = (1, 3, 5)
 
 
-def faults_of_scans(
-    scans: Sequence[Scan], labels: dict[str, list], threads: int = 1
-) -> tuple[list[str], list[str]]:
-    """Return what is wrong with the scans' files, and what is odd, each after its scan's name."""
+class Checked(NamedTuple):
+    """What is wrong with the files of scans, what is odd, and the digest of each file's voxels.
+
+    Of several scans, faults, warnings and the files that are keys have their scan's name in front.
+    """
+
+    faults: list[str]
+    warnings: list[str]
+    digests: dict[str, str]
+
+
+def check_scans(scans: Sequence[Scan], labels: dict[str, list], threads: int = 1) -> Checked:
+    """Check the files of scans side by side."""
     with ThreadPoolExecutor(threads) as pool:
-        found = [*pool.map(lambda scan: scan_faults(scan, labels), scans)]
-    faults, notes = (
-        [f"{scan.name}: {text}" for scan, texts in zip(scans, kind, strict=True) for text in texts]
-        for kind in zip(*found, strict=True)
-    )
-    return faults, notes
+        found = [*pool.map(lambda scan: _check_scan(scan, labels), scans)]
+    whole = Checked([], [], {})
+    for scan, own in zip(scans, found, strict=True):
+        whole.faults.extend(f"{scan.name}: {fault}" for fault in own.faults)
+        whole.warnings.extend(f"{scan.name}: {warning}" for warning in own.warnings)
+        whole.digests.update({f"{scan.name}: {file}": d for file, d in own.digests.items()})
+    return whole
 
 
-def scan_faults(scan: Scan, labels: dict[str, list]) -> tuple[list[str], list[str]]:
-    """Return what is wrong with a scan's image, its label map and the two together; what is odd."""
-    faults, notes, read = [], [], {}
+def copies(digests: Mapping[str, str]) -> list[list[str]]:
+    """Return the files, named as by `check_scans`, that have the same voxels."""
+    files = defaultdict(list)
+    for file, digest in digests.items():
+        files[digest].append(file)
+    return [same for same in files.values() if len(same) > 1]
+
+
+def _check_scan(scan: Scan, labels: dict[str, list]) -> Checked:
+    """Check a scan's image, its label map, and the two together."""
+    faults, warnings, read = [], [], {}
     for role, path in (("image", scan.image), ("label", scan.label)):
         if path:
             try:
-                read[role] = canonical(read_image(path, notes))
+                read[role] = canonical(read_image(path, warnings))
             except UserError as error:
                 faults.append(str(error))
     if "image" in read:
-        faults += _image_faults(read["image"], scan.image)
+        array = sitk.GetArrayViewFromImage(read["image"])
+        if array.min() == array.max():
+            faults.append(f"{scan.image}: constant image, every voxel is {array.flat[0]}")
     if "label" in read:
-        faults += _label_faults(read["label"], scan.label, labels)
-        if not scan.image and not np.isin(sitk.GetArrayViewFromImage(read["label"]), BONES).any():
-            faults.append(
-                f"{scan.label}: found none of the bones {BONES}: an image can only be simulated "
-                "from a knee's label map with OAI's values; add the scan's image"
-            )
-    if len(read) == 2 and not same_grid(read["image"], read["label"]):
-        faults.append(
-            f"{scan.label}: not on the grid of its image: found {describe_grid(read['label'])}, "
-            f"expected {describe_grid(read['image'])}"
-        )
-    return faults, notes
+        wrong = label_faults(read["label"], scan.label, read.get("image"), scan.image)
+        faults += wrong or _structure_faults(read["label"], scan, labels)
+    elif "image" in read and has_few_values(read["image"]):
+        faults.append(f"{scan.image}: {LIKE_LABELS}")
+    digests = {getattr(scan, role): _digest(image) for role, image in read.items() if not faults}
+    return Checked(faults, warnings, digests)
 
 
-def _image_faults(image: sitk.Image, path: str) -> list[str]:
-    """Return what makes an image's intensities unusable."""
-    array = sitk.GetArrayViewFromImage(image)
-    if array.min() == array.max():
-        return [f"{path}: constant image, every voxel is {array.flat[0]}"]
-    return []
+def _digest(image: sitk.Image) -> str:
+    """Return a digest of the values of an image on RAS+ axes, whatever their type."""
+    found = hashlib.sha256()
+    for plane in sitk.GetArrayViewFromImage(image):
+        found.update(plane.astype("<f8"))
+    return found.hexdigest()
 
 
-def _label_faults(label: sitk.Image, path: str, labels: dict[str, list]) -> list[str]:
-    """Return what makes a label map unusable."""
+def _structure_faults(label: sitk.Image, scan: Scan, labels: dict[str, list]) -> list[str]:
+    """Return what is missing in a label map: scored structures, or what is simulated from."""
     values = np.unique(sitk.GetArrayViewFromImage(label))
-    if odd := odd_labels(values):
-        return [f"{path}: found label values {odd}, expected integers 0 to 255"]
     merged = np.unique(merge_labels(values, labels["merge"])).astype(int).tolist()
     after = " after labels.merge" if labels["merge"] else ""
-    return [
-        f"{path}: label {structure['value']} ({structure['name']}) is absent; found the values "
-        f"{merged}{after}"
+    faults = [
+        f"{scan.label}: label {structure['value']} ({structure['name']}) is absent; found the "
+        f"values {merged}{after}"
         for structure in labels["structures"]
         if structure["value"] not in merged
     ]
+    if not scan.image and not np.isin(values, BONES).any():
+        faults.append(
+            f"{scan.label}: found none of the bones {BONES}: an image can only be simulated "
+            "from a knee's label map with OAI's values; add the scan's image"
+        )
+    return faults

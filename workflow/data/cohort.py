@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from workflow.data.csv_rows import read_rows
+from avsm.manifest import same_files
+from avsm.tables import read_table
 from workflow.data.splits import SPLITS, assign_splits
 from workflow.errors import DataError, nearest, raise_all
 
@@ -23,7 +24,7 @@ NAME = re.compile(r"[A-Za-z0-9.-]+(_[A-Za-z0-9.-]+)*")
 
 @dataclass(frozen=True)
 class Scan:
-    """One image of one patient. A missing image is simulated from the label map."""
+    """One image of one patient. Where `cohort.simulate` is set, an image may be missing."""
 
     subject: str
     visit: str
@@ -56,6 +57,14 @@ def load_cohort(config: dict[str, Any], listed_test: set[str] = frozenset()) -> 
     return {scan.name: replace(scan, split=splits[scan.subject]) for scan in scans}
 
 
+def simulated_note(images: Sequence[bool]) -> list[str]:
+    """Say how many scans have no image of their own; `images` says of each whether it has one."""
+    simulated = images.count(False)
+    if not simulated:
+        return []
+    return [f"Images: those of {simulated} of {len(images)} scans are simulated from label maps."]
+
+
 def _phantom(config: dict[str, Any]) -> list[Scan]:
     """Return the embedded cohort; its label maps are made by a rule of the workflow."""
     scans = []
@@ -71,21 +80,19 @@ def _manifest(config: dict[str, Any]) -> list[Scan]:
     """Read a cohort's CSV; relative paths in it are relative to its folder."""
     path = Path(config["cohort"]["path"])
     names = {column: config["cohort"]["columns"].get(column, column) for column in COLUMNS}
-    rows = _read_csv(path, names)
-    faults, scans, lines, owners = [], [], {}, {}
+    simulate = config["cohort"]["simulate"]
+    rows = _read_csv(path, names, simulate)
+    faults, scans, lines = [], [], {}
     for line, row in rows.items():
         files = {
             key: str(path.parent / row[key]) if row[key] else None for key in ("image", "label")
         }
         scan = Scan(**row | files | {"side": row["side"].lower()})
-        wrong = _row_faults(scan)
-        if scan.name in lines:
-            wrong.append(f"scan {scan.name} again, first in line {lines[scan.name]}")
-        lines.setdefault(scan.name, line)
-        for file in filter(None, (scan.image, scan.label)):
-            owner = owners.setdefault(os.path.normpath(file), line)
-            if owner != line:
-                wrong.append(f"{file} is that of line {owner} already, expected another file")
+        wrong = _row_faults(scan, simulate)
+        # Not all file systems tell capitals from small letters.
+        first = lines.setdefault(scan.name.lower(), line)
+        if first != line:
+            wrong.append(f"scan {scan.name} again, first in line {first}")
         faults += [f"line {line}: {fault}" for fault in wrong]
         scans.append(scan)
     if not rows:
@@ -94,17 +101,21 @@ def _manifest(config: dict[str, Any]) -> list[Scan]:
     return scans
 
 
-def _read_csv(path: Path, names: dict[str, str]) -> dict[int, dict[str, str]]:
+def _read_csv(path: Path, names: dict[str, str], simulate: bool) -> dict[int, dict[str, str]]:
     """Return the rows of a CSV by line under our column names; absent optional columns give ""."""
-    found, rows = read_rows(path, "cohort.path")
+    found, rows = read_table(path, "cohort.path")
     renamed = [theirs for ours, theirs in names.items() if ours != theirs]
-    missing = [names["subject"], *renamed]
-    if not {names["image"], names["label"]} & set(found):
-        missing.append(names["label"])
+    needed = "label" if simulate and names["image"] not in found else "image"
+    missing = dict.fromkeys([names["subject"], names[needed], *renamed])
     faults = [f"no column '{name}'{nearest(name, found)}" for name in missing if name not in found]
+    other = [column for column in found if column not in names.values()]
+    if faults and other:
+        faults.append(f"columns of no meaning: {', '.join(other)}; cohort.columns gives them one")
+    if needed == "image" and names["image"] not in found:
+        faults.append("if the scans have no images, cohort.simulate: true simulates those of knees")
     # Columns of other names are the user's own, but one that is nearly ours is a slip.
     absent = {name.lower(): name for name in names.values() if name not in [*found, *missing]}
-    for column in [column for column in found if column not in names.values()]:
+    for column in other:
         for slip in difflib.get_close_matches(column.lower(), absent, n=1, cutoff=SLIP):
             faults.append(f"column '{column}': did you mean '{absent[slip]}'?")
     raise_all(DataError, f"{path}: found the columns {', '.join(found)}:", faults)
@@ -114,7 +125,7 @@ def _read_csv(path: Path, names: dict[str, str]) -> dict[int, dict[str, str]]:
     }
 
 
-def _row_faults(scan: Scan) -> list[str]:
+def _row_faults(scan: Scan, simulate: bool) -> list[str]:
     """Return what is wrong with one scan by itself."""
     faults = []
     for key in ("subject", "visit"):
@@ -125,8 +136,13 @@ def _row_faults(scan: Scan) -> list[str]:
         faults.append(f"side '{scan.side}': expected left, right or nothing")
     if scan.split not in ("", *SPLITS):
         faults.append(f"split '{scan.split}': expected {', '.join(SPLITS)} or nothing")
-    if not scan.image and not scan.label:
-        faults.append("neither image nor label")
+    if not scan.image and not (scan.label and simulate):
+        lacks = (
+            "image, nor a label map to simulate it from"
+            if simulate
+            else ("image; cohort.simulate: true simulates those of knees that have a label map")
+        )
+        faults.append(f"no {lacks}")
     if scan.split == "test" and not scan.label:
         faults.append("a test scan needs a label map")
     return faults
@@ -162,3 +178,6 @@ def _check_files(scans: list[Scan], source: str | None) -> None:
     raise_all(DataError, f"{source}: Snakemake takes braces in paths for wildcards:", braces)
     missing = [f"{path}: no such file or folder" for path in paths if not Path(path).exists()]
     raise_all(DataError, f"{source}: {len(missing)} of its files are missing:", missing)
+    owned = [(f"{s.name}: {k}", getattr(s, k)) for s in scans for k in ("image", "label")]
+    again = same_files((owner, path and Path(path)) for owner, path in owned)
+    raise_all(DataError, f"{source}: no file may be that of two scans:", again)

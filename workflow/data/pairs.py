@@ -5,32 +5,29 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from avsm.tables import read_table
 from workflow.config import TASKS
 from workflow.data.cohort import Scan
-from workflow.data.csv_rows import read_rows
 from workflow.errors import DataError, nearest, raise_all
 
 Couple = tuple[str, str, str]  # task, fixed, moving
 
 
-def read_pair_list(path: str) -> list[Couple]:
-    """Read an explicit list: a CSV with the columns task, fixed, moving."""
-    columns, rows = read_rows(path, "pairs.list")
-    missing = {"task", "fixed", "moving"} - set(columns)
-    if missing:
-        raise DataError(
-            f"{path}: no column {', '.join(sorted(missing))}; found {', '.join(columns)}"
-        )
+def read_pair_list(path: str) -> dict[int, Couple]:
+    """Read an explicit list by line: a CSV with the columns task, fixed, moving."""
+    _, rows = read_table(path, "pairs.list", ("task", "fixed", "moving"))
     if not rows:
         raise DataError(f"{path}: no pairs; list some, or set pairs.list to null")
-    return [(row["task"], row["fixed"], row["moving"]) for row in rows.values()]
+    return {line: (row["task"], row["fixed"], row["moving"]) for line, row in rows.items()}
 
 
 def select_couples(
-    scans: dict[str, Scan], config: dict[str, Any], listed: Sequence[Couple] = ()
+    scans: dict[str, Scan],
+    config: dict[str, Any],
+    listed: Mapping[int, Couple] | None = None,
 ) -> list[Couple]:
     """Return the test couples: those listed, or a seeded choice by `pairs` of the configuration.
 
@@ -114,11 +111,11 @@ def misfit(task: str, a: Scan, b: Scan, mirrored: bool) -> str:
 
 
 def _check_listed(
-    listed: Iterable[Couple], scans: dict[str, Scan], mirrored: bool, path: str
+    listed: Mapping[int, Couple], scans: dict[str, Scan], mirrored: bool, path: str
 ) -> list[Couple]:
     """Return the listed couples once each; a reversed pair belongs to the same couple."""
     faults, couples, seen = [], {}, set()
-    for line, (task, fixed, moving) in enumerate(listed, start=2):
+    for line, (task, fixed, moving) in listed.items():
         wrong = [f"no scan '{n}'{nearest(n, scans)}" for n in (fixed, moving) if n not in scans]
         if task not in TASKS:
             wrong.append(f"task '{task}': expected {' or '.join(TASKS)}{nearest(task, TASKS)}")

@@ -13,7 +13,7 @@ from workflow.data.cohort import Scan
 from workflow.data.pairs import Couple, choose_evenly, has_couples, misfit
 from workflow.errors import ConfigError, raise_all
 
-COLUMNS = ("subject", "image", "label", "split", "visit", "side")
+COLUMNS = ("subject", "image", "label", "split", "visit", "side", "mirrored")
 COUPLE_COLUMNS = ("task", "fixed", "moving")
 
 
@@ -159,8 +159,8 @@ def couple_rows(couples: dict[str, list[Couple]]) -> list[dict[str, str]]:
     ]
 
 
-def manifest_rows(scans: Sequence[Scan]) -> list[dict[str, str]]:
-    """Return the rows of the training manifest.
+def manifest_rows(scans: Sequence[Scan], mirror_left: bool) -> list[dict[str, str]]:
+    """Return the rows of the training manifest; left scans may be mirrored.
 
     Only validation scans have label maps: their Dice chooses the weights that are kept.
     """
@@ -172,6 +172,7 @@ def manifest_rows(scans: Sequence[Scan]) -> list[dict[str, str]]:
             "split": scan.split,
             "visit": scan.visit,
             "side": scan.side,
+            "mirrored": "yes" if mirror_left and scan.side == "left" else "",
         }
         for scan in scans
     ]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from workflow.data.cohort import simulated_note
 from workflow.referee.tidy import MEAN
 
 PAPER = "paper "  # prefix of Table 1's columns that hold published numbers
@@ -57,14 +58,6 @@ def notes(
         if changed := changed_parameters(one):
             lines.append(f"{one['label']}: {changed}.")
     return lines + _failure_notes(metrics, methods)
-
-
-def simulated_note(images: Sequence[bool]) -> list[str]:
-    """Say how many scans have no image of their own; `images` says of each whether it has one."""
-    simulated = images.count(False)
-    if not simulated:
-        return []
-    return [f"Images: those of {simulated} of {len(images)} scans are simulated from label maps."]
 
 
 def warning_note(warnings: Sequence[str], shown: int = 5) -> list[str]:

@@ -9,22 +9,28 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from avsm.errors import UserError
 from workflow.contract.sources import sources
+from workflow.data.cohort import simulated_note
 from workflow.data.training import couple_rows, manifest_rows, read_scan
-from workflow.errors import BenchmarkError
 from workflow.examples import example_figures
 from workflow.parts import in_parts
 from workflow.run import load_run
+from workflow.schema import read_yaml
 
 try:
+    if workflow.is_main_process:
+        for file in map(Path, workflow.configfiles):
+            read_yaml(file)  # which refuses what Snakemake reads past: a key that comes twice
     RUN = load_run(config)
-except BenchmarkError as error:
+except UserError as error:
     raise WorkflowError(str(error)) from None
 
 FOLDER = RUN.folder
 REGISTER_SCRIPT = "../../workflow/scripts/register.py"
 ENVIRONMENT = "../../environment.yml"
 UNKNOWN_COST = 60  # core-seconds of a pair of a million voxels, where method.yaml does not say it
+HAVE_IMAGES = [bool(scan.image) for scan in RUN.scans.values()]
 EXAMPLES = example_figures(RUN)
 # A method whose networks Figure 11 lists.
 AVSM = next((m.id for m in RUN.methods.values() if m.family == "AVSM" and m.networks), None)
@@ -271,6 +277,12 @@ def lift_default_job_limit():
     limit = workflow.scheduler.job_rate_limiter
     if limit is not None and (limit.max_jobs, limit.timespan) == (100, 1):
         workflow.scheduler.job_rate_limiter = None
+
+
+def say_simulated():
+    """Say in the terminal that images are not real, before anything is made of them."""
+    for note in simulated_note(HAVE_IMAGES):
+        print(note, flush=True)
 
 
 def print_results():

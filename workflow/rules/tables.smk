@@ -7,7 +7,6 @@ MAIN_NETWORKS = [n for n in NETWORKS if n["id"] in {name for name, _ in MAIN_TRA
 TABLE2_TRAININGS = RUN.trainings_of(RUN.table2.values())
 TEXT = [*code("referee/render"), "workflow/referee/page.html"]
 STATISTICS = [*code("referee/table3", "referee/statistics", "referee/tidy"), *TEXT]
-HAVE_IMAGES = [bool(scan.image) for scan in RUN.scans.values()]
 # What is compared, of whom, and the seed by which patients are redrawn.
 COMPARED = {
     "methods": METHODS,

@@ -19,7 +19,10 @@ rule training_part:
     conda:
         ENVIRONMENT
     params:
-        rows=lambda wildcards: manifest_rows([RUN.scans[name] for name in training_part(wildcards)]),
+        rows=lambda wildcards: manifest_rows(
+            [RUN.scans[name] for name in training_part(wildcards)],
+            config["preprocessing"]["mirror_left"],
+        ),
     script:
         "../scripts/training_part.py"
 

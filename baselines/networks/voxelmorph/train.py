@@ -46,7 +46,7 @@ def fit(manifest: Path, state: Path, params: dict, context: Training) -> Trained
     source = context.source
     if source is None:
         source = scan_source(cohort, recipe.task, recipe.augmentation, state, device)
-    validation = Validation(cohort.validation, recipe, source.shape, context.labels or None, device)
+    validation = Validation(cohort.validation, recipe, source, context.labels or None, device)
     affine = load_model(context.models[0]) if context.models else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)

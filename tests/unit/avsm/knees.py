@@ -44,7 +44,7 @@ def write_cohort(folder: Path) -> Path:
     rows = []
     for subject in range(6):
         for visit in range(2):
-            shift = 0.2 * (subject % 3 - 1) + 0.03 * visit
+            shift = 0.2 * (subject % 3 - 1) + 0.03 * visit + 1e-3 * (subject // 3)  # no copies
             image, label = blob(shift, 1.1)
             names = {}
             for kind, array in (("image", image), ("label", label)):

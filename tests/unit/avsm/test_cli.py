@@ -176,7 +176,7 @@ def test_info_says_how_a_model_was_trained(
         ),
         (
             ["points", "long.csv", "--transform", "gone.nii"],
-            "line 2: found more values than columns",
+            "line 2: found 4 values, expected 3",
         ),
         (["register", "a.nii", "b.nii", "--size", "9,x", "--out", "w.nii"], "such as 96,96,40"),
     ],
@@ -225,7 +225,7 @@ def test_python_m_avsm_is_the_command(tmp_path: Path) -> None:
         (["--set", "afine.rate=1"], "did you mean 'affine.rate'"),
         (["--set", "affine.rate"], "expected NAME=VALUE"),
         (["--labels", "two"], "expected numbers such as 2,4"),
-        (["--labels", "9"], r"hold the values [1]; expected [9]"),
+        (["--labels", "9"], "none has [9], found the values [0, 1]"),
         (["--device", "cuda:0"], "device: expected one of this machine"),
         (["--device", "gpu"], "device: expected one of auto"),
         (["--start", "none.pt"], "none.pt: no such file or folder"),

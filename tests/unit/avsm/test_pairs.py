@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,14 @@ import SimpleITK as sitk
 import torch
 
 from avsm.augment import keyed_generator
-from avsm.data import ImageStore, ScanSource, label_values, read_labels
+from avsm.data import ImageStore, ScanSource, read_labels
 from avsm.errors import UserError
 from avsm.manifest import Scan, read_manifest
 from avsm.pairs import PairSampler, read_cohort, read_couples, validation_pairs
 from avsm.pyramid import downsample
 from avsm.settings import Augmentation, Phase
-from tests.unit.avsm.knees import SHAPE, write_cohort, write_couples
+from avsm.train import train
+from tests.unit.avsm.knees import SHAPE, tiny_recipe, write_cohort, write_couples
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def edited(cohort: Path, old: str, new: str) -> Path:
     path = cohort.with_name("edited.csv")
-    path.write_text(cohort.read_text().replace(old, new))
+    path.write_text(cohort.read_text().replace(old, new), encoding="utf-8")
     return path
 
 
@@ -46,6 +48,7 @@ def test_manifest_gives_scans(cohort: Path) -> None:
         ("s0,v0,train", ",v0,train", "line 2: subject is empty"),
         ("s0,v0,train", "s0,v0,validation", "subjects in both splits"),
         ("validation", "test", "no scan has the split 'validation'"),
+        ("s4,v0", "s4\u200b,v0", r"subject 's4\\u200b': found a character that cannot be seen"),
     ],
 )
 def test_wrong_manifests_say_what_is_wrong(cohort: Path, old: str, new: str, message: str) -> None:
@@ -218,14 +221,84 @@ def test_images_of_another_grid_or_range_are_refused(cohort: Path, tmp_path: Pat
             ImageStore([scans[0], wrong], tmp_path)
 
 
-def test_labels_are_checked(cohort: Path, tmp_path: Path) -> None:
+def relabelled(scan: Scan, change, to: Path) -> Scan:
+    """Give the scan with another label map: what ``change`` makes of its own."""
+    sitk.WriteImage(change(sitk.ReadImage(str(scan.label), sitk.sitkFloat32)), str(to))
+    return dataclasses.replace(scan, label=to)
+
+
+def moved(label: sitk.Image) -> sitk.Image:
+    label.SetOrigin((0.5, 0, 0))
+    return label
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted", "message"),
+    [
+        (lambda label: label * 0.5, None, "found the label values 0.5, expected whole numbers"),
+        (lambda label: label[:-1], None, "not on the grid of its image"),
+        (moved, [1], "not on the grid of its image"),
+        (lambda label: label * 0, None, r"found the values \[0\], without \[1\]"),
+        (lambda label: label * 0, [1], r"found the values \[0\], without \[1\]"),
+        (lambda label: label * 255, [1], r"found the values \[0, 255\], without \[1\]"),
+        (lambda label: label * 255, None, r"found the values \[0, 255\], without \[1\].*--labels"),
+        (lambda label: label * 1002, [1], "found the label values 1002, expected whole numbers"),
+    ],
+)
+def test_labels_are_checked(cohort: Path, tmp_path: Path, change, wanted, message: str) -> None:
+    scans = read_manifest(cohort)[:2]
+    labels, structures = read_labels(scans, wanted)
+    assert structures == (1,) and list(labels) == [0, 1]
+    with pytest.raises(UserError, match=message):
+        read_labels([scans[0], relabelled(scans[1], change, tmp_path / "label.nii")], wanted)
+
+
+def test_structures_that_some_label_maps_lack_are_told(
+    cohort: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scans = read_manifest(cohort)[:2]
+    with pytest.raises(UserError, match=r"none has \[2\], found the values \[0, 1\]"):
+        read_labels(scans, [1, 2])
+
+    def two(label: sitk.Image) -> sitk.Image:
+        label[0, 0, 0] = 2
+        return label
+
+    scans[1] = relabelled(scans[1], two, tmp_path / "two.nii")
+    assert read_labels(scans, [1, 2])[1] == (1, 2)
+    assert "s0_v0_label.nii: found the values [0, 1], without [2]" in caplog.text
+    with pytest.raises(UserError, match=r"without \[2\], which others have; .* --labels"):
+        read_labels(scans)
+
+
+def test_labels_on_other_axes_are_on_the_grid(cohort: Path, tmp_path: Path) -> None:
     scans = read_manifest(cohort)[:1]
-    labels = read_labels(scans, SHAPE)
-    assert label_values(labels, None) == (1,)
-    with pytest.raises(UserError, match=r"hold the values \[1\]; expected \[2\]"):
-        label_values(labels, [1, 2])
-    with pytest.raises(UserError, match="expected the images' grid"):
-        read_labels(scans, (9, 9, 9))
-    path = write_like(scans[0].image, np.full(SHAPE, 0.5, np.float32), tmp_path / "half.nii")
-    with pytest.raises(UserError, match="whole numbers"):
-        read_labels([Scan("x", scans[0].image, path, "train")], SHAPE)
+    turned = [relabelled(scans[0], lambda i: sitk.PermuteAxes(i, (2, 0, 1)), tmp_path / "t.nii")]
+    expected, found = (read_labels(own)[0][0] for own in (scans, turned))
+    assert torch.equal(expected, found)
+
+
+def linked(manifest: Path, link) -> Path:
+    """Give a manifest in which a validation image is one that is trained on."""
+    link(manifest.with_name("copy.nii"), manifest.with_name("s0_v0_image.nii"))
+    return edited(manifest, "s4_v0_image.nii", "copy.nii")
+
+
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
+def test_one_image_is_not_in_both_splits(tmp_path: Path, link) -> None:
+    with pytest.raises(UserError, match=r"line 10: image .*copy\.nii is the file of line 2: image"):
+        read_manifest(linked(write_cohort(tmp_path), link))
+
+
+def test_copied_images_are_not_in_both_splits(tmp_path: Path) -> None:
+    """By their voxels: another file, of another format."""
+
+    def copy(to: Path, source: Path) -> None:
+        sitk.WriteImage(sitk.Cast(sitk.ReadImage(str(source)), sitk.sitkFloat64), str(to))
+
+    manifest = linked(write_cohort(tmp_path), copy)
+    with pytest.raises(UserError, match=r"copy\.nii has the voxels of .*s0_v0_image\.nii"):
+        train(manifest, tmp_path / "out", tiny_recipe(), device="cpu")
+    scan = read_manifest(manifest)[0]
+    with pytest.raises(UserError, match=r"copy\.nii has the voxels of .*s0_v0_image\.nii"):
+        ImageStore([scan, dataclasses.replace(scan, image=tmp_path / "copy.nii")], tmp_path)

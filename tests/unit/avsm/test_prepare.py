@@ -42,8 +42,8 @@ def raw(tmp_path: Path) -> Path:
 
 def test_images_are_as_registration_sees_them(raw: Path, tmp_path: Path) -> None:
     scans = read_manifest(prepare(raw, tmp_path / "new", SIZE, mirror_left=True))
-    assert [(s.subject, s.side, s.split) for s in scans] == [
-        ("s0", "right", "train"), ("s1", "left", "validation"),
+    assert [(s.subject, s.side, s.looks, s.split) for s in scans] == [
+        ("s0", "right", "right", "train"), ("s1", "left", "right", "validation"),
     ]  # fmt: skip
     for number, scan in enumerate(scans):
         own = read_image(raw.parent / f"{number}.nii.gz")
@@ -113,8 +113,8 @@ def test_a_stopped_preparation_goes_on(
 
 
 def test_unknown_sides_are_not_left_as_they_are(raw: Path, tmp_path: Path) -> None:
-    raw.write_text(raw.read_text().replace(",left", ",Left"))
-    with pytest.raises(UserError, match=r"side: expected left, right or nothing .* found Left"):
+    raw.write_text(raw.read_text().replace(",left", ",links"))
+    with pytest.raises(UserError, match=r"side: expected left, right or nothing .* found links"):
         prepare(raw, tmp_path / "new", SIZE, mirror_left=True)
 
 
@@ -129,7 +129,25 @@ def test_all_scans_that_cannot_be_prepared_are_named(
     sitk.WriteImage(label, str(raw.parent / "1_label.nii.gz"))
     with pytest.raises(UserError) as caught:
         prepare(raw, tmp_path / "new", SIZE)
-    for part in ("0.nii.gz: found the intensities 0 and 0", "1_label.nii.gz: expected the image's"):
+    for part in (
+        "0.nii.gz: found the intensities 0 and 0",
+        "1_label.nii.gz: not on the grid of",
+    ):
         assert part in str(caught.value)
     assert not (tmp_path / "new" / "scans.csv").exists()
     assert not list((tmp_path / "new").glob("*.nii"))
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ("1_label.nii.gz,1.nii.gz", "1_label.nii.gz: .*image and label map seem exchanged"),
+        ("0_label.nii.gz,1_label.nii.gz", "0_label.nii.gz: .*, or both are label maps"),
+        ("0_label.nii.gz,", "0_label.nii.gz: .*as of a label map"),
+    ],
+)
+def test_label_maps_are_no_images(raw: Path, tmp_path: Path, files: str, message: str) -> None:
+    text = raw.read_text().replace("0.nii.gz,0_label.nii.gz", "0.nii.gz,")
+    raw.write_text(text.replace("1.nii.gz,1_label.nii.gz", files))
+    with pytest.raises(UserError, match=message):
+        prepare(raw, tmp_path / "new", SIZE)
