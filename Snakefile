@@ -32,6 +32,7 @@ localrules:
 
 
 onstart:
+    start_run()
     lift_default_job_limit()
 
 
@@ -39,7 +40,15 @@ onsuccess:
     print_results()
 
 
+onerror:
+    tell_faults()
+
+
 rule all:
     default_target: True
     input:
         final_outputs(),
+
+
+if PLAN:
+    workflow.default_target = "plan"

@@ -1,5 +1,20 @@
 # The checked run and helpers for the rules; no rules here.
 # Parsing must stay light: nothing in this file may import torch, ANTs or SimpleITK.
+import sys
+
+STOPPED = "Stopped. The same command goes on where the run was."
+
+
+def stopped(kind, error, trace):
+    """Print one line after Ctrl-C while Snakemake plans, or while it waits for jobs to end."""
+    if issubclass(kind, KeyboardInterrupt):
+        print(STOPPED, file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = stopped  # before the imports, which take most of the time
+
 import math
 import platform
 import re
@@ -7,21 +22,32 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
+from workflow import lock
 from workflow.contract.sources import sources
 from workflow.data.training import couple_rows, manifest_rows, read_scan
 from workflow.errors import BenchmarkError
 from workflow.examples import AVSM, example_figures
+from workflow.job import told
 from workflow.parts import in_parts
 from workflow.run import load_run
 
+# After `--configfile` Snakemake takes `plan` for a configuration: it finds the file of this name.
+PLAN = config.pop("plan", False)
+
+# Errors leave by `sys.exit`: what is raised, Snakemake prints with a place in this file before it.
 try:
     RUN = load_run(config)
 except BenchmarkError as error:
-    raise WorkflowError(str(error)) from None
+    sys.exit(str(error))
+
+# What a job died of is told at the end.
+IN_BETWEEN = ("CalledProcessError in file", "Look above for error messages")
+logger.addFilter(lambda record: not any(text in record.getMessage() for text in IN_BETWEEN))
 
 FOLDER = RUN.folder
+LAST_LOCKED = lock.changed(FOLDER)
 REGISTER_SCRIPT = "../../workflow/scripts/register.py"
 ENVIRONMENT = "../../environment.yml"
 UNKNOWN_COST = 60  # core-seconds of a pair of a million voxels, where method.yaml does not say it
@@ -268,6 +294,40 @@ def lift_default_job_limit():
     limit = workflow.scheduler.job_rate_limiter
     if limit is not None and (limit.max_jobs, limit.timespan) == (100, 1):
         workflow.scheduler.job_rate_limiter = None
+
+
+def start_run():
+    """Take the run's lock, and remove what the run does not show any more.
+
+    Jobs without outputs, such as `plan`, only look at the run.
+    """
+    if not any(job.output for job in workflow.dag.needrun_jobs()):
+        return
+    try:
+        lock.take(FOLDER, LAST_LOCKED)
+    except (BenchmarkError, OSError) as error:
+        sys.exit(str(error))
+    if {*workflow.dag_settings.targets} <= {"all"}:
+        remove_stale()
+
+
+def remove_stale():
+    """Remove tables and figures that Snakemake made, but that the run has no more."""
+    shown = {str(path) for job in workflow.dag.jobs for path in job.output}
+    for part in ("tables", "figures"):
+        for path in map(str, Path(FOLDER, part).rglob("*")):
+            if path not in shown and workflow.persistence.metadata(path):
+                Path(path).unlink()
+
+
+def tell_faults():
+    """End a run that was stopped, or whose jobs failed, with the reasons as the last lines."""
+    scheduler = workflow.scheduler
+    jobs = sorted(scheduler.failed, key=lambda job: job.jobid)
+    names = [" ".join([job.rule.name, *map(str, job.wildcards)]) for job in jobs]
+    faults = told(zip(names, (job.log[0] for job in jobs)))
+    interrupted = scheduler.running or scheduler._user_kill
+    sys.exit("\n\n".join(filter(None, ["", faults, STOPPED if interrupted else ""])))
 
 
 def print_results():

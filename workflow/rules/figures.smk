@@ -84,6 +84,7 @@ rule make_examples:
 
 rule make_figure9:
     input:
+        checked=after_check,
         code=[*code("referee/curves", "referee/figure"), "avsm/affine.py"],
         style="matplotlibrc",
     output:

@@ -9,6 +9,8 @@ from avsm.files import write_text
 from workflow.errors import DataError, raise_all
 from workflow.job import start_log
 
+SHOWN = 20  # in the terminal
+
 start_log(snakemake.log[0])
 params = snakemake.params
 faults = []
@@ -18,13 +20,14 @@ for part in map(Path, snakemake.input):
         part.unlink()  # so that it is checked again: a mended file may have an old time
     faults += found
 faults.sort()
-for fault in faults:
-    logging.error(fault)
+if len(faults) > SHOWN:
+    logging.error("All faults:\n%s", "\n".join(faults))
 raise_all(
     DataError,
     "Scans with faults (mend them, or take them off the manifest; all are listed in "
     f"{snakemake.log[0]}):",
     faults,
+    SHOWN,
 )
 summary = {
     "patients": Counter(params.splits.values()),
