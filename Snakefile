@@ -13,6 +13,7 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/hooks.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
@@ -50,5 +51,6 @@ rule all:
         final_outputs(),
 
 
+mark_code()
 if PLAN:
     workflow.default_target = "plan"

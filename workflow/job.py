@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -37,13 +38,21 @@ def start_job(path: str | Path, threads: int, seed: int = 0, gpus: int = 0) -> N
 
     The job holds the run's lock, too, so that nobody starts the run anew beside it.
     """
-    from workflow.contract.shard import set_threads  # tables and figures need no ITK
-
     start_log(path)
     join(next((p.parent for p in Path(path).parents if p.name == "logs"), ""))
     set_threads(threads, seed)
     if gpus:
         claim_gpu()
+
+
+def set_threads(threads: int, seed: int = 0) -> None:
+    """Tell every tool its thread count and seed; call before a method's module is imported."""
+    import SimpleITK as sitk  # tables and figures need no ITK
+
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(threads)
+    os.environ["ANTS_RANDOM_SEED"] = str(seed)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
 
 
 def _record(kind: type[BaseException], error: BaseException, trace: object) -> None:

@@ -13,13 +13,14 @@ import SimpleITK as sitk
 import yaml
 
 from tests.conftest import ROOT, blobs, oblique_grid
-from workflow.contract.methods import BASELINES, available_methods, load_methods, load_register
-from workflow.contract.networks import NETWORKS, available_networks, load_networks, load_train
+from workflow.contract.folders import BASELINES, NETWORKS, load_register, load_train
+from workflow.contract.methods import available_methods, load_methods
+from workflow.contract.networks import available_networks, load_networks
 from workflow.contract.registration import Context, check_result
-from workflow.contract.shard import set_threads
 from workflow.contract.training import Training, check_trained
 from workflow.errors import ContractError
 from workflow.geometry import describe_grid, same_grid, warp
+from workflow.job import set_threads
 
 SHIFT_MM = np.array([2.5, -2.0, 3.0])
 # Enough for blobs, far less than the paper's.

@@ -7,8 +7,9 @@ import pytest
 import SimpleITK as sitk
 
 from workflow.data.checks import faults_of_scans
-from workflow.data.cohort import Scan, load_cohort
+from workflow.data.cohort import load_cohort
 from workflow.data.pairs import both_directions, read_pair_list, select_couples, shards
+from workflow.data.scan import Scan
 from workflow.data.splits import assign_splits
 from workflow.errors import DataError
 from workflow.images import write_image

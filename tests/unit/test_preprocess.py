@@ -8,8 +8,8 @@ from avsm.errors import UserError
 from avsm.grid import WorkingGrid, axis_weights, majority_vote, normalise, resample_by_area
 from avsm.images import canonical
 from tests.conftest import blobs, oblique_grid
-from workflow.data.cohort import Scan
 from workflow.data.preprocess import merge_labels, preprocess_image, preprocess_label
+from workflow.data.scan import Scan
 from workflow.images import write_image
 
 RIGHT = Scan("a", "1", "right", None, None)

@@ -26,7 +26,7 @@ from baselines.tools import voxelmorph
 from baselines.tools.voxelmorph import Loaded, Losses, VoxelMorph, even_shape, resize_voxels
 from tests.conftest import ROOT, blobs, oblique_grid
 from tests.unit.avsm.knees import SHAPE, TINY, blob, tiny_recipe, write_cohort
-from workflow.contract.networks import NETWORKS
+from workflow.contract.folders import NETWORKS
 from workflow.contract.registration import Context
 from workflow.contract.training import Training
 from workflow.errors import ConfigError

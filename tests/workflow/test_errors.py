@@ -99,8 +99,11 @@ def test_a_missing_tool(fresh_project):
 def test_after_ctrl_c_one_line_says_how_to_go_on(fresh_project):
     tiny = yaml.safe_load((ROOT / "config/tiny.yaml").read_text(encoding="utf-8"))
     fresh_project.configure("small", **tiny | {"methods": ["identity"]})
+    # As in a terminal: what a shell starts in the background takes no notice of Ctrl-C.
+    begin = "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler)"
     run = subprocess.Popen(
-        [sys.executable, "-m", "snakemake", "--cores", "1", "--configfile", "small.yaml"],
+        [sys.executable, "-c", f"{begin}; runpy.run_module('snakemake', run_name='__main__')",
+         "--cores", "1", "--configfile", "small.yaml"],
         cwd=fresh_project.folder, encoding="utf-8", stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip

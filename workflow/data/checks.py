@@ -9,8 +9,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from avsm.images import canonical, count_not_finite
-from workflow.data.cohort import Scan
 from workflow.data.preprocess import merge_labels
+from workflow.data.scan import Scan
 from workflow.errors import DataError
 from workflow.geometry import describe_grid, same_grid
 from workflow.images import read_image

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from workflow.config import TASKS
-from workflow.data.cohort import Scan
 from workflow.data.csv_rows import read_rows
+from workflow.data.scan import Scan
 from workflow.errors import DataError, nearest, raise_all
 
 Couple = tuple[str, str, str]  # task, fixed, moving

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 
 from avsm.errors import UserError
 from avsm.grid import WorkingGrid, image_on_grid, labels_on_grid, like
-from workflow.data.cohort import Scan
+from workflow.data.scan import Scan
 from workflow.errors import DataError
 from workflow.images import read_image
 

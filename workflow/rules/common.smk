@@ -15,23 +15,26 @@ def stopped(kind, error, trace):
 
 sys.excepthook = stopped  # before the imports, which take most of the time
 
+import json
 import math
 import platform
 import re
 import shutil
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 from snakemake.logging import logger
 
 from workflow import lock
-from workflow.contract.sources import sources
+from workflow.data.files import stamp
 from workflow.data.training import couple_rows, manifest_rows, read_scan
 from workflow.errors import BenchmarkError
 from workflow.examples import AVSM, example_figures
 from workflow.job import told
 from workflow.parts import in_parts
 from workflow.run import load_run
+from workflow.sources import digest
 
 # After `--configfile` Snakemake takes `plan` for a configuration: it finds the file of this name.
 PLAN = config.pop("plan", False)
@@ -52,8 +55,9 @@ REGISTER_SCRIPT = "../../workflow/scripts/register.py"
 ENVIRONMENT = "../../environment.yml"
 UNKNOWN_COST = 60  # core-seconds of a pair of a million voxels, where method.yaml does not say it
 EXAMPLES = example_figures(RUN)
+PHANTOM = config["cohort"]["source"] == "phantom"
 TRAINING_PARTS = in_parts(RUN.trained)
-CHECK_PARTS = in_parts(RUN.used if config["cohort"]["source"] != "phantom" else [])
+CHECK_PARTS = in_parts([] if PHANTOM else RUN.used)
 METHOD_RULES = sorted({f"baselines/{method.folder}/rule.smk" for method in RUN.methods.values()})
 
 
@@ -87,24 +91,24 @@ def pairs_of_shard(method):
     return pairs
 
 
-def code(*names):
-    """Library files that decide a result: an edit of one makes its results again."""
-    own = [f"workflow/{name}.py" for name in ("geometry", "images", *names)]
-    return [*own, "avsm/images.py"]
+def mark_code():
+    """Give every rule the digest of its script, of all that this imports, and of the project's
+    files that it reads, as a parameter.
+
+    So an edit of code makes anew what it decides, and nothing else, whatever the times of files
+    say. What a script imports by a name that it is given is the parameter `imported`.
+    """
+    for one in workflow.rules:
+        if one.script:
+            inputs = [str(path) for path in one.input if isinstance(path, str)]  # not functions
+            own = [path for path in inputs if Path(workflow.basedir, path).is_file()]
+            read = [path for path in own if not path.startswith(FOLDER)]
+            one.set_params(code=imported(f"workflow/scripts/{one.script}", *read))
 
 
-def method_code(method):
-    """All Python files that a method is made of, and the harness."""
-    harness = code("contract/registration", "contract/shard", "contract/programs")
-    return [*sources(Path("baselines", RUN.methods[method].folder).absolute()), *harness]
-
-
-def network_code(wildcards):
-    """All Python files that a network's training is made of."""
-    folder = Path("baselines/networks", RUN.networks[wildcards.network].folder).absolute()
-    images = ("knees", "dess", "tissues", "knee", "phantom", "phantom_anatomy", "phantom_variation")
-    people = code(*(f"data/{name}" for name in images)) if RUN.phantoms else []
-    return [*sources(folder), "workflow/contract/training.py", *people]
+def imported(*paths):
+    """Return the digest of files and folders of the project, and of all that they import."""
+    return digest(*(Path(workflow.basedir, path).resolve() for path in paths))
 
 
 def gpus(params):
@@ -155,7 +159,6 @@ def register_input(method):
         "starts": lambda wildcards: [
             RUN.outcomes(*shard) for shard in RUN.starts_of(method, wildcards.shard)
         ],
-        "code": method_code(method),
     }
 
 
@@ -173,6 +176,7 @@ def register_params(method):
     return {
         "method": method,
         "folder": RUN.methods[method].folder,
+        "imported": imported(f"baselines/{RUN.methods[method].folder}"),
         "params": RUN.methods[method].params,
         "seed": config["seed"],
         "pairs": pairs_of_shard(method),
@@ -196,12 +200,37 @@ def after_check(wildcards):
     and leaves what follows for the next call.
     """
     checkpoints.check_cohort.get()
+    # Before the check was done, Snakemake meant to make all again that comes after it, and it would.
+    workflow.dag._reason.clear()
     return []
+
+
+def as_noted(path):
+    """Return a path such that not the time of a user's file decides, but what `noted` says of it."""
+    return path if path.startswith(f"{FOLDER}/") else ancient(path)
+
+
+def noted(path):
+    """Return the size and digest that the check noted of a user's file; None of the run's own."""
+    cohort = Path(FOLDER, "cohort.json")
+    return files_in(cohort, cohort.stat().st_mtime_ns).get(path) if cohort.exists() else None
+
+
+@cache
+def files_in(cohort, time_ns):
+    """Return what a cohort's record says of its files."""
+    return json.loads(cohort.read_text(encoding="utf-8"))["files"]
 
 
 def check_part(wildcards):
     """Scans in a part of the check, without the label maps that are never read."""
     return [read_scan(RUN.scans[name]) for name in CHECK_PARTS[int(wildcards.part)]]
+
+
+def files_of_part(wildcards):
+    """Paths of the images and label maps in a part of the check."""
+    paths = [path for scan in check_part(wildcards) for path in (scan.image, scan.label)]
+    return [path for path in paths if path]
 
 
 def training_part(wildcards):
@@ -216,7 +245,7 @@ def labels_of_shard(wildcards):
 
 def phantom_of_shard(wildcards):
     """What the phantom knows of a shard's scans; None for other cohorts."""
-    if config["cohort"]["source"] != "phantom":
+    if not PHANTOM:
         return None
     scans = RUN.scans_of(wildcards.method, wildcards.shard)
     return {
@@ -283,64 +312,6 @@ def example_files(wildcards):
     scores = [column["scores"] for column in columns]
     found = {"fields": fields, "images": images, "scores": scores}
     return {kind: list(dict.fromkeys(paths)) for kind, paths in found.items()}
-
-
-def lift_default_job_limit():
-    """Take off Snakemake's default limit of 100 new jobs a second, which jobs here never meet.
-
-    To keep it, Snakemake 9 wakes up once a second for every job that has ended: after a hundred
-    jobs that is a fifth of a core. A limit that the user sets stays.
-    """
-    limit = workflow.scheduler.job_rate_limiter
-    if limit is not None and (limit.max_jobs, limit.timespan) == (100, 1):
-        workflow.scheduler.job_rate_limiter = None
-
-
-def start_run():
-    """Take the run's lock, and remove what the run does not show any more.
-
-    Jobs without outputs, such as `plan`, only look at the run.
-    """
-    if not any(job.output for job in workflow.dag.needrun_jobs()):
-        return
-    try:
-        lock.take(FOLDER, LAST_LOCKED)
-    except (BenchmarkError, OSError) as error:
-        sys.exit(str(error))
-    if {*workflow.dag_settings.targets} <= {"all"}:
-        remove_stale()
-
-
-def remove_stale():
-    """Remove tables and figures that Snakemake made, but that the run has no more."""
-    shown = {str(path) for job in workflow.dag.jobs for path in job.output}
-    for part in ("tables", "figures"):
-        for path in map(str, Path(FOLDER, part).rglob("*")):
-            if path not in shown and workflow.persistence.metadata(path):
-                Path(path).unlink()
-
-
-def tell_faults():
-    """End a run that was stopped, or whose jobs failed, with the reasons as the last lines."""
-    scheduler = workflow.scheduler
-    jobs = sorted(scheduler.failed, key=lambda job: job.jobid)
-    names = [" ".join([job.rule.name, *map(str, job.wildcards)]) for job in jobs]
-    faults = told(zip(names, (job.log[0] for job in jobs)))
-    interrupted = scheduler.running or scheduler._user_kill
-    sys.exit("\n\n".join(filter(None, ["", faults, STOPPED if interrupted else ""])))
-
-
-def print_results():
-    """Show the table in the terminal, and say where everything is."""
-    table = Path(FOLDER, "tables", "table1.md")
-    if table.exists():
-        print(f"\n{table.read_text(encoding='utf-8')}")
-        print(f"Tables: {FOLDER}/tables/   Figures: {FOLDER}/figures/\n")
-        if config["table2"] and not RUN.config["table2"]:
-            print(
-                "Table 2 is left out: the run lacks methods of its rows, or models/ lacks networks"
-                " of them (config/scratch.yaml trains all from nothing).\n"
-            )
 
 
 def final_outputs():

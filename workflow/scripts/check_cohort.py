@@ -1,4 +1,4 @@
-"""Stop if a scan in use has faults; record who is in which split."""
+"""Stop if a scan in use has faults; record who is in which split, and what all files hold."""
 
 import json
 import logging
@@ -13,13 +13,8 @@ SHOWN = 20  # in the terminal
 
 start_log(snakemake.log[0])
 params = snakemake.params
-faults = []
-for part in map(Path, snakemake.input):
-    found = json.loads(part.read_text(encoding="utf-8"))
-    if found:
-        part.unlink()  # so that it is checked again: a mended file may have an old time
-    faults += found
-faults.sort()
+parts = [json.loads(Path(part).read_text(encoding="utf-8")) for part in snakemake.input]
+faults = sorted(fault for part in parts for fault in part["faults"])
 if len(faults) > SHOWN:
     logging.error("All faults:\n%s", "\n".join(faults))
 raise_all(
@@ -34,5 +29,6 @@ summary = {
     "tested_scans": params.tested,
     "couples": Counter(task for task, *_ in params.couples),
     "splits": params.splits,
+    "files": {path: noted for part in parts for path, noted in part["files"].items()},
 }
 write_text(snakemake.output[0], json.dumps(summary, indent=1) + "\n")

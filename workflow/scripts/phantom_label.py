@@ -1,7 +1,7 @@
 """Make the label map of one scan of the embedded cohort."""
 
-from workflow.data.cohort import PHANTOM_VISITS, Scan
 from workflow.data.phantom import phantom_label
+from workflow.data.scan import PHANTOM_VISITS, Scan
 from workflow.images import write_image
 from workflow.job import start_job
 

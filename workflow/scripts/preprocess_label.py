@@ -1,8 +1,8 @@
 """Bring one label map to the working grid."""
 
 from avsm.grid import WorkingGrid
-from workflow.data.cohort import Scan
 from workflow.data.preprocess import preprocess_label
+from workflow.data.scan import Scan
 from workflow.images import write_image
 from workflow.job import start_job
 
