@@ -37,7 +37,7 @@ class Result(NamedTuple):
     """
 
     displacement: sitk.Image
-    warped: sitk.Image
+    warped: sitk.Image | None
 
 
 def register(
@@ -53,6 +53,7 @@ def register(
     device: str = "auto",
     size: Sequence[int] | None = None,
     callback: Callback | None = None,
+    warp: bool = True,
 ) -> Result:
     """Register two 3D images of one anatomy: by a model, or without one by optimisation.
 
@@ -84,6 +85,8 @@ def register(
         ``working_size`` of the fixed image.
     callback
         Called with ``optimise.Progress`` in every iteration of an optimisation.
+    warp
+        Whether to warp the moving image, too; else the result's is None.
 
     Returns
     -------
@@ -117,7 +120,7 @@ def register(
     if mirror:
         phi = mirror_map(phi)
     displacement = physical_displacement(phi.cpu(), fixed, moving)
-    return Result(displacement, warp_image(moving, displacement))
+    return Result(displacement, warp_image(moving, displacement) if warp else None)
 
 
 def working_size(image: sitk.Image, most: int = MOST_VOXELS) -> tuple[int, int, int]:

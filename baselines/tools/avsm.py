@@ -49,12 +49,16 @@ def register_with_networks(
 
     The networks see the preprocessed images as they are: both lie on the grid they were trained on.
     """
-    displacement, warped = register(
+    displacement, _ = register(
         fixed, moving, prepared.model, affine_steps, steps, refine,
-        normalised=True, device=str(prepared.device),
+        normalised=True, device=str(prepared.device), warp=False,
     )  # fmt: skip
-    precision = precision_name(prepared.device, prepared.model.model.config.precision)
-    return Registration(displacement, warped, device_name(prepared.device), precision)
+    return Registration(
+        displacement,
+        lambda: warp_image(moving, displacement),
+        device_name(prepared.device),
+        precision_name(prepared.device, prepared.model.model.config.precision),
+    )
 
 
 def tensors(
@@ -75,4 +79,4 @@ def from_map(
 ) -> Registration:
     """Return the registration of a map ``(1, 3, D, H, W)`` between the images of `tensors`."""
     displacement = physical_displacement(phi.cpu(), fixed, moving)
-    return Registration(displacement, warp_image(moving, displacement), device_name(device))
+    return Registration(displacement, lambda: warp_image(moving, displacement), device_name(device))

@@ -278,9 +278,10 @@ def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Conte
     with torch.inference_mode():
         result = model(*tensors)
     displacement = physical_displacement(result.map.cpu(), fixed, moving)
-    warped = _own_image(result.warped, fixed)
     precision = precision_name(device, model.precision)
-    return Registration(displacement, warped, device_name(device), precision)
+    return Registration(
+        displacement, lambda: _own_image(result.warped, fixed), device_name(device), precision
+    )
 
 
 def _own_image(warped: torch.Tensor, fixed: sitk.Image) -> sitk.Image:

@@ -124,7 +124,7 @@ def test_displacement_in_voxels_is_simpleitks_transform_in_mm(monkeypatch, axes)
     resampled = sitk.Resample(moving, fixed, transform, sitk.sitkLinear, 0.0)
     wanted = sitk.GetArrayFromImage(resampled)[INNER]
     assert wanted.std() > 0.05
-    for image in (warp(moving, result.displacement), result.warped):
+    for image in (warp(moving, result.displacement), result.warped()):
         np.testing.assert_allclose(sitk.GetArrayFromImage(image)[INNER], wanted, atol=1e-4)
 
 
@@ -358,7 +358,7 @@ def _registers(model, others):
     inner = (slice(1, -1),) * 3
     ours, own = (
         sitk.GetArrayFromImage(image)[inner]
-        for image in (warp(moving, result.displacement), result.warped)
+        for image in (warp(moving, result.displacement), result.warped())
     )
     np.testing.assert_allclose(ours, own, atol=1e-4)
 
