@@ -13,7 +13,7 @@ import yaml
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.workflow
-JOB = re.compile(r"^local(?:rule|checkpoint) (\w[\w-]*):", re.MULTILINE)
+JOB = re.compile(r"^(?:local)?(?:rule|checkpoint) (\w[\w-]*):", re.MULTILINE)
 
 
 def write_cohort(folder):
