@@ -75,7 +75,7 @@ def take(folder: str | Path, planned: int | None) -> IO[str]:
             )
         unless_taken.pop_all()
     if owner:
-        print(f"{folder}: taken over from {_described(owner)}, which is gone.")
+        print(f"{folder}: taken over from {_described(owner)} which is gone.")
     me = {"machine": platform.node(), "process": os.getpid(), "born": _born(os.getpid())}
     _write(file, json.dumps(me | {"started": time.strftime("%Y-%m-%d %H:%M:%S")}))
     if free and not _flock(file, fcntl.LOCK_SH):  # for the jobs; whoever came between has it now
