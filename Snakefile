@@ -13,6 +13,7 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/hooks.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
@@ -32,6 +33,7 @@ localrules:
 
 
 onstart:
+    start_run()
     lift_default_job_limit()
     say_simulated()
 
@@ -40,7 +42,16 @@ onsuccess:
     print_results()
 
 
+onerror:
+    tell_faults()
+
+
 rule all:
     default_target: True
     input:
         final_outputs(),
+
+
+mark_code()
+if PLAN:
+    workflow.default_target = "plan"

@@ -53,6 +53,13 @@ def precision_name(device: torch.device, precision: str = "auto") -> str:
     return precision
 
 
+def device_name(device: torch.device) -> str:
+    """Give an accelerator's name; the processor's is empty."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return "" if device.type == "cpu" else "Apple GPU"
+
+
 def _fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -36,7 +36,7 @@ class Result(NamedTuple):
     """
 
     displacement: sitk.Image
-    warped: sitk.Image
+    warped: sitk.Image | None
 
 
 def register(
@@ -53,6 +53,7 @@ def register(
     size: Sequence[int] | None = None,
     callback: Callback | None = None,
     outside: float | None = None,
+    warp: bool = True,
 ) -> Result:
     """Register two 3D images of one anatomy: by a model, or without one by optimisation.
 
@@ -86,6 +87,8 @@ def register(
         Called with ``optimise.Progress`` in every iteration of an optimisation.
     outside
         Of the warped image, see ``physical.warp_image``.
+    warp
+        Whether to warp the moving image, too; else the result's is None.
 
     Returns
     -------
@@ -119,7 +122,8 @@ def register(
     if mirror:
         phi = mirror_map(phi)
     displacement = physical_displacement(phi.cpu(), fixed, moving)
-    return Result(displacement, warp_image(moving, displacement, outside=outside))
+    warped = warp_image(moving, displacement, outside=outside) if warp else None
+    return Result(displacement, warped)
 
 
 def working_size(image: sitk.Image, most: int = MOST_VOXELS) -> tuple[int, int, int]:

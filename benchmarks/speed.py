@@ -25,7 +25,7 @@ import torch
 
 from avsm.augment import keyed_generator
 from avsm.data import ImageStore, ScanSource, Source
-from avsm.device import find_device, peak_memory_mb
+from avsm.device import device_name, find_device, peak_memory_mb
 from avsm.manifest import Scan
 from avsm.model import AVSM
 from avsm.pairs import PairSampler
@@ -47,11 +47,6 @@ def wait(device: torch.device) -> None:
     """Wait for what a GPU has been given to do."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def device_text(device: torch.device) -> str:
-    """Name a device."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def rows_of(recipe: Recipe) -> dict[str, tuple[str, int] | None]:
@@ -153,7 +148,7 @@ def main() -> None:
     size = "x".join(map(str, arguments.shape))
     device = find_device(arguments.device)
     print(
-        f"{size}, {device_text(device)}, {arguments.threads} threads, "
+        f"{size}, {device_name(device) or device.type}, {arguments.threads} threads, "
         f"{matmul_gflops(device):.0f} GFLOPS in float32\n"
     )
     print("| preset | what | seconds | peak GB |\n|---|---|--:|--:|", flush=True)

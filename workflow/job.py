@@ -1,24 +1,32 @@
-"""The beginning of every job: its log, and its threads."""
+"""The beginning of every job, with its log, threads and part in the run's lock; its last words."""
 
 from __future__ import annotations
 
 import logging
+import os
+import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from workflow.contract.gpu import claim_gpu
 from workflow.errors import BenchmarkError
+from workflow.lock import join
 
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
+RECORD = re.compile(r"^\d{4}-\d\d-\d\d [\d:,]{12} ([A-Z]+) ", re.MULTILINE)
 # Whose details are worth a place in the log, such as the output of external programs.
 OURS = ("workflow", "baselines", "avsm")
 
 
 def start_log(path: str | Path) -> None:
-    """Send log records to `path`, warnings to stderr too, and record what ends the job early."""
+    """Send log records to `path`, and record there what ends the job early.
+
+    Warnings go to stderr too; errors do not, as the run tells them at its end, see `told`.
+    """
     file = logging.FileHandler(path, mode="w", encoding="utf-8")
     terminal = logging.StreamHandler()
-    terminal.setLevel(logging.WARNING)
+    terminal.addFilter(lambda record: record.levelno == logging.WARNING)
     logging.basicConfig(level=logging.INFO, format=FORMAT, handlers=[file, terminal], force=True)
     for name in OURS:
         logging.getLogger(name).setLevel(logging.DEBUG)
@@ -26,18 +34,54 @@ def start_log(path: str | Path) -> None:
 
 
 def start_job(path: str | Path, threads: int, seed: int = 0, gpus: int = 0) -> None:
-    """Start the log, bound the threads of a job that computes, and take a GPU if it asked."""
-    from workflow.contract.shard import set_threads  # tables and figures need no ITK
+    """Start the log and bound the threads of a job that computes; take a GPU if it asked.
 
+    The job holds the run's lock, too, so that nobody starts the run anew beside it.
+    """
     start_log(path)
+    join(next((p.parent for p in Path(path).parents if p.name == "logs"), ""))
     set_threads(threads, seed)
     if gpus:
         claim_gpu()
 
 
+def set_threads(threads: int, seed: int = 0) -> None:
+    """Tell every tool its thread count and seed; call before a method's module is imported."""
+    import SimpleITK as sitk  # tables and figures need no ITK
+
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(threads)
+    os.environ["ANTS_RANDOM_SEED"] = str(seed)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+
+
 def _record(kind: type[BaseException], error: BaseException, trace: object) -> None:
     """Log an uncaught exception: a user's error as its message, a defect with its traceback."""
     if issubclass(kind, BenchmarkError):
-        logging.error("%s: %s", kind.__name__, error)
-    else:
+        logging.error("%s", error)
+    elif issubclass(kind, Exception):
         logging.error("%s: %s", kind.__name__, error, exc_info=(kind, error, trace))
+    else:
+        logging.warning("stopped (%s)", kind.__name__)
+
+
+def told(jobs: Iterable[tuple[str, str]]) -> str:
+    """Return why jobs failed, each fault once.
+
+    Parameters
+    ----------
+    jobs : the name of each, and the path of its log.
+    """
+    faults: dict[str, list[str]] = {}
+    for name, log in jobs:
+        faults.setdefault(_last_words(Path(log)), []).append(f"{name} ({log})")
+    return "\n\n".join(f"{', '.join(names)}:\n{fault}" for fault, names in faults.items())
+
+
+def _last_words(log: Path) -> str:
+    """Return the error that a job's log ends with."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    records = [*RECORD.finditer(text)]
+    if records and records[-1][1] == "ERROR":
+        return text[records[-1].end() :].rstrip()
+    return "It ended without a word: killed, perhaps for want of memory, or see above."

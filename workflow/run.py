@@ -14,7 +14,7 @@ from workflow.config import TASKS, check_config
 from workflow.contract.methods import Method, available_methods, check_requirements, load_methods
 from workflow.contract.networks import Network, load_networks
 from workflow.contract.variants import folder_of
-from workflow.data.cohort import Scan, load_cohort
+from workflow.data.cohort import load_cohort
 from workflow.data.pairs import (
     Couple,
     both_directions,
@@ -22,6 +22,7 @@ from workflow.data.pairs import (
     select_couples,
     shards,
 )
+from workflow.data.scan import Scan
 from workflow.data.training import check_training, training_couples, training_scans
 from workflow.models import check_fit, published
 

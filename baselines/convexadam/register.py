@@ -9,8 +9,7 @@ import SimpleITK as sitk
 import torch
 from convexAdam.convex_adam_MIND import convex_adam_pt
 
-from avsm.device import find_device
-from baselines.tools.avsm import device_name
+from avsm.device import device_name, find_device
 from workflow.contract.registration import Context, Registration
 from workflow.geometry import (
     displacement_after_affine,
@@ -40,4 +39,4 @@ def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Conte
     displacement = displacement_after_affine(
         displacement_from_stripped(voxels, fixed, start), *context.start
     )
-    return Registration(displacement, warp(moving, displacement), device_name(device))
+    return Registration(displacement, lambda: warp(moving, displacement), device_name(device))

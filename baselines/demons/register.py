@@ -49,9 +49,12 @@ def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Conte
     with _differing_grids():
         displacement = sitk.Cast(demons.Execute(*seen, initial), sitk.sitkVectorFloat32)
 
-    # Demons hands out no image: its own is the one ITK warps with the field in the filter's frame.
-    warped = warp(seen[1], displacement)
-    warped.CopyInformation(fixed)
+    def warped(own: sitk.Image = displacement) -> sitk.Image:
+        """Warp as ITK does with the field in the filter's frame; Demons hands out no image."""
+        image = warp(seen[1], own)
+        image.CopyInformation(fixed)
+        return image
+
     if params["unit_spacing"]:
         displacement = displacement_from_stripped(displacement, fixed, moving)
     return Registration(displacement, warped)

@@ -38,4 +38,4 @@ def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Conte
     displacement = displacement_after_affine(
         displacement_from_index_map(moved.T.reshape(index.shape), fixed, start), *context.start
     )
-    return Registration(displacement, warp(moving, displacement))
+    return Registration(displacement, lambda: warp(moving, displacement))

@@ -10,8 +10,7 @@ import torch
 from fireants.io import BatchedImages, Image
 from fireants.registration.greedy import GreedyRegistration
 
-from avsm.device import find_device
-from baselines.tools.avsm import device_name
+from avsm.device import device_name, find_device
 from workflow.contract.registration import Context, Registration
 from workflow.geometry import displacement_from_index_map, warp
 
@@ -36,4 +35,4 @@ def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Conte
         coordinates = registration.get_warped_coordinates(*images)[0].cpu().double().numpy()
     index = (coordinates + 1) * (np.asarray(moving.GetSize()) - 1) / 2
     displacement = displacement_from_index_map(np.moveaxis(index, -1, 0), fixed, moving)
-    return Registration(displacement, warp(moving, displacement), device_name(device))
+    return Registration(displacement, lambda: warp(moving, displacement), device_name(device))

@@ -12,4 +12,4 @@ def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Conte
         displacement = displacement_from_index_map(index_grid(fixed), fixed, moving)
     else:
         displacement = vector_image(0 * index_grid(fixed), fixed)
-    return Registration(displacement, warp(moving, displacement))
+    return Registration(displacement, lambda: warp(moving, displacement))

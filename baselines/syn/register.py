@@ -32,11 +32,16 @@ def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Conte
         composed, sitk.sitkVectorFloat32, seen[0].GetSize(), seen[0].GetOrigin(),
         seen[0].GetSpacing(), seen[0].GetDirection(),
     )  # fmt: skip
-    warped = sitk.ReadImage(str(context.folder / "warped.nii"))
-    warped.CopyInformation(fixed)
     if params["unit_spacing"]:
         displacement = displacement_from_stripped(displacement, fixed, moving)
-    return Registration(displacement, warped)
+    return Registration(displacement, lambda: _own_image(context.folder / "warped.nii", fixed))
+
+
+def _own_image(path: Path, fixed: sitk.Image) -> sitk.Image:
+    """Read the image that antsRegistration has warped, which lies on the fixed grid as seen."""
+    image = sitk.ReadImage(str(path))
+    image.CopyInformation(fixed)
+    return image
 
 
 def _arguments(fixed: Path, moving: Path, folder: Path, params: dict, seed: int) -> list[str]:

@@ -1,28 +1,22 @@
-"""The library `avsm` in the benchmark: training of its networks, registration, optimisation.
+"""The library `avsm` in the benchmark: registration and optimisation.
 
 Shen et al., "Networks for Joint Affine and Non-parametric Image Registration", CVPR 2019.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
 import SimpleITK as sitk
 import torch
 
-from avsm.checkpoint import LAST, TrainedModel, load_checkpoint, load_model
-from avsm.device import find_device, precision_name
-from avsm.errors import UserError
+from avsm.checkpoint import TrainedModel, load_model
+from avsm.device import device_name, find_device, precision_name
 from avsm.grid import to_grid
 from avsm.images import canonical
 from avsm.physical import physical_displacement, warp_image
-from avsm.presets import recipe_preset
 from avsm.registration import register
-from avsm.train import train
 from workflow.contract.registration import Context, Registration
-from workflow.contract.training import Trained, Training
-from workflow.errors import ConfigError
 
 
 class Prepared(NamedTuple):
@@ -30,30 +24,6 @@ class Prepared(NamedTuple):
 
     device: torch.device
     model: TrainedModel | None
-
-
-def train_stage(
-    stage: str, manifest: Path, state: Path, params: dict, context: Training
-) -> Trained:
-    """Train the affine or the momentum network, the latter from the affine network's model."""
-    torch.set_num_threads(context.threads)
-    try:
-        recipe = recipe_preset(params["preset"], context.task)
-        recipe = recipe.change({"seed": context.seed} | params["settings"])
-        recipe = recipe.continued() if context.start else recipe
-        device = find_device(params["device"])
-    except UserError as error:
-        raise ConfigError(f"network_params.{stage}: {error}") from error
-    starts = [path for path in (context.start, *context.models) if path is not None]
-    best = train(
-        manifest, state, recipe, [stage], starts, context.labels, params["device"],
-        couples=context.couples, source=context.source,
-    )  # fmt: skip
-    last = load_checkpoint(state / stage / LAST)
-    return Trained(
-        best, state / "history.csv", state / "history.png", last["step"], last["seconds"],
-        device_name(device), last["precision"],
-    )  # fmt: skip
 
 
 def prepare(params: dict, context: Context) -> Prepared:
@@ -79,12 +49,16 @@ def register_with_networks(
 
     The networks see the preprocessed images as they are: both lie on the grid they were trained on.
     """
-    displacement, warped = register(
+    displacement, _ = register(
         fixed, moving, prepared.model, affine_steps, steps, refine,
-        normalised=True, device=str(prepared.device),
+        normalised=True, device=str(prepared.device), warp=False,
     )  # fmt: skip
-    precision = precision_name(prepared.device, prepared.model.model.config.precision)
-    return Registration(displacement, warped, device_name(prepared.device), precision)
+    return Registration(
+        displacement,
+        lambda: warp_image(moving, displacement),
+        device_name(prepared.device),
+        precision_name(prepared.device, prepared.model.model.config.precision),
+    )
 
 
 def tensors(
@@ -105,11 +79,4 @@ def from_map(
 ) -> Registration:
     """Return the registration of a map ``(1, 3, D, H, W)`` between the images of `tensors`."""
     displacement = physical_displacement(phi.cpu(), fixed, moving)
-    return Registration(displacement, warp_image(moving, displacement), device_name(device))
-
-
-def device_name(device: torch.device) -> str:
-    """Return an accelerator's name; the processor's is empty."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return "" if device.type == "cpu" else "Apple GPU"
+    return Registration(displacement, lambda: warp_image(moving, displacement), device_name(device))

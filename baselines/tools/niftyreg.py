@@ -108,9 +108,13 @@ def _read_displacement(path: Path, grid: sitk.Image) -> sitk.Image:
 def _result(
     displacement: sitk.Image, fixed: sitk.Image, moving: sitk.Image, params: dict, folder: Path
 ) -> Registration:
-    """Bring a displacement back to the true headers and pick up the tool's own warped image."""
+    """Bring a displacement back to the true headers; the tool's own warped image is in a file."""
+
+    def warped() -> sitk.Image:
+        image = sitk.ReadImage(str(folder / WARPED))
+        image.CopyInformation(fixed)
+        return image
+
     if params["unit_spacing"]:
         displacement = displacement_from_stripped(displacement, fixed, moving)
-    warped = sitk.ReadImage(str(folder / WARPED))
-    warped.CopyInformation(fixed)
     return Registration(displacement, warped)

@@ -32,13 +32,12 @@ from avsm.affine import Affine
 from avsm.checkpoint import FORMAT, TrainedModel, load_checkpoint, load_model
 from avsm.checks import check_same_shape, check_volume
 from avsm.convolution import Conv3d
-from avsm.device import autocast, find_device, precision_name
+from avsm.device import autocast, device_name, find_device, precision_name
 from avsm.errors import UserError
 from avsm.grid import to_grid
 from avsm.images import ORIENTATION, canonical
 from avsm.maps import half_shape, identity_map, resize, spacing, warp
 from avsm.physical import physical_displacement
-from baselines.tools.avsm import device_name
 from workflow.contract.registration import Context, Registration
 
 KIND = "voxelmorph"  # what a model file says it is
@@ -279,9 +278,10 @@ def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Conte
     with torch.inference_mode():
         result = model(*tensors)
     displacement = physical_displacement(result.map.cpu(), fixed, moving)
-    warped = _own_image(result.warped, fixed)
     precision = precision_name(device, model.precision)
-    return Registration(displacement, warped, device_name(device), precision)
+    return Registration(
+        displacement, lambda: _own_image(result.warped, fixed), device_name(device), precision
+    )
 
 
 def _own_image(warped: torch.Tensor, fixed: sitk.Image) -> sitk.Image:

@@ -21,7 +21,7 @@ import SimpleITK as sitk
 import torch
 
 from avsm.checkpoint import load_model
-from avsm.device import find_device, peak_memory_mb, precision_name
+from avsm.device import device_name, find_device, peak_memory_mb, precision_name
 from avsm.images import canonical
 from avsm.manifest import Scan
 from avsm.maps import identity_map
@@ -30,7 +30,7 @@ from avsm.settings import Recipe
 from avsm.train import STAGES, new_model, train
 from avsm.validate import Validation
 from benchmarks.solvers import seconds
-from benchmarks.speed import device_text, training_step
+from benchmarks.speed import training_step
 from workflow.data.knees import KneeSource, People, render, usual_appearance
 from workflow.data.phantom import phantom_label
 
@@ -121,7 +121,7 @@ def main() -> None:
     recipe = recipe_preset(arguments.preset, "both").change({"validation_pairs": 4})
     precision = precision_name(device, recipe.model.precision)
     grid = "x".join(map(str, shape))
-    print(f"{device_text(device)}, {precision}, {grid}, preset {arguments.preset}\n")
+    print(f"{device_name(device) or device.type}, {precision}, {grid}, preset {arguments.preset}\n")
     print("| network | step | seconds | peak GB |\n|---|---|--:|--:|")
     recipe = fitted(recipe, sources["train"], arguments.seconds)
     scans = {

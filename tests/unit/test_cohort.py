@@ -15,8 +15,9 @@ from avsm.errors import UserError
 from avsm.images import write_image
 from tests.conftest import blobs, oblique_grid
 from workflow.data.checks import check_scans, copies
-from workflow.data.cohort import Scan, load_cohort
+from workflow.data.cohort import load_cohort
 from workflow.data.pairs import both_directions, read_pair_list, select_couples, shards
+from workflow.data.scan import Scan
 from workflow.data.splits import assign_splits
 from workflow.errors import DataError
 from workflow.parts import in_parts

@@ -10,12 +10,11 @@ import yaml
 
 from tests.conftest import ROOT, merge
 from workflow.config import check_config
+from workflow.contract.folders import BASELINES, load_register
 from workflow.contract.methods import (
-    BASELINES,
     available_methods,
     check_requirements,
     load_methods,
-    load_register,
 )
 from workflow.contract.networks import load_networks
 from workflow.contract.programs import find_program, run_program

@@ -7,10 +7,10 @@ import SimpleITK as sitk
 from avsm.grid import WorkingGrid
 from avsm.images import write_image
 from tests.conftest import oblique_grid
-from workflow.data.cohort import Scan
 from workflow.data.phantom import phantom_label
 from workflow.data.phantom_truth import PhantomTruth
 from workflow.data.preprocess import preprocess_label
+from workflow.data.scan import Scan
 from workflow.geometry import index_grid, index_to_physical
 from workflow.referee.correspondence import invert, target_error
 

@@ -9,8 +9,8 @@ from avsm.grid import WorkingGrid, axis_weights, majority_vote, normalise, resam
 from avsm.images import canonical, write_image
 from avsm.physical import warp_image
 from tests.conftest import blobs, oblique_grid
-from workflow.data.cohort import Scan
 from workflow.data.preprocess import merge_labels, preprocess_image, preprocess_label
+from workflow.data.scan import Scan
 
 RIGHT = Scan("a", "1", "right", None, None)
 LEFT = Scan("a", "1", "left", None, None)

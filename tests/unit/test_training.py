@@ -14,9 +14,9 @@ from avsm.files import write_rows
 from avsm.pairs import PairSampler, read_cohort, validation_pairs
 from tests.conftest import ROOT
 from tests.unit.test_config import merge
+from workflow.contract.folders import NETWORKS
 from workflow.contract.methods import Method, check_requirements, load_methods
-from workflow.contract.networks import NETWORKS, available_networks, load_networks
-from workflow.contract.sources import sources
+from workflow.contract.networks import available_networks, load_networks
 from workflow.contract.training import (
     Trained,
     check_listed,
@@ -24,8 +24,8 @@ from workflow.contract.training import (
     digests,
     open_state,
 )
-from workflow.data.cohort import Scan
 from workflow.data.pairs import misfit
+from workflow.data.scan import Scan
 from workflow.data.training import (
     COLUMNS,
     couple_rows,
@@ -336,31 +336,6 @@ def test_a_training_hands_back_files(tmp_path):
         check_trained(trained, "one")
     with pytest.raises(ContractError, match="returned NoneType, expected Trained"):
         check_trained(None, "one")
-
-
-def test_sources_are_followed_through_imports(tmp_path):
-    files = {
-        "baselines/mine/register.py": "from baselines.tools.shared import f\nimport numpy",
-        "baselines/mine/net.py": "from baselines.tools import (\n    named,\n)\n",
-        "baselines/mine/parts/more.py": "import baselines.tools.whole",
-        "baselines/mine/parts/weights.pt": "",
-        "baselines/tools/named.py": "",
-        "baselines/tools/whole.py": "",
-        "baselines/tools/shared.py": "    from avsm.maps import warp",
-        "baselines/tools/other.py": "",
-        "avsm/maps.py": "",
-        "avsm/model.py": "from baselines.tools.other import never",
-    }
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text, encoding="utf-8")
-    for name in ("rule.smk", "method.yaml", "__pycache__/register.pyc"):
-        (tmp_path / "baselines/mine" / name).parent.mkdir(exist_ok=True)
-        (tmp_path / "baselines/mine" / name).write_text("x", encoding="utf-8")
-    found = sources(tmp_path / "baselines/mine", tmp_path)
-    assert sorted(found) == sorted(set(files) - {"baselines/tools/other.py"})
-    assert not [name for name in sources(ROOT / "baselines/demons") if name.startswith("avsm/")]
-    assert "avsm/train.py" in sources(NETWORKS / "affine")
 
 
 def test_trainings_are_named_under_the_table():

@@ -26,7 +26,7 @@ from baselines.tools import voxelmorph
 from baselines.tools.voxelmorph import Loaded, Losses, VoxelMorph, even_shape, resize_voxels
 from tests.conftest import ROOT, blobs, oblique_grid
 from tests.unit.avsm.knees import SHAPE, TINY, blob, tiny_recipe, write_cohort
-from workflow.contract.networks import NETWORKS
+from workflow.contract.folders import NETWORKS
 from workflow.contract.registration import Context
 from workflow.contract.training import Training
 from workflow.errors import ConfigError
@@ -124,7 +124,7 @@ def test_displacement_in_voxels_is_simpleitks_transform_in_mm(monkeypatch, axes)
     resampled = sitk.Resample(moving, fixed, transform, sitk.sitkLinear, 0.0)
     wanted = sitk.GetArrayFromImage(resampled)[INNER]
     assert wanted.std() > 0.05
-    for image in (warp(moving, result.displacement), result.warped):
+    for image in (warp(moving, result.displacement), result.warped()):
         np.testing.assert_allclose(sitk.GetArrayFromImage(image)[INNER], wanted, atol=1e-4)
 
 
@@ -361,7 +361,7 @@ def _registers(model, others):
     inner = (slice(1, -1),) * 3
     ours, own = (
         sitk.GetArrayFromImage(image)[inner]
-        for image in (warp(moving, result.displacement), result.warped)
+        for image in (warp(moving, result.displacement), result.warped())
     )
     np.testing.assert_allclose(ours, own, atol=1e-4)
 

@@ -1,6 +1,10 @@
 """What a user sees in the terminal, within seconds, when something is wrong."""
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -15,7 +19,7 @@ def message_of(project, **changes):
     project.configure("wrong", **tiny | changes)
     done = project.run("--configfile", "wrong.yaml")
     assert done.returncode != 0
-    assert "Traceback" not in done.output
+    assert "Traceback" not in done.output and "Error in file" not in done.output
     assert not list((project.folder / "results").glob("*/tables/*"))
     return done.output
 
@@ -87,7 +91,9 @@ def test_faults_of_the_files(fresh_project):
     assert "B_1_right: data/B.nii.gz has the voxels of copy_1_right: data/copy.nii.gz" in output
     assert "those of 5 of 5 scans are simulated" in output
     assert "A_1_right: " not in output
-    assert "rule register_" not in output
+    assert "rule register_" not in output and "rule make_" not in output
+    assert output.count("cannot be read as an image") == 2  # each once, and after all else
+    assert output.rstrip().splitlines()[-1].startswith("  - D_1_right: ")
 
 
 def test_a_missing_tool(fresh_project):
@@ -98,3 +104,31 @@ def test_a_missing_tool(fresh_project):
     )
     output = message_of(project, methods=["identity"])
     assert "identity: program 'no_such_program' was found neither" in output
+
+
+def test_after_ctrl_c_one_line_says_how_to_go_on(fresh_project):
+    tiny = yaml.safe_load((ROOT / "config/tiny.yaml").read_text(encoding="utf-8"))
+    fresh_project.configure("small", **tiny | {"methods": ["identity"]})
+    # As in a terminal: what a shell starts in the background takes no notice of Ctrl-C.
+    begin = "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    run = subprocess.Popen(
+        [sys.executable, "-c", f"{begin}; runpy.run_module('snakemake', run_name='__main__')",
+         "--cores", "1", "--configfile", "small.yaml"],
+        cwd=fresh_project.folder, encoding="utf-8", stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    for line in run.stdout:
+        if line.startswith("localrule phantom_label"):
+            break
+    os.killpg(run.pid, signal.SIGINT)
+    rest = run.communicate()[0]
+    assert run.returncode != 0
+    assert "Traceback" not in rest
+    assert rest.splitlines()[-1] == "Stopped. The same command goes on where the run was."
+
+
+def test_plan_may_follow_the_configuration(fresh_project):
+    done = fresh_project.call("--cores", "1", "--configfile", "config/tiny.yaml", "plan")
+    assert done.returncode == 0, done.output
+    assert "core-hours" in done.output and "rule all" not in done.output
+    assert not (fresh_project.folder / "results/tiny/.lock").exists()

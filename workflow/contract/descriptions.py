@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
-from workflow.config import ROOT
 from workflow.errors import ConfigError, nearest
 from workflow.schema import faults, load_schema, read_yaml
-
-BASELINES = ROOT / "baselines"
 
 
 class Described(Protocol):
@@ -73,21 +67,3 @@ def shared_labels(described: Iterable[Described]) -> list[str]:
             own = [one.id for one in described if one.label == label]
             found.append(f"label '{label}' is that of {' and '.join(own)}; expected one of each")
     return found
-
-
-def load_function(folder: Path, function: str) -> ModuleType:
-    """Import a folder's `<function>.py`, which defines it; other files are its siblings.
-
-    `from .network import Network` in it finds `network.py` beside it.
-    """
-    path = folder / f"{function}.py"
-    name = f"{function}_{folder.name.replace('-', '_')}"
-    spec = importlib.util.spec_from_file_location(
-        name, path, submodule_search_locations=[str(folder)]
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, function, None)):
-        raise ConfigError(f"{path}: no function '{function}'; see docs/contract.md")
-    return module

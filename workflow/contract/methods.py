@@ -6,17 +6,15 @@ import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from workflow.contract.descriptions import (
-    BASELINES,
     Described,
-    load_function,
     read_description,
     shared_labels,
     unknown_names,
 )
+from workflow.contract.folders import BASELINES
 from workflow.contract.programs import find_program, program_version
 from workflow.contract.variants import changed, folder_of, relabelled, variant_faults
 from workflow.errors import ConfigError, ToolError, nearest, raise_all
@@ -151,8 +149,3 @@ def check_requirements(described: Iterable[Described], folders: list[str]) -> No
             except ToolError as error:
                 found.append(f"{one.id}: {error}")
     raise_all(ToolError, "Tools that the configured methods need are missing:", found)
-
-
-def load_register(folder: Path) -> ModuleType:
-    """Import a method folder's `register.py`, see `load_function`."""
-    return load_function(folder, "register")

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from avsm.errors import UserError
 from avsm.presets import recipe_preset
 from workflow.contract.descriptions import (
-    BASELINES,
-    load_function,
     read_description,
     shared_labels,
     unknown_names,
 )
+from workflow.contract.folders import NETWORKS
 from workflow.contract.methods import Method
 from workflow.contract.variants import (
     Variants,
@@ -26,8 +24,6 @@ from workflow.contract.variants import (
     variant_faults,
 )
 from workflow.errors import ConfigError, nearest, raise_all
-
-NETWORKS = BASELINES / "networks"
 
 
 @dataclass(frozen=True)
@@ -143,8 +139,3 @@ def _in_order(networks: dict[str, Network]) -> dict[str, Network]:
             raise ConfigError(f"baselines/networks: {circle} need one another in a circle")
         ordered |= ready
     return ordered
-
-
-def load_train(folder: Path) -> ModuleType:
-    """Import a network folder's `train.py`, see `load_function`."""
-    return load_function(folder, "train")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +15,10 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 
 from avsm.files import write_text
 from avsm.images import read_image, write_image
-from workflow.contract.methods import load_register
+from workflow.contract.folders import load_register
 from workflow.contract.registration import Context, Outcome, Pair, register_pair
 from workflow.contract.worker import Worker, WorkerDiedError
 
@@ -34,14 +32,6 @@ class _Loaded:
     module: ModuleType
     params: dict[str, Any]
     context: Context
-
-
-def set_threads(threads: int, seed: int = 0) -> None:
-    """Tell every tool its thread count and seed; call before a method's module is imported."""
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(threads)
-    os.environ["ANTS_RANDOM_SEED"] = str(seed)
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
 
 
 def register_shard(

@@ -5,38 +5,21 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from avsm.manifest import same_files
 from avsm.tables import read_table
+from workflow.data.scan import PHANTOM_VISITS, Scan
 from workflow.data.splits import SPLITS, assign_splits
 from workflow.errors import DataError, nearest, raise_all
 
 COLUMNS = ("subject", "visit", "side", "image", "label", "split")
 SIDES = ("left", "right", "")
-PHANTOM_VISITS = ("00m", "24m")
 SLIP = 0.8  # likeness from which a column's name is taken for a mistyped one
 # Scan names become file names and the halves of pair names `<fixed>__<moving>`.
 NAME = re.compile(r"[A-Za-z0-9.-]+(_[A-Za-z0-9.-]+)*")
-
-
-@dataclass(frozen=True)
-class Scan:
-    """One image of one patient. Where `cohort.simulate` is set, an image may be missing."""
-
-    subject: str
-    visit: str
-    side: str
-    image: str | None
-    label: str | None
-    split: str = ""
-
-    @property
-    def name(self) -> str:
-        """`<subject>_<visit>_<side>`, without the parts that are empty."""
-        return "_".join(part for part in (self.subject, self.visit, self.side) if part)
 
 
 def load_cohort(config: dict[str, Any], listed_test: set[str] = frozenset()) -> dict[str, Scan]:

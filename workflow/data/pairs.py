@@ -10,7 +10,7 @@ from typing import Any
 
 from avsm.tables import read_table
 from workflow.config import TASKS
-from workflow.data.cohort import Scan
+from workflow.data.scan import Scan
 from workflow.errors import DataError, nearest, raise_all
 
 Couple = tuple[str, str, str]  # task, fixed, moving

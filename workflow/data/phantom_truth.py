@@ -9,8 +9,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from workflow.data.cohort import PHANTOM_VISITS, Scan
 from workflow.data.phantom import scan_to_template
+from workflow.data.scan import PHANTOM_VISITS, Scan
 from workflow.geometry import index_to_physical
 
 

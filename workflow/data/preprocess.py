@@ -9,7 +9,7 @@ import SimpleITK as sitk
 
 from avsm.grid import WorkingGrid, image_on_grid, labels_on_grid, like
 from avsm.images import read_image
-from workflow.data.cohort import Scan
+from workflow.data.scan import Scan
 
 
 def preprocess_image(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from workflow.errors import DataError, raise_all
 
 if TYPE_CHECKING:
-    from workflow.data.cohort import Scan
+    from workflow.data.scan import Scan
 
 SPLITS = ("train", "validation", "test")
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from workflow.data.cohort import Scan
 from workflow.data.pairs import Couple, choose_evenly, has_couples, misfit
+from workflow.data.scan import Scan
 from workflow.errors import ConfigError, raise_all
 
 COLUMNS = ("subject", "image", "label", "split", "visit", "side", "mirrored")

@@ -1,32 +1,61 @@
 # The checked run and helpers for the rules; no rules here.
 # Parsing must stay light: nothing in this file may import torch, ANTs or SimpleITK.
+import sys
+
+STOPPED = "Stopped. The same command goes on where the run was."
+
+
+def stopped(kind, error, trace):
+    """Print one line after Ctrl-C while Snakemake plans, or while it waits for jobs to end."""
+    if issubclass(kind, KeyboardInterrupt):
+        print(STOPPED, file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = stopped  # before the imports, which take most of the time
+
+import json
 import math
 import platform
 import re
 import shutil
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 from avsm.errors import UserError
-from workflow.contract.sources import sources
+from workflow import lock
 from workflow.data.cohort import simulated_note
+from workflow.data.files import stamp
 from workflow.data.training import couple_rows, manifest_rows, read_scan
 from workflow.examples import example_figures
+from workflow.job import told
 from workflow.parts import in_parts
 from workflow.run import load_run
 from workflow.schema import read_yaml
+from workflow.sources import digest
 
+# After `--configfile` Snakemake takes `plan` for a configuration: it finds the file of this name.
+PLAN = config.pop("plan", False)
+
+# Errors leave by `sys.exit`: what is raised, Snakemake prints with a place in this file before it.
 try:
     if workflow.is_main_process:
         for file in map(Path, workflow.configfiles):
             read_yaml(file)  # which refuses what Snakemake reads past: a key that comes twice
     RUN = load_run(config)
 except UserError as error:
-    raise WorkflowError(str(error)) from None
+    sys.exit(str(error))
+
+# What a job died of is told at the end.
+IN_BETWEEN = ("CalledProcessError in file", "Look above for error messages")
+logger.addFilter(lambda record: not any(text in record.getMessage() for text in IN_BETWEEN))
 
 FOLDER = RUN.folder
+LAST_LOCKED = lock.changed(FOLDER)
 REGISTER_SCRIPT = "../../workflow/scripts/register.py"
 ENVIRONMENT = "../../environment.yml"
 UNKNOWN_COST = 60  # core-seconds of a pair of a million voxels, where method.yaml does not say it
@@ -34,8 +63,9 @@ HAVE_IMAGES = [bool(scan.image) for scan in RUN.scans.values()]
 EXAMPLES = example_figures(RUN)
 # A method whose networks Figure 11 lists.
 AVSM = next((m.id for m in RUN.methods.values() if m.family == "AVSM" and m.networks), None)
+PHANTOM = config["cohort"]["source"] == "phantom"
 TRAINING_PARTS = in_parts(RUN.trained)
-CHECK_PARTS = in_parts(RUN.used if config["cohort"]["source"] != "phantom" else [])
+CHECK_PARTS = in_parts([] if PHANTOM else RUN.used)
 METHOD_RULES = sorted({f"baselines/{method.folder}/rule.smk" for method in RUN.methods.values()})
 
 
@@ -69,25 +99,24 @@ def pairs_of_shard(method):
     return pairs
 
 
-def code(*names):
-    """Library files that decide a result: an edit of one makes its results again."""
-    gate = ("images", "volume", "nifti", "plain", "dicom", "dicom_file")
-    own = [f"workflow/{name}.py" for name in ("geometry", *names)]
-    return [*own, *(f"avsm/{name}.py" for name in gate)]
+def mark_code():
+    """Give every rule the digest of its script, of all that this imports, and of the project's
+    files that it reads, as a parameter.
+
+    So an edit of code makes anew what it decides, and nothing else, whatever the times of files
+    say. What a script imports by a name that it is given is the parameter `imported`.
+    """
+    for one in workflow.rules:
+        if one.script:
+            inputs = [str(path) for path in one.input if isinstance(path, str)]  # not functions
+            own = [path for path in inputs if Path(workflow.basedir, path).is_file()]
+            read = [path for path in own if not path.startswith(FOLDER)]
+            one.set_params(code=imported(f"workflow/scripts/{one.script}", *read))
 
 
-def method_code(method):
-    """All Python files that a method is made of, and the harness."""
-    harness = code("contract/registration", "contract/shard", "contract/programs")
-    return [*sources(Path("baselines", RUN.methods[method].folder).absolute()), *harness]
-
-
-def network_code(wildcards):
-    """All Python files that a network's training is made of."""
-    folder = Path("baselines/networks", RUN.networks[wildcards.network].folder).absolute()
-    images = ("knees", "dess", "tissues", "knee", "phantom", "phantom_anatomy", "phantom_variation")
-    people = code(*(f"data/{name}" for name in images)) if RUN.phantoms else []
-    return [*sources(folder), "workflow/contract/training.py", *people]
+def imported(*paths):
+    """Return the digest of files and folders of the project, and of all that they import."""
+    return digest(*(Path(workflow.basedir, path).resolve() for path in paths))
 
 
 def gpus(params):
@@ -138,7 +167,6 @@ def register_input(method):
         "starts": lambda wildcards: [
             RUN.outcomes(*shard) for shard in RUN.starts_of(method, wildcards.shard)
         ],
-        "code": method_code(method),
     }
 
 
@@ -156,6 +184,7 @@ def register_params(method):
     return {
         "method": method,
         "folder": RUN.methods[method].folder,
+        "imported": imported(f"baselines/{RUN.methods[method].folder}"),
         "params": RUN.methods[method].params,
         "seed": config["seed"],
         "pairs": pairs_of_shard(method),
@@ -179,12 +208,37 @@ def after_check(wildcards):
     and leaves what follows for the next call.
     """
     checkpoints.check_cohort.get()
+    # Before the check was done, Snakemake meant to make all again that comes after it, and it would.
+    workflow.dag._reason.clear()
     return []
+
+
+def as_noted(path):
+    """Return a path such that not the time of a user's file decides, but what `noted` says of it."""
+    return path if path.startswith(f"{FOLDER}/") else ancient(path)
+
+
+def noted(path):
+    """Return the size and digest that the check noted of a user's file; None of the run's own."""
+    cohort = Path(FOLDER, "cohort.json")
+    return files_in(cohort, cohort.stat().st_mtime_ns).get(path) if cohort.exists() else None
+
+
+@cache
+def files_in(cohort, time_ns):
+    """Return what a cohort's record says of its files."""
+    return json.loads(cohort.read_text(encoding="utf-8"))["files"]
 
 
 def check_part(wildcards):
     """Scans in a part of the check, without the label maps that are never read."""
     return [read_scan(RUN.scans[name]) for name in CHECK_PARTS[int(wildcards.part)]]
+
+
+def files_of_part(wildcards):
+    """Paths of the images and label maps in a part of the check."""
+    paths = [path for scan in check_part(wildcards) for path in (scan.image, scan.label)]
+    return [path for path in paths if path]
 
 
 def training_part(wildcards):
@@ -199,7 +253,7 @@ def labels_of_shard(wildcards):
 
 def phantom_of_shard(wildcards):
     """What the phantom knows of a shard's scans; None for other cohorts."""
-    if config["cohort"]["source"] != "phantom":
+    if not PHANTOM:
         return None
     scans = RUN.scans_of(wildcards.method, wildcards.shard)
     return {
@@ -266,36 +320,6 @@ def example_files(wildcards):
     scores = [column["scores"] for column in columns]
     found = {"fields": fields, "images": images, "scores": scores}
     return {kind: list(dict.fromkeys(paths)) for kind, paths in found.items()}
-
-
-def lift_default_job_limit():
-    """Take off Snakemake's default limit of 100 new jobs a second, which jobs here never meet.
-
-    To keep it, Snakemake 9 wakes up once a second for every job that has ended: after a hundred
-    jobs that is a fifth of a core. A limit that the user sets stays.
-    """
-    limit = workflow.scheduler.job_rate_limiter
-    if limit is not None and (limit.max_jobs, limit.timespan) == (100, 1):
-        workflow.scheduler.job_rate_limiter = None
-
-
-def say_simulated():
-    """Say in the terminal that images are not real, before anything is made of them."""
-    for note in simulated_note(HAVE_IMAGES):
-        print(note, flush=True)
-
-
-def print_results():
-    """Show the table in the terminal, and say where everything is."""
-    table = Path(FOLDER, "tables", "table1.md")
-    if table.exists():
-        print(f"\n{table.read_text(encoding='utf-8')}")
-        print(f"Tables: {FOLDER}/tables/   Figures: {FOLDER}/figures/\n")
-        if config["table2"] and not RUN.config["table2"]:
-            print(
-                "Table 2 is left out: the run lacks methods of its rows, or models/ lacks networks"
-                " of them (config/scratch.yaml trains all from nothing).\n"
-            )
 
 
 def final_outputs():

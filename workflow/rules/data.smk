@@ -12,8 +12,6 @@ localrules:
 
 
 rule phantom_label:
-    input:
-        code=code("data/phantom", "data/phantom_anatomy", "data/phantom_variation"),
     output:
         f"{FOLDER}/raw/labels/{{scan}}.nii.gz",
     log:
@@ -31,8 +29,7 @@ rule phantom_label:
 
 rule simulate_image:
     input:
-        label=lambda wildcards: RUN.scans[wildcards.scan].label,
-        code=code("data/dess", "data/tissues", "data/knee"),
+        label=lambda wildcards: as_noted(RUN.scans[wildcards.scan].label),
         checked=after_check,
     output:
         temp(f"{FOLDER}/raw/images/{{scan}}.nii"),
@@ -48,6 +45,7 @@ rule simulate_image:
         subject=lambda wildcards: RUN.scans[wildcards.scan].subject,
         seed=config["seed"],
         contrast=config["cohort"]["contrast"],
+        noted=lambda wildcards: noted(RUN.scans[wildcards.scan].label),
     script:
         "../scripts/simulate_image.py"
 
@@ -55,10 +53,7 @@ rule simulate_image:
 # Faults are handed on, so that those of all scans are told together.
 rule check_scans:
     input:
-        files=lambda wildcards: [
-            path for scan in check_part(wildcards) for path in (scan.image, scan.label) if path
-        ],
-        code=[*code("data/checks", "data/preprocess"), "avsm/grid.py"],
+        files=lambda wildcards: files_of_part(wildcards),
     output:
         f"{FOLDER}/checks/{{part}}.json",
     log:
@@ -71,6 +66,8 @@ rule check_scans:
         runtime=60,
     params:
         scans=lambda wildcards: [asdict(scan) for scan in check_part(wildcards)],
+        # Of what is derived from `input`, Snakemake keeps no record.
+        stamps=lambda wildcards: [*map(stamp, files_of_part(wildcards))],
         labels=config["labels"],
     script:
         "../scripts/check_scans.py"
@@ -96,9 +93,8 @@ checkpoint check_cohort:
 
 rule preprocess_image:
     input:
-        image=lambda wildcards: RUN.raw_image(wildcards.scan),
+        image=lambda wildcards: as_noted(RUN.raw_image(wildcards.scan)),
         checked=after_check,
-        code=[*code("data/preprocess"), "avsm/grid.py"],
     output:
         f"{FOLDER}/images/{{scan}}.nii",
     log:
@@ -111,15 +107,15 @@ rule preprocess_image:
     params:
         scan=lambda wildcards: asdict(RUN.scans[wildcards.scan]),
         preprocessing=config["preprocessing"],
+        noted=lambda wildcards: noted(RUN.raw_image(wildcards.scan)),
     script:
         "../scripts/preprocess_image.py"
 
 
 rule preprocess_label:
     input:
-        label=lambda wildcards: RUN.scans[wildcards.scan].label,
+        label=lambda wildcards: as_noted(RUN.scans[wildcards.scan].label),
         checked=after_check,
-        code=[*code("data/preprocess"), "avsm/grid.py"],
     output:
         f"{FOLDER}/labels/{{scan}}.nii",
     log:
@@ -133,5 +129,6 @@ rule preprocess_label:
         scan=lambda wildcards: asdict(RUN.scans[wildcards.scan]),
         preprocessing=config["preprocessing"],
         merge=config["labels"]["merge"],
+        noted=lambda wildcards: noted(RUN.scans[wildcards.scan].label),
     script:
         "../scripts/preprocess_label.py"

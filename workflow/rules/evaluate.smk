@@ -10,13 +10,6 @@ rule evaluate:
         fields=RUN.fields("{method}", "{shard}"),
         outcomes=RUN.outcomes("{method}", "{shard}"),
         labels=labels_of_shard,
-        code=code(
-            "referee/metrics",
-            "referee/surfaces",
-            "referee/diffeomorphism",
-            "referee/correspondence",
-            "referee/evaluate",
-        ),
     output:
         RUN.scores("{method}", "{shard}"),
     log:
@@ -32,6 +25,7 @@ rule evaluate:
         structures=config["labels"]["structures"],
         margin=config["evaluation"]["symmetry_margin"],
         phantom=phantom_of_shard,
+        imported=imported("workflow/data/phantom_truth.py") if PHANTOM else None,
     script:
         "../scripts/evaluate.py"
 
@@ -39,7 +33,6 @@ rule evaluate:
 rule visual_check:
     input:
         unpack(check_input),
-        code=code("referee/visual_check", "referee/slices", "referee/figure", "referee/metrics"),
         style="matplotlibrc",
     output:
         report(

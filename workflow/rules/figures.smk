@@ -13,13 +13,6 @@ localrules:
 rule make_curves:
     input:
         metrics=f"{FOLDER}/tables/metrics.csv",
-        code=code(
-            "referee/curves",
-            "referee/boxplot",
-            "referee/figure",
-            "referee/statistics",
-            "referee/tidy",
-        ),
         style="matplotlibrc",
     output:
         png=report(
@@ -48,13 +41,6 @@ rule make_examples:
         fields=lambda wildcards: example_files(wildcards)["fields"],
         images=lambda wildcards: example_files(wildcards)["images"],
         scores=lambda wildcards: example_files(wildcards)["scores"],
-        code=code(
-            "referee/examples",
-            "referee/slices",
-            "referee/figure",
-            "referee/metrics",
-            "referee/tidy",
-        ),
         style="matplotlibrc",
     output:
         png=report(
@@ -84,7 +70,7 @@ rule make_examples:
 
 rule make_figure9:
     input:
-        code=[*code("referee/curves", "referee/figure"), "avsm/affine.py"],
+        checked=after_check,
         style="matplotlibrc",
     output:
         png=report(
@@ -106,7 +92,6 @@ rule make_figure9:
 rule make_figure11:
     input:
         model=lambda wildcards: avsm_model(),
-        code=[*code("referee/architecture"), *TEXT],
     output:
         csv=f"{FOLDER}/tables/figure11.csv",
         md=f"{FOLDER}/tables/figure11.md",
@@ -128,7 +113,6 @@ rule make_figure11:
 rule make_ranking:
     input:
         metrics=f"{FOLDER}/tables/metrics.csv",
-        code=[*STATISTICS, *code("referee/ranking", "referee/boxplot", "referee/figure")],
         style="matplotlibrc",
     output:
         png=report(
@@ -152,7 +136,6 @@ rule make_ranking:
 rule make_boxplot:
     input:
         metrics=f"{FOLDER}/tables/metrics.csv",
-        code=code("referee/boxplot", "referee/figure", "referee/tidy"),
         style="matplotlibrc",
     output:
         png=report(

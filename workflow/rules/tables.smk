@@ -5,8 +5,6 @@ NETWORKS = [asdict(network) for network in RUN.networks.values()]
 MAIN_TRAININGS = RUN.trainings_of(RUN.main)
 MAIN_NETWORKS = [n for n in NETWORKS if n["id"] in {name for name, _ in MAIN_TRAININGS}]
 TABLE2_TRAININGS = RUN.trainings_of(RUN.table2.values())
-TEXT = [*code("referee/render"), "workflow/referee/page.html"]
-STATISTICS = [*code("referee/table3", "referee/statistics", "referee/tidy"), *TEXT]
 # What is compared, of whom, and the seed by which patients are redrawn.
 COMPARED = {
     "methods": METHODS,
@@ -29,7 +27,6 @@ localrules:
 rule collect_metrics:
     input:
         tables=[RUN.scores(method, shard) for method in RUN.shown for shard in RUN.shards[method]],
-        code=code("referee/tidy"),
     output:
         f"{FOLDER}/tables/metrics.csv",
     log:
@@ -47,7 +44,6 @@ rule make_table1:
         trainings=records(MAIN_TRAININGS),
         cohort=f"{FOLDER}/cohort.json",
         paper="workflow/referee/paper_table1.csv",
-        code=[*code("referee/table1", "referee/notes", "referee/tidy"), *TEXT],
     output:
         csv=f"{FOLDER}/tables/table1.csv",
         md=f"{FOLDER}/tables/table1.md",
@@ -78,7 +74,6 @@ rule make_table2:
         metrics=f"{FOLDER}/tables/metrics.csv",
         trainings=records(TABLE2_TRAININGS),
         paper="workflow/referee/paper_table2.csv",
-        code=[*STATISTICS, *code("referee/table2", "referee/notes")],
     output:
         csv=f"{FOLDER}/tables/table2.csv",
         md=f"{FOLDER}/tables/table2.md",
@@ -104,7 +99,6 @@ rule make_table2:
 rule make_table3:
     input:
         metrics=f"{FOLDER}/tables/metrics.csv",
-        code=STATISTICS,
     output:
         csv=f"{FOLDER}/tables/table3.csv",
         md=f"{FOLDER}/tables/table3.md",
@@ -136,7 +130,6 @@ rule judge_claims:
     input:
         metrics=f"{FOLDER}/tables/metrics.csv",
         claims="workflow/referee/paper_claims.yaml",
-        code=[*STATISTICS, *code("referee/claims")],
     output:
         csv=f"{FOLDER}/tables/claims.csv",
         md=f"{FOLDER}/tables/claims.md",
@@ -161,7 +154,6 @@ rule make_fairness_card:
     input:
         outcomes=outcomes(RUN.shown),
         trainings=records(RUN.trainings),
-        code=[*code("referee/fairness", "referee/notes"), *TEXT],
     output:
         csv=f"{FOLDER}/tables/fairness.csv",
         md=f"{FOLDER}/tables/fairness.md",
@@ -189,6 +181,7 @@ rule make_manifest:
     input:
         metrics=f"{FOLDER}/tables/metrics.csv",
         trainings=records(RUN.trainings),
+        cohort=f"{FOLDER}/cohort.json",
     output:
         f"{FOLDER}/manifest.json",
     log:

@@ -53,8 +53,7 @@ rule train:
         manifest=f"{FOLDER}/training/{{pairs}}/manifest.csv",
         couples=f"{FOLDER}/training/{{pairs}}/couples.csv",
         models=lambda wildcards: RUN.needed_models(wildcards.network, wildcards.pairs),
-        start=lambda wildcards: RUN.published(wildcards.network),
-        code=network_code,
+        start=lambda wildcards: [*map(ancient, RUN.published(wildcards.network))],
     output:
         model=RUN.training("{network}", "{pairs}", "model.pt"),
         history=RUN.training("{network}", "{pairs}", "history.csv"),
@@ -81,6 +80,11 @@ rule train:
         # No output: Snakemake would delete what a killed training left.
         state=lambda wildcards: RUN.training(wildcards.network, wildcards.pairs, "state"),
         folder=lambda wildcards: RUN.networks[wildcards.network].folder,
+        imported=lambda wildcards: [
+            imported(f"baselines/networks/{RUN.networks[wildcards.network].folder}"),
+            imported("workflow/data/knees.py") if RUN.phantoms else None,
+            *map(imported, RUN.published(wildcards.network)),
+        ],
         label=lambda wildcards: RUN.networks[wildcards.network].label,
         params=lambda wildcards: RUN.networks[wildcards.network].params,
         modules=lambda wildcards: RUN.networks[wildcards.network].requires["modules"],

@@ -1,4 +1,4 @@
-"""Record versions, seed, machine and configuration of the run."""
+"""Record versions, seed, machine, configuration and files of the run."""
 
 import json
 from pathlib import Path
@@ -19,6 +19,7 @@ content = {
     "versions": versions() | programs,
     "machine": machine(),
     "code": code_version(ROOT),
+    "files": json.loads(Path(snakemake.input.cohort).read_text(encoding="utf-8"))["files"],
     "seed": snakemake.params.config["seed"],
     "config": snakemake.params.config,
     "methods": snakemake.params.methods,

@@ -1,8 +1,8 @@
 """Make the label map of one scan of the embedded cohort."""
 
 from avsm.images import write_image
-from workflow.data.cohort import PHANTOM_VISITS, Scan
 from workflow.data.phantom import phantom_label
+from workflow.data.scan import PHANTOM_VISITS, Scan
 from workflow.job import start_job
 
 start_job(snakemake.log[0], snakemake.threads)

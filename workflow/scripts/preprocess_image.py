@@ -2,8 +2,8 @@
 
 from avsm.grid import WorkingGrid
 from avsm.images import write_image
-from workflow.data.cohort import Scan
 from workflow.data.preprocess import preprocess_image
+from workflow.data.scan import Scan
 from workflow.job import start_job
 
 start_job(snakemake.log[0], snakemake.threads)

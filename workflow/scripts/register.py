@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from workflow.contract.methods import BASELINES
+from workflow.contract.folders import BASELINES
 from workflow.contract.programs import find_program, program_version
 from workflow.contract.registration import Context
 from workflow.contract.shard import read_starts, register_shard, write_outcomes

@@ -2,10 +2,11 @@
 
 import json
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 from avsm.files import write_text, written_aside
-from workflow.contract.networks import NETWORKS, load_train
+from workflow.contract.folders import NETWORKS, load_train
 from workflow.contract.training import (
     Training,
     check_listed,
@@ -14,7 +15,6 @@ from workflow.contract.training import (
     open_state,
     start_record,
 )
-from workflow.data.knees import KneeSource, People
 from workflow.job import start_job
 from workflow.provenance import processor, versions
 
@@ -24,18 +24,20 @@ network, pairs = snakemake.wildcards.network, snakemake.wildcards.pairs
 check_listed(Path(snakemake.input.manifest))
 state = Path(params.state)
 decided_by = {"params": params.params, "seed": params.seed, "task": pairs, "labels": params.labels}
-decided_by |= {"phantoms": params.phantoms}
+decided_by |= {"phantoms": params.phantoms, "code": [params.code, *params.imported]}
 open_state(state, decided_by | {"inputs": digests(snakemake.input)})
 models = tuple(map(Path, snakemake.input.models))
 source, start = None, None
 if params.phantoms:
-    people = People(
+    knees = import_module("workflow.data.knees")  # which other cohorts' networks do not depend on
+    people = knees.People(
         params.phantoms["seed"],
         params.phantoms["people"],
         params.phantoms["fresh"],
         params.phantoms["random_appearance"],
     )
-    source = KneeSource(people, tuple(params.size), pairs, Path(params.people_folder), threads)
+    folder = Path(params.people_folder)
+    source = knees.KneeSource(people, tuple(params.size), pairs, folder, threads)
     source.make_people()
 if snakemake.input.start:
     start = Path(snakemake.input.start[0])

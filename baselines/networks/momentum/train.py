@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from baselines.tools.avsm import train_stage
+from baselines.tools.avsm_training import train_stage
 from workflow.contract.training import Trained, Training
 
 

@@ -9,7 +9,7 @@ import torch
 
 from avsm.checkpoint import BEST, LAST, load_checkpoint, load_model
 from avsm.data import Pairs, scan_source
-from avsm.device import find_device
+from avsm.device import device_name, find_device
 from avsm.errors import UserError
 from avsm.pairs import read_cohort
 from avsm.presets import recipe_preset
@@ -17,7 +17,6 @@ from avsm.settings import Phase, Recipe
 from avsm.train import check_same, deformable_start, digest
 from avsm.trainer import Task, Trainer
 from avsm.validate import Validation
-from baselines.tools.avsm import device_name
 from baselines.tools.voxelmorph import Losses, VoxelMorph, build, describe, load, shaped_by
 from workflow.contract.training import Trained, Training
 from workflow.errors import ConfigError

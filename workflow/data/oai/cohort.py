@@ -11,10 +11,11 @@ from pathlib import Path
 
 from avsm.dicom import Grid
 from avsm.files import write_text
-from workflow.data.cohort import COLUMNS, Scan
+from workflow.data.cohort import COLUMNS
 from workflow.data.oai.index import read_grids
 from workflow.data.oai.labels import label_files, match_labels, patient_of
 from workflow.data.oai.release import Excluded, Listed, read_releases
+from workflow.data.scan import Scan
 from workflow.data.splits import SPLITS, assign_splits
 from workflow.errors import DataError
 

@@ -1,0 +1,91 @@
+"""Which files of the repository decide a result: those that imports lead to from what makes it."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+
+from workflow.config import ROOT
+
+# Descriptions decide by their parameters, which Snakemake compares by themselves.
+NO_SOURCES = ("rule.smk", "method.yaml", "network.yaml", "README.md")
+
+
+def sources(*starts: Path, root: Path = ROOT) -> list[Path]:
+    """Return files, those in folders, and all files of the repository that they lead to.
+
+    A Python file leads to what it imports, anywhere in its text, and to files beside it that it
+    names. A folder's weights and other data count, its description does not. What is imported by a
+    name that is put together when the program runs is not found.
+
+    Parameters
+    ----------
+    starts : files or folders, absolute.
+    """
+    waiting = [path for start in starts for path in (_within(start) if start.is_dir() else [start])]
+    found: set[Path] = set()
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting += _leads_to(path, root) if path.suffix == ".py" else []
+    return sorted(found)
+
+
+@cache
+def digest(*starts: Path) -> str:
+    """Return a hash of all sources of some files or folders: with another one, results are due."""
+    whole = hashlib.sha256()
+    for path in sources(*starts):
+        whole.update(f"{path.relative_to(ROOT)} {_file_digest(path)}\n".encode())
+    return whole.hexdigest()
+
+
+def _within(folder: Path) -> list[Path]:
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name not in NO_SOURCES)
+    return [path for path in paths if "__pycache__" not in path.parts]
+
+
+@cache
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@cache
+def _leads_to(path: Path, root: Path) -> list[Path]:
+    """Return the files that a Python file imports, or names."""
+    found: list[Path] = []
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                found += _module(name.name, root, attribute="." not in name.name)
+        elif isinstance(node, ast.ImportFrom):
+            start = path.parents[node.level - 1] if node.level else root
+            for name in node.names:
+                inner = f"{node.module}.{name.name}" if node.module else name.name
+                found += _module(inner, start, attribute=True)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            text = node.value
+            if "." in text and len(text) < 100 and text.isprintable():
+                found += [beside] if (beside := path.parent / text).is_file() else []
+    return found
+
+
+def _module(name: str, start: Path, attribute: bool) -> list[Path]:
+    """Return the files of a module and of the packages that it is in.
+
+    What a package hands out under a name that is none of its files may come from any of them.
+    """
+    found, place = [], start
+    for part in name.split("."):
+        package, place = place, place / part
+        own = [file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()]
+        if not own and not place.is_dir():
+            initial = package / "__init__.py"
+            whole = attribute and package != start and initial.is_file() and initial.stat().st_size
+            return found + (sorted(package.glob("*.py")) if whole else [])
+        found += own
+    return found
