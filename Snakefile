@@ -1,4 +1,4 @@
-# The benchmark: preprocess -> train -> register (one rule per method) -> evaluate -> tables, figures.
+# The benchmark: preprocess -> train -> register (one rule for all methods) -> evaluate -> tables, figures.
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -16,16 +16,11 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/hooks.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
+include: "workflow/rules/register.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/plan.smk"
-
-
-# Every configured method brings its own rule in baselines/<method>/rule.smk.
-for rule_file in METHOD_RULES:
-
-    include: rule_file
 
 
 localrules:

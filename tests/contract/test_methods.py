@@ -187,7 +187,7 @@ def test_results_off_the_contract_are_refused():
 def test_every_method_folder_is_complete():
     for name in [*available_methods(), "_template"]:
         files = {path.name for path in (ROOT / "baselines" / name).iterdir()}
-        assert {"rule.smk", "register.py", "method.yaml"} <= files, name
+        assert {"register.py", "method.yaml"} <= files, name
     for name in available_networks():
         files = {path.name for path in (NETWORKS / name).iterdir()}
         assert {"train.py", "network.yaml"} <= files, name

@@ -233,7 +233,7 @@ def test_parameters_are_defaults_with_changes(plain_config):
     assert method.shard_size == 2
 
 
-def test_method_folders_without_a_rule_or_with_an_underscore_are_no_methods():
+def test_folders_without_a_description_or_with_an_underscore_are_no_methods():
     found = available_methods()
     assert "demons" in found
     assert not {"_template", "tools"} & set(found)
@@ -242,7 +242,6 @@ def test_method_folders_without_a_rule_or_with_an_underscore_are_no_methods():
 def test_missing_tools_are_all_named(tmp_path, plain_config):
     folder = tmp_path / "mine"
     folder.mkdir()
-    (folder / "rule.smk").touch()
     description = yaml.safe_load(
         (ROOT / "baselines/_template/method.yaml").read_text(encoding="utf-8")
     )
@@ -310,9 +309,8 @@ def test_what_methods_start_from_is_run_and_not_shown(config):
 def test_an_unknown_start_is_named(config, tmp_path):
     for name in ("demons", "identity"):
         (tmp_path / name).mkdir()
-        for file in ("rule.smk", "method.yaml"):
-            text = (BASELINES / name / file).read_text(encoding="utf-8")
-            (tmp_path / name / file).write_text(text.replace("affine-niftyreg", "identty"))
+        text = (BASELINES / name / "method.yaml").read_text(encoding="utf-8")
+        (tmp_path / name / "method.yaml").write_text(text.replace("affine-niftyreg", "identty"))
     config |= {"methods": ["demons"], "table2": [], "curves": {}, "method_params": {}}
     config["variants"] = {"methods": {}, "networks": {}}
     with pytest.raises(ConfigError, match=r"starts_from: no method 'identty'.*identity"):

@@ -91,7 +91,7 @@ def test_faults_of_the_files(fresh_project):
     assert "B_1_right: data/B.nii.gz has the voxels of copy_1_right: data/copy.nii.gz" in output
     assert "those of 5 of 5 scans are simulated" in output
     assert "A_1_right: " not in output
-    assert "rule register_" not in output and "rule make_" not in output
+    assert "rule register" not in output and "rule make_" not in output
     assert output.count("cannot be read as an image") == 2  # each once, and after all else
     assert output.rstrip().splitlines()[-1].startswith("  - D_1_right: ")
 

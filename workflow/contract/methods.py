@@ -49,8 +49,8 @@ class Method:
 
 
 def available_methods(baselines: Path = BASELINES) -> list[str]:
-    """Return the ids of all methods: folders with a rule whose name has no leading underscore."""
-    folders = (rule.parent.name for rule in baselines.glob("*/rule.smk"))
+    """Return the ids of all methods: folders with `method.yaml`, without a leading underscore."""
+    folders = (description.parent.name for description in baselines.glob("*/method.yaml"))
     return sorted(name for name in folders if not name.startswith("_"))
 
 
@@ -71,7 +71,7 @@ def load_methods(config: dict[str, Any], baselines: Path = BASELINES) -> dict[st
         asked |= {f"curves.{figure}[{i}]": name for i, name in enumerate(steps)}
     found += [
         f"{where}: no method '{name}'{nearest(name, known)}; available: {', '.join(known)} "
-        "(folders with a rule.smk under baselines/, and variants.methods)"
+        "(folders with a method.yaml under baselines/, and variants.methods)"
         for where, name in asked.items()
         if name not in known
     ]

@@ -56,7 +56,6 @@ logger.addFilter(lambda record: not any(text in record.getMessage() for text in 
 
 FOLDER = RUN.folder
 LAST_LOCKED = lock.changed(FOLDER)
-REGISTER_SCRIPT = "../../workflow/scripts/register.py"
 ENVIRONMENT = "../../environment.yml"
 UNKNOWN_COST = 60  # core-seconds of a pair of a million voxels, where method.yaml does not say it
 HAVE_IMAGES = [bool(scan.image) for scan in RUN.scans.values()]
@@ -66,7 +65,12 @@ AVSM = next((m.id for m in RUN.methods.values() if m.family == "AVSM" and m.netw
 PHANTOM = config["cohort"]["source"] == "phantom"
 TRAINING_PARTS = in_parts(RUN.trained)
 CHECK_PARTS = in_parts([] if PHANTOM else RUN.used)
-METHOD_RULES = sorted({f"baselines/{method.folder}/rule.smk" for method in RUN.methods.values()})
+# Methods whose folder brings a rule of their own.
+OWN_RULES = [
+    path
+    for path in dict.fromkeys(f"baselines/{m.folder}/rule.smk" for m in RUN.methods.values())
+    if Path(workflow.basedir, path).is_file()
+]
 
 
 wildcard_constraints:
@@ -79,24 +83,15 @@ wildcard_constraints:
     part=r"\d+",
 
 
-def methods_of_this_folder():
-    """Return the methods of the folder whose rule.smk is being read: its own and variants."""
-    folder = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).name
-    return [method.id for method in RUN.methods.values() if method.folder == folder]
+def ids_of(*folders):
+    """Return a pattern of the methods of some folders: their own names and those of variants."""
+    ids = [re.escape(method.id) for method in RUN.methods.values() if method.folder in folders]
+    return "|".join(ids) or "(?!)"
 
 
-def images_of_shard(method):
-    def inputs(wildcards):
-        return [RUN.image(scan) for scan in RUN.scans_of(method, wildcards.shard)]
-
-    return inputs
-
-
-def pairs_of_shard(method):
-    def pairs(wildcards):
-        return RUN.pairs(method, wildcards.shard)
-
-    return pairs
+def of_method(get):
+    """Return an input function or parameter that depends on a rule's method."""
+    return lambda wildcards: get(RUN.methods[wildcards.method])
 
 
 def mark_code():
@@ -142,7 +137,7 @@ def training_memory(wildcards, attempt):
     return attempt * math.ceil(4000 + 1500 * megavoxels + images)
 
 
-def minutes(method=None, cost=None):
+def minutes(cost=None):
     """Minutes after which a cluster may end the job of a shard: twice what it should take, and 10.
 
     `cost` is that of a pair as in method.yaml, by default the method's. A job that was ended gets as
@@ -151,54 +146,12 @@ def minutes(method=None, cost=None):
     megavoxels = math.prod(config["preprocessing"]["size"]) / 1e6
 
     def of_shard(wildcards, attempt):
-        name = method or wildcards.method
-        pairs = RUN.pairs(name, wildcards.shard)
-        seconds = len(pairs) * (cost or RUN.methods[name].cost or UNKNOWN_COST) * megavoxels
+        method = RUN.methods[wildcards.method]
+        pairs = RUN.pairs(method.id, wildcards.shard)
+        seconds = len(pairs) * (cost or method.cost or UNKNOWN_COST) * megavoxels
         return attempt * (10 + math.ceil(2 * seconds / 60))
 
     return of_shard
-
-
-def register_input(method):
-    """Named inputs of a method's rule: preprocessed images and trained networks, never labels."""
-    return {
-        "images": images_of_shard(method),
-        "models": lambda wildcards: RUN.models_of(method, wildcards.shard),
-        "starts": lambda wildcards: [
-            RUN.outcomes(*shard) for shard in RUN.starts_of(method, wildcards.shard)
-        ],
-    }
-
-
-def register_output(method):
-    """Named outputs of a method's rule: the displacement fields and the record of the shard."""
-    fields = directory(RUN.fields(method, "{shard}"))
-    return {
-        "fields": fields if config["keep_fields"] else temp(fields),
-        "outcomes": RUN.outcomes(method, "{shard}"),
-    }
-
-
-def register_params(method):
-    """Named parameters of a method's rule."""
-    return {
-        "method": method,
-        "folder": RUN.methods[method].folder,
-        "imported": imported(f"baselines/{RUN.methods[method].folder}"),
-        "params": RUN.methods[method].params,
-        "seed": config["seed"],
-        "pairs": pairs_of_shard(method),
-        "programs": RUN.methods[method].requires["programs"],
-        "modules": RUN.methods[method].requires["modules"],
-        # Only what runs programs is made again when they are looked for elsewhere.
-        "program_folders": (
-            config["program_folders"] if RUN.methods[method].requires["programs"] else []
-        ),
-    }
-
-
-def register_log(method):
-    return f"{FOLDER}/logs/register/{method}/{{shard}}.log"
 
 
 def after_check(wildcards):
