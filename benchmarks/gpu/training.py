@@ -149,7 +149,7 @@ def main() -> None:
             f"\nThe GPU was busy for {np.mean(busy):.0f} % of the training, and waited otherwise."
         )
     tested = [replace(scan, split="validation") for scan in scans["test"]]
-    test = Validation(tested, recipe, shape, STRUCTURES, device)
+    test = Validation(tested, recipe, sources["test"], STRUCTURES, device)
     network = load_model(model).model.to(device, memory_format=torch.channels_last_3d)
     before = test.score(lambda fixed, moving: identity_map(fixed.shape[2:], fixed))
     after = test.score(lambda fixed, moving: network(fixed, moving).map)
