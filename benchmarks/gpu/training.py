@@ -131,7 +131,7 @@ def main() -> None:
     manifest = arguments.out / "manifest.csv"
     with manifest.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(Scan.__dataclass_fields__)
+        writer.writerow(["subject", "image", "label", "split", "visit", "side"])
         writer.writerows(
             [s.subject, s.image.resolve(), s.label.resolve(), s.split, s.visit, s.side]
             for s in scans["validation"]
