@@ -17,7 +17,7 @@ from nibabel.wrapstruct import WrapStructError
 
 from avsm.dicom import read_dicom
 from avsm.errors import UserError
-from avsm.files import written_aside
+from avsm.files import stem_and_suffix, written_aside
 from avsm.nifti import is_nifti, read_nifti
 from avsm.plain import read_meta, read_nrrd
 from avsm.volume import Volume, opened, sibling
@@ -113,8 +113,8 @@ def _read_file(path: Path, expected: str) -> Volume:
             return read_nrrd(path, stream)
         if b"NDims" in head and b"=" in head:
             return read_meta(path, stream)
-    if path.name.lower().endswith((".img", ".img.gz")):
-        header = sibling(path, (".hdr", ".hdr.gz"))
+    if stem_and_suffix(path)[1] == "img":
+        header = sibling(path, "hdr")
         with opened(header) as stream:
             return read_nifti(header, stream)
     try:

@@ -63,7 +63,7 @@ def read_nifti(path: Path, stream: BinaryIO) -> Volume:
         stream.read(offset - size)
         data = take(stream, count, path)
     else:
-        image = sibling(path, (".img", ".img.gz"))
+        image = sibling(path, "img")
         with opened(image) as pixels:
             pixels.read(offset)
             data = take(pixels, count, image)

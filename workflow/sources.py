@@ -7,10 +7,13 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
+from avsm.files import file_digest
 from workflow.config import ROOT
 
 # Descriptions decide by their parameters, which Snakemake compares by themselves.
 NO_SOURCES = ("rule.smk", "method.yaml", "network.yaml", "README.md")
+
+_once = cache(file_digest)
 
 
 def sources(*starts: Path, root: Path = ROOT) -> list[Path]:
@@ -39,19 +42,13 @@ def digest(*starts: Path) -> str:
     """Return a hash of all sources of some files or folders: with another one, results are due."""
     whole = hashlib.sha256()
     for path in sources(*starts):
-        whole.update(f"{path.relative_to(ROOT)} {_file_digest(path)}\n".encode())
+        whole.update(f"{path.relative_to(ROOT)} {_once(path)}\n".encode())
     return whole.hexdigest()
 
 
 def _within(folder: Path) -> list[Path]:
     paths = (path for path in folder.rglob("*") if path.is_file() and path.name not in NO_SOURCES)
     return [path for path in paths if "__pycache__" not in path.parts]
-
-
-@cache
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @cache
