@@ -58,12 +58,12 @@ def _leads_to(path: Path, root: Path) -> list[Path]:
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
             for name in node.names:
-                found += _module(name.name, root, attribute="." not in name.name)
+                found += _module(name.name, root)
         elif isinstance(node, ast.ImportFrom):
             start = path.parents[node.level - 1] if node.level else root
             for name in node.names:
                 inner = f"{node.module}.{name.name}" if node.module else name.name
-                found += _module(inner, start, attribute=True)
+                found += _module(inner, start)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             text = node.value
             if "." in text and len(text) < 100 and text.isprintable():
@@ -71,18 +71,20 @@ def _leads_to(path: Path, root: Path) -> list[Path]:
     return found
 
 
-def _module(name: str, start: Path, attribute: bool) -> list[Path]:
+def _module(name: str, start: Path) -> list[Path]:
     """Return the files of a module and of the packages that it is in.
 
-    What a package hands out under a name that is none of its files may come from any of them.
+    What a package hands out itself, or under a name that is none of its files, may come from any
+    of them.
     """
     found, place = [], start
     for part in name.split("."):
         package, place = place, place / part
         own = [file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()]
         if not own and not place.is_dir():
-            initial = package / "__init__.py"
-            whole = attribute and package != start and initial.is_file() and initial.stat().st_size
-            return found + (sorted(package.glob("*.py")) if whole else [])
+            place = package
+            break
         found += own
-    return found
+    initial = place / "__init__.py"
+    whole = place != start and initial.is_file() and initial.stat().st_size
+    return found + (sorted(place.glob("*.py")) if whole else [])
