@@ -226,8 +226,8 @@ def noted(path):
 
 @cache
 def files_in(cohort, time_ns):
-    """Return what a cohort's record says of its files."""
-    return json.loads(cohort.read_text(encoding="utf-8"))["files"]
+    """Return what a cohort's record says of its files; those of earlier versions say nothing."""
+    return json.loads(cohort.read_text(encoding="utf-8")).get("files", {})
 
 
 def check_part(wildcards):
