@@ -14,6 +14,7 @@ from avsm.files import stem_and_suffix
 
 TOLERANCE = 0.1  # of a voxel: how far two statements of one geometry may be apart
 SPACINGS_MM = (1e-6, 1e6)
+LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0])
 GZIP = b"\x1f\x8b"
 MOST_DEFLATED = 1040  # deflate makes no more than so many bytes of one
 TYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"]
