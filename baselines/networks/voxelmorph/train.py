@@ -60,7 +60,7 @@ def train(manifest: Path, state: Path, params: dict, context: Training) -> Train
         losses=batch_losses,
         score=lambda: validation.score(lambda fixed, moving: model(fixed, moving).map),
         describe=lambda: describe(model, source.shape, params),
-        kept={"data": {"scans": digest(cohort)}},
+        kept={"data": {"scans": digest(cohort)} | validation.data},
     )
     previous = None
     if (state / LAST).is_file():
