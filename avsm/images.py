@@ -77,23 +77,17 @@ def _read(path: str | Path, kind: str, notes: list[str] | None) -> sitk.Image:
     expected = f"{', '.join(FORMATS)}, or a folder with one DICOM series"
     if not (path.is_file() or path.is_dir()):
         raise UserError(f"{path}: no such file or folder; expected {kind} ({expected})")
-    if path.is_dir():
-        volume = read_dicom(path)
-    else:
-        try:
-            volume = _read_file(path, expected)
-        except UserError as error:
-            message = str(error).removeprefix(f"{path}: ")
-            raise UserError(f"{path}: {message}") from error
-        except UNREADABLE as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-            raise UserError(
-                f"{path}: cannot be read as {kind} ({reason}); check it, or fetch it again"
-            ) from error
     try:
+        volume = read_dicom(path) if path.is_dir() else _read_file(path, expected)
         image = volume.image()
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        message = str(error).removeprefix(f"{path}: ")
+        raise UserError(f"{path}: {message}") from error
+    except UNREADABLE as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise UserError(
+            f"{path}: cannot be read as {kind} ({reason}); check it, or fetch it again"
+        ) from error
     for note in volume.notes:
         if notes is None:
             log.warning("%s: %s", path, note)

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 from avsm.files import write_text, written_aside
-from workflow.contract.folders import NETWORKS, load_train
+from workflow.contract.folders import NETWORKS, load_function
 from workflow.contract.training import (
     Training,
     check_listed,
@@ -51,7 +51,7 @@ context = Training(
     source,
     start,
 )
-train = load_train(NETWORKS / params.folder).train
+train = load_function(NETWORKS / params.folder, "train").train
 trained = check_trained(
     train(Path(snakemake.input.manifest), state, dict(params.params), context), network
 )
