@@ -12,6 +12,8 @@ from workflow.config import ROOT
 
 # Descriptions decide by their parameters, which Snakemake compares by themselves.
 NO_SOURCES = ("rule.smk", "method.yaml", "network.yaml", "README.md")
+# All import them, and no result depends on them: who may run, and how errors are worded.
+DECIDE_NOTHING = ("workflow/lock.py", "workflow/errors.py", "avsm/errors.py")
 
 _once = cache(file_digest)
 
@@ -28,10 +30,10 @@ def sources(*starts: Path, root: Path = ROOT) -> list[Path]:
     starts : files or folders, absolute.
     """
     waiting = [path for start in starts for path in (_within(start) if start.is_dir() else [start])]
-    found: set[Path] = set()
+    found, nothing = set(), {root / name for name in DECIDE_NOTHING}
     while waiting:
         path = waiting.pop()
-        if path not in found:
+        if path not in found and path not in nothing:
             found.add(path)
             waiting += _leads_to(path, root) if path.suffix == ".py" else []
     return sorted(found)

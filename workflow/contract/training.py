@@ -6,7 +6,6 @@ import csv
 import json
 import logging
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,11 +73,6 @@ def check_listed(manifest: Path) -> None:
             f"{manifest}: {len(gone)} of its {len(paths)} images are gone, {gone[0]} the first; "
             "make them again with snakemake --forcerun training_part"
         )
-
-
-def digests(paths: Iterable[str]) -> dict[str, str]:
-    """Return the SHA-256 of each file by its path."""
-    return {str(path): file_digest(path) for path in paths}
 
 
 def open_state(state: Path, made_of: dict[str, Any]) -> bool:

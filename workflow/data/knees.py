@@ -28,11 +28,12 @@ import torch
 import torch.nn.functional as F
 
 from avsm.data import Pairs
-from avsm.files import written_aside
+from avsm.files import file_digest, written_aside
 from avsm.images import canonical
 from avsm.losses import both_directions
 from avsm.pyramid import downsample
 from avsm.settings import Phase
+from workflow.data import dess, phantom
 from workflow.data.dess import BIAS_MAX, BIAS_MM, MOTTLE_MM, NOISE_SD, TISSUES, tissue_fractions
 from workflow.data.phantom import FIELD_OF_VIEW, phantom_label
 from workflow.errors import ConfigError
@@ -330,7 +331,8 @@ class KneeSource:
 
 def population(seed: int, size: tuple[int, int, int]) -> str:
     """Name a population by all that decides it: seed, grid, and the code that makes people."""
-    return f"{seed}-{'x'.join(map(str, size))}-{digest(Path(__file__).resolve())[:8]}"
+    made_by = digest(*(Path(module.__file__).resolve() for module in (dess, phantom)))
+    return f"{seed}-{'x'.join(map(str, size))}-{made_by[:8]}{file_digest(__file__)[:8]}"
 
 
 def make_person(job: Job) -> int:

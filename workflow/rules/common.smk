@@ -29,7 +29,7 @@ from snakemake.logging import logger
 from avsm.errors import UserError
 from avsm.files import stamp
 from workflow import lock
-from workflow.data.cohort import simulated_note
+from workflow.data.scan import simulated_note
 from workflow.data.training import couple_rows, manifest_rows, read_scan
 from workflow.examples import example_figures
 from workflow.job import told
