@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 from collections.abc import Iterable, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 
 from avsm.errors import UserError
-from avsm.files import written_aside
+from avsm.files import file_digest, written_aside
 from avsm.images import ORIENTATION
 from avsm.model import AVSM, AVSMConfig
 from avsm.pairs import single_tasks
@@ -104,7 +103,7 @@ def _check_sum(path: Path) -> None:
         return
     lines = sums.read_text(encoding="utf-8").splitlines()
     listed = {name: digest for digest, name in (line.split(maxsplit=1) for line in lines if line)}
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = file_digest(path)
     if listed.get(path.name, found) != found:
         raise UserError(
             f"{path}: expected the SHA-256 {listed[path.name]} of {sums}, found {found}; "

@@ -39,9 +39,3 @@ def check_same_batch(name: str, tensor: torch.Tensor, other: str, reference: tor
             f"{name}: expected the batch size of {other}, {reference.shape[0]}, "
             f"found {tensor.shape[0]}"
         )
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise ValueError unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(sorted(choices))}, found {value!r}")

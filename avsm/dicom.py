@@ -224,10 +224,7 @@ def _stack(planes: Sequence[_Plane], path: Path, notes: list[str]) -> Series:
             "positions were used; are slices missing?"
         )
     size = (*first.size, len(ordered))
-    try:
-        rotation, _ = rotation_and_spacing(axes, places[0], size)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+    rotation, _ = rotation_and_spacing(axes, places[0], size)
     grid = Grid(size, *(tuple(map(float, v)) for v in (spacing, places[0], rotation.ravel())))
     return Series(tuple(ordered), grid, axes, tuple(notes))
 

@@ -23,7 +23,8 @@ from collections.abc import Callable
 
 import torch
 
-from avsm.checks import check_choice, check_same_shape, check_volume
+from avsm.checks import check_same_shape, check_volume
+from avsm.errors import choose
 from avsm.maps import compose, identity_map, self_compose, spacing, warp_displacement
 
 RK4_STEPS = 10
@@ -112,7 +113,7 @@ def advance(
     torch.Tensor
         The advanced map ``(B, 3, D, H, W)``.
     """
-    check_choice("solver", solver, tuple(SOLVERS))
+    choose("solver", solver, SOLVERS)
     check_volume("phi", phi, channels=3)
     check_same_shape("velocity", velocity, "phi", phi)
     return SOLVERS[solver](phi, velocity, DEFAULT_STEPS[solver] if steps is None else steps)

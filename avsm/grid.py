@@ -14,6 +14,7 @@ import SimpleITK as sitk
 
 from avsm.errors import UserError
 from avsm.images import canonical
+from avsm.volume import corners
 
 PERCENTILES = (0.1, 99.9)
 
@@ -28,17 +29,11 @@ def same_grid(a: sitk.Image, b: sitk.Image, tolerance_voxels: float = 1e-2) -> b
     """Tell whether two grids have the same size and all corners agree within a part of a voxel."""
     if a.GetSize() != b.GetSize():
         return False
-    ends = corners(a)
+    ends = corners(a.GetSize())
     matrix_a, origin_a = index_to_physical(a)
     matrix_b, origin_b = index_to_physical(b)
     in_b = np.linalg.solve(matrix_b, matrix_a @ ends + (origin_a - origin_b)[:, None])
     return bool(np.abs(in_b - ends).max() <= tolerance_voxels)
-
-
-def corners(grid: sitk.Image) -> np.ndarray:
-    """Return the indices of a grid's eight corners, ``(3, 8)``."""
-    ends = [(0, n - 1) for n in grid.GetSize()]
-    return np.stack(np.meshgrid(*ends, indexing="ij")).reshape(3, -1)
 
 
 def describe_grid(grid: sitk.Image) -> str:

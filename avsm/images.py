@@ -17,7 +17,7 @@ from nibabel.wrapstruct import WrapStructError
 
 from avsm.dicom import read_dicom
 from avsm.errors import UserError
-from avsm.files import written_aside
+from avsm.files import stem_and_suffix, written_aside
 from avsm.nifti import is_nifti, read_nifti
 from avsm.plain import read_meta, read_nrrd
 from avsm.volume import Volume, opened, sibling
@@ -77,23 +77,17 @@ def _read(path: str | Path, kind: str, notes: list[str] | None) -> sitk.Image:
     expected = f"{', '.join(FORMATS)}, or a folder with one DICOM series"
     if not (path.is_file() or path.is_dir()):
         raise UserError(f"{path}: no such file or folder; expected {kind} ({expected})")
-    if path.is_dir():
-        volume = read_dicom(path)
-    else:
-        try:
-            volume = _read_file(path, expected)
-        except UserError as error:
-            message = str(error).removeprefix(f"{path}: ")
-            raise UserError(f"{path}: {message}") from error
-        except UNREADABLE as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-            raise UserError(
-                f"{path}: cannot be read as {kind} ({reason}); check it, or fetch it again"
-            ) from error
     try:
+        volume = read_dicom(path) if path.is_dir() else _read_file(path, expected)
         image = volume.image()
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        message = str(error).removeprefix(f"{path}: ")
+        raise UserError(f"{path}: {message}") from error
+    except UNREADABLE as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise UserError(
+            f"{path}: cannot be read as {kind} ({reason}); check it, or fetch it again"
+        ) from error
     for note in volume.notes:
         if notes is None:
             log.warning("%s: %s", path, note)
@@ -113,8 +107,8 @@ def _read_file(path: Path, expected: str) -> Volume:
             return read_nrrd(path, stream)
         if b"NDims" in head and b"=" in head:
             return read_meta(path, stream)
-    if path.name.lower().endswith((".img", ".img.gz")):
-        header = sibling(path, (".hdr", ".hdr.gz"))
+    if stem_and_suffix(path)[1] == "img":
+        header = sibling(path, "hdr")
         with opened(header) as stream:
             return read_nifti(header, stream)
     try:

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from avsm.checks import check_choice, check_same_batch, check_volume
+from avsm.checks import check_same_batch, check_volume
+from avsm.errors import choose
 
 INTERPOLATIONS = {"linear": "bilinear", "nearest": "nearest"}
 
@@ -105,7 +106,7 @@ def warp(image: torch.Tensor, phi: torch.Tensor, interpolation: str = "linear") 
     check_volume("image", image)
     check_volume("phi", phi, channels=3)
     check_same_batch("image", image, "phi", phi)
-    check_choice("interpolation", interpolation, tuple(INTERPOLATIONS))
+    choose("interpolation", interpolation, INTERPOLATIONS)
     return _sample(image, _reverse(phi), "zeros", INTERPOLATIONS[interpolation])
 
 

@@ -13,14 +13,23 @@ from nibabel.nifti1 import Nifti1PairHeader
 from nibabel.nifti2 import Nifti2PairHeader
 
 from avsm.errors import UserError
-from avsm.volume import TOLERANCE, Volume, apart, opened, plausible, sibling, skew, take
+from avsm.volume import (
+    LPS_FROM_RAS,
+    TOLERANCE,
+    Volume,
+    apart,
+    opened,
+    plausible,
+    sibling,
+    skew,
+    take,
+)
 
 HEADERS = {
     b"n+1": nibabel.Nifti1Header, b"ni1": Nifti1PairHeader,
     b"n+2": nibabel.Nifti2Header, b"ni2": Nifti2PairHeader,
 }  # fmt: skip
 SIZES = {348: 344, 540: 4}  # of a header, and where in it the magic string lies
-LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0])
 UNKNOWN, MM = 0, 2  # units of space
 DISPLACEMENT, VECTOR = 1006, 1007  # intents; the former's components are RAS
 BAD = 30  # from which of nibabel's levels a fault is one of ours
@@ -63,7 +72,7 @@ def read_nifti(path: Path, stream: BinaryIO) -> Volume:
         stream.read(offset - size)
         data = take(stream, count, path)
     else:
-        image = sibling(path, (".img", ".img.gz"))
+        image = sibling(path, "img")
         with opened(image) as pixels:
             pixels.read(offset)
             data = take(pixels, count, image)

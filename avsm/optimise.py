@@ -16,7 +16,8 @@ from typing import NamedTuple
 import torch
 
 from avsm.affine import Affine, affine_from_residual, identity_affine
-from avsm.checks import check_choice, check_same_shape, check_volume
+from avsm.checks import check_same_shape, check_volume
+from avsm.errors import choose
 from avsm.maps import warp
 from avsm.pyramid import WINDOWS, downsample, level_windows
 from avsm.similarity import Window, mk_lncc_loss
@@ -163,14 +164,14 @@ class AffineSettings:
 
     def __post_init__(self) -> None:
         check_levels(self.scales, self.iterations)
-        check_choice("optimiser", self.optimiser, OPTIMISERS)
-        check_choice("windows", self.windows, tuple(WINDOWS))
+        choose("optimiser", self.optimiser, OPTIMISERS)
+        choose("windows", self.windows, WINDOWS)
         check_rates(self.learning_rate)
 
     @staticmethod
     def preset(name: str) -> AffineSettings:
         """Give a preset: ``paper``, ``sgd`` or ``default``."""
-        check_choice("preset", name, tuple(PRESETS))
+        choose("preset", name, PRESETS)
         return PRESETS[name]
 
 

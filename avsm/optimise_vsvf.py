@@ -12,8 +12,9 @@ from typing import NamedTuple
 import torch
 
 from avsm.affine import Affine
-from avsm.checks import check_choice, check_same_batch, check_volume
+from avsm.checks import check_same_batch, check_volume
 from avsm.descent import Objective, Report, descend_adam, descend_lbfgs
+from avsm.errors import choose
 from avsm.flow import SOLVERS
 from avsm.losses import LAMBDA_VR, Losses
 from avsm.maps import half_shape, resize
@@ -87,15 +88,15 @@ class VSVFSettings:
 
     def __post_init__(self) -> None:
         check_levels(self.scales, self.iterations)
-        check_choice("optimiser", self.optimiser, OPTIMISERS)
-        check_choice("windows", self.windows, tuple(WINDOWS))
-        check_choice("solver", self.solver, tuple(SOLVERS))
+        choose("optimiser", self.optimiser, OPTIMISERS)
+        choose("windows", self.windows, WINDOWS)
+        choose("solver", self.solver, SOLVERS)
         check_rates(self.learning_rate, self.final_rate)
 
     @staticmethod
     def preset(name: str) -> VSVFSettings:
         """Give a preset: ``paper``, ``adam`` or ``default``."""
-        check_choice("preset", name, tuple(PRESETS))
+        choose("preset", name, PRESETS)
         return PRESETS[name]
 
 

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from avsm.checks import check_choice, check_volume
+from avsm.checks import check_volume
+from avsm.errors import choose
 from avsm.grid import axis_weights
 from avsm.similarity import Window, dense_windows, paper_windows
 
@@ -138,5 +139,5 @@ def level_windows(shape: Sequence[int], scale: float, windows: str) -> tuple[Win
     tuple of Window
         Kernels whose weights sum to 1.
     """
-    check_choice("windows", windows, tuple(WINDOWS))
+    choose("windows", windows, WINDOWS)
     return WINDOWS[windows](shape, scale)

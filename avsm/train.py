@@ -107,10 +107,10 @@ def train(
     if source is None:
         source = scan_source(cohort, recipe.task, recipe.augmentation, out, place, memory_gb)
     scored = Validation(cohort.validation, recipe, source, labels, place)
-    data = {"scans": digest(cohort), "structures": list(scored.values)}
+    data = {"scans": digest(cohort)} | scored.data
     for name, content in previous.items():
         if content is not None:
-            check_same(out / name / LAST, "other data", content.get("data", {}), data)
+            check_same(out / name / LAST, "other data", data | content.get("data", {}), data)
     log.info(
         "%d training and %d validation scans of %s voxels (z, y, x); %d validation pairs, "
         "structures %s; device %s, %d threads",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -119,6 +120,11 @@ class Validation:
         self.pairs = [(used.index(fixed), used.index(moving)) for fixed, moving in pairs]
         self.labels = [(labels[fixed], labels[moving]) for fixed, moving in self.pairs]
         self.store, self.device = store, device
+        voxels = hashlib.sha256(repr(sorted(store.seen)).encode())
+        for label in labels.values():
+            voxels.update(label.numpy())
+        # What a training that goes on must find again.
+        self.data = {"structures": [*self.values], "voxels": voxels.hexdigest()[:16]}
 
     def score(self, find_map: FindMap) -> Score:
         """Score what finds the map ``(1, 3, D, H, W)`` of a fixed and a moving image."""

@@ -10,9 +10,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from avsm.errors import UserError
+from avsm.files import stem_and_suffix
 
 TOLERANCE = 0.1  # of a voxel: how far two statements of one geometry may be apart
 SPACINGS_MM = (1e-6, 1e6)
+LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0])
 GZIP = b"\x1f\x8b"
 MOST_DEFLATED = 1040  # deflate makes no more than so many bytes of one
 TYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"]
@@ -133,10 +135,10 @@ def take(stream: BinaryIO, count: int, path: Path) -> bytes:
     return data
 
 
-def sibling(path: Path, suffixes: tuple[str, ...]) -> Path:
-    """Give the file beside another that has its name with one of some suffixes, in any case."""
-    stem = path.name.lower().removesuffix(".gz").rpartition(".")[0]
+def sibling(path: Path, suffix: str) -> Path:
+    """Give the file beside another that has its name with another suffix, in any case."""
+    wanted = stem_and_suffix(path)[0], suffix
     for each in sorted(path.parent.iterdir()):
-        if each.name.lower() in [stem + suffix for suffix in suffixes]:
+        if stem_and_suffix(each) == wanted:
             return each
-    raise UserError(f"expected a file {stem}{suffixes[0]} beside it, found none")
+    raise UserError(f"expected a file {'.'.join(wanted)} beside it, found none")

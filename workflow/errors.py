@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
+from avsm import errors
 from avsm.errors import UserError, nearest
 
-__all__ = ["BenchmarkError", "ConfigError", "ContractError", "DataError", "ToolError", "nearest"]
-BenchmarkError = UserError  # the base of all errors that are the input's fault, not the program's
+__all__ = ["ConfigError", "ContractError", "DataError", "ToolError", "UserError", "nearest"]
 
 
-class ConfigError(BenchmarkError):
+class ConfigError(UserError):
     """The configuration, or a method's description, is wrong."""
 
 
-class DataError(BenchmarkError):
+class DataError(UserError):
     """An image, label map, manifest or pair list is wrong."""
 
 
-class ContractError(BenchmarkError):
+class ContractError(UserError):
     """A method broke the contract of `docs/contract.md`."""
 
 
-class ToolError(BenchmarkError):
+class ToolError(UserError):
     """An external program is missing or cannot run."""
 
 
-def raise_all(kind: type[BenchmarkError], heading: str, faults: list[str], shown: int = 20) -> None:
-    """Raise one `kind` that lists all `faults` (the first `shown` in full); none, no error."""
-    if not faults:
-        return
-    lines = [f"  - {fault}" for fault in faults[:shown]]
-    if len(faults) > shown:
-        lines.append(f"  … and {len(faults) - shown} more")
-    raise kind("\n".join([heading, *lines]))
+def raise_all(kind: type[UserError], heading: str, faults: list[str], shown: int = 20) -> None:
+    """Raise one `kind` that lists all `faults`, see `avsm.errors.raise_all`."""
+    errors.raise_all(heading, faults, shown, kind)

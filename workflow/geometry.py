@@ -18,9 +18,8 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 
-from avsm.grid import corners, describe_grid, index_to_physical, same_grid  # noqa: F401
-
-LPS_FROM_RAS = np.diag([-1.0, -1.0, 1.0])
+from avsm.grid import describe_grid, index_to_physical, same_grid  # noqa: F401
+from avsm.volume import LPS_FROM_RAS, corners
 
 
 def strip_header(image: sitk.Image) -> sitk.Image:
@@ -146,7 +145,7 @@ def warp_affinely(
 
 def affine_error(matrix: np.ndarray, translation: np.ndarray, displacement: sitk.Image) -> float:
     """Return how far, in mm, ``x + u(x)`` is from ``M x + t`` at the corners of a grid, at most."""
-    (a, origin), ends = index_to_physical(displacement), corners(displacement).T
+    (a, origin), ends = index_to_physical(displacement), corners(displacement.GetSize()).T
     points = ends @ a.T + origin
     vectors = np.array([displacement[end] for end in ends.tolist()])
     return float(np.abs(points @ np.transpose(matrix) + translation - points - vectors).max())

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from workflow.contract.gpu import claim_gpu
-from workflow.errors import BenchmarkError
+from workflow.errors import UserError
 from workflow.lock import join
 
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
@@ -57,7 +57,7 @@ def set_threads(threads: int, seed: int = 0) -> None:
 
 def _record(kind: type[BaseException], error: BaseException, trace: object) -> None:
     """Log an uncaught exception: a user's error as its message, a defect with its traceback."""
-    if issubclass(kind, BenchmarkError):
+    if issubclass(kind, UserError):
         logging.error("%s", error)
     elif issubclass(kind, Exception):
         logging.error("%s: %s", kind.__name__, error, exc_info=(kind, error, trace))

@@ -22,13 +22,13 @@ from typing import IO, Any
 
 import psutil
 
-from workflow.errors import BenchmarkError
+from workflow.errors import UserError
 
 NAME = ".lock"
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
-class RunningError(BenchmarkError):
+class RunningError(UserError):
     """Another process works on the run, or may do so."""
 
 

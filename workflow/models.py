@@ -9,13 +9,12 @@ files (`sha256sum --check` reads it, and so does `avsm` when it loads one).
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from avsm.files import write_text
+from avsm.files import file_digest, write_text
 from workflow.config import ROOT
 from workflow.errors import ConfigError, DataError
 
@@ -60,7 +59,7 @@ def collect(run: str, root: Path = ROOT) -> list[Path]:
         "networks": networks,
     }
     write_text(target / RECORD, json.dumps(record, indent=1) + "\n")
-    sums = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}\n" for p in written]
+    sums = [f"{file_digest(p)}  {p.name}\n" for p in written]
     write_text(target / SUMS, "".join(sums))
     return written
 

@@ -236,7 +236,7 @@ def _without_absent(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def load_run(config: dict[str, Any]) -> Run:
-    """Check everything that can be checked without reading an image; see `BenchmarkError`."""
+    """Check everything that can be checked without reading an image; see `UserError`."""
     check_config(config)
     config = _without_absent(config)
     methods = load_methods(config)

@@ -7,10 +7,15 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
+from avsm.files import file_digest
 from workflow.config import ROOT
 
 # Descriptions decide by their parameters, which Snakemake compares by themselves.
 NO_SOURCES = ("rule.smk", "method.yaml", "network.yaml", "README.md")
+# All import them, and no result depends on them: who may run, and how errors are worded.
+DECIDE_NOTHING = ("workflow/lock.py", "workflow/errors.py", "avsm/errors.py")
+
+_once = cache(file_digest)
 
 
 def sources(*starts: Path, root: Path = ROOT) -> list[Path]:
@@ -25,10 +30,10 @@ def sources(*starts: Path, root: Path = ROOT) -> list[Path]:
     starts : files or folders, absolute.
     """
     waiting = [path for start in starts for path in (_within(start) if start.is_dir() else [start])]
-    found: set[Path] = set()
+    found, nothing = set(), {root / name for name in DECIDE_NOTHING}
     while waiting:
         path = waiting.pop()
-        if path not in found:
+        if path not in found and path not in nothing:
             found.add(path)
             waiting += _leads_to(path, root) if path.suffix == ".py" else []
     return sorted(found)
@@ -39,7 +44,7 @@ def digest(*starts: Path) -> str:
     """Return a hash of all sources of some files or folders: with another one, results are due."""
     whole = hashlib.sha256()
     for path in sources(*starts):
-        whole.update(f"{path.relative_to(ROOT)} {_file_digest(path)}\n".encode())
+        whole.update(f"{path.relative_to(ROOT)} {_once(path)}\n".encode())
     return whole.hexdigest()
 
 
@@ -49,24 +54,18 @@ def _within(folder: Path) -> list[Path]:
 
 
 @cache
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@cache
 def _leads_to(path: Path, root: Path) -> list[Path]:
     """Return the files that a Python file imports, or names."""
     found: list[Path] = []
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
             for name in node.names:
-                found += _module(name.name, root, attribute="." not in name.name)
+                found += _module(name.name, root)
         elif isinstance(node, ast.ImportFrom):
             start = path.parents[node.level - 1] if node.level else root
             for name in node.names:
                 inner = f"{node.module}.{name.name}" if node.module else name.name
-                found += _module(inner, start, attribute=True)
+                found += _module(inner, start)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             text = node.value
             if "." in text and len(text) < 100 and text.isprintable():
@@ -74,18 +73,20 @@ def _leads_to(path: Path, root: Path) -> list[Path]:
     return found
 
 
-def _module(name: str, start: Path, attribute: bool) -> list[Path]:
+def _module(name: str, start: Path) -> list[Path]:
     """Return the files of a module and of the packages that it is in.
 
-    What a package hands out under a name that is none of its files may come from any of them.
+    What a package hands out itself, or under a name that is none of its files, may come from any
+    of them.
     """
     found, place = [], start
     for part in name.split("."):
         package, place = place, place / part
         own = [file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()]
         if not own and not place.is_dir():
-            initial = package / "__init__.py"
-            whole = attribute and package != start and initial.is_file() and initial.stat().st_size
-            return found + (sorted(package.glob("*.py")) if whole else [])
+            place = package
+            break
         found += own
-    return found
+    initial = place / "__init__.py"
+    whole = place != start and initial.is_file() and initial.stat().st_size
+    return found + (sorted(place.glob("*.py")) if whole else [])

@@ -8,11 +8,9 @@ import torch
 
 from avsm.checkpoint import LAST, load_checkpoint
 from avsm.device import device_name, find_device
-from avsm.errors import UserError
 from avsm.presets import recipe_preset
 from avsm.train import train
 from workflow.contract.training import Trained, Training
-from workflow.errors import ConfigError
 
 
 def train_stage(
@@ -20,13 +18,10 @@ def train_stage(
 ) -> Trained:
     """Train the affine or the momentum network, the latter from the affine network's model."""
     torch.set_num_threads(context.threads)
-    try:
-        recipe = recipe_preset(params["preset"], context.task)
-        recipe = recipe.change({"seed": context.seed} | params["settings"])
-        recipe = recipe.continued() if context.start else recipe
-        device = find_device(params["device"])
-    except UserError as error:
-        raise ConfigError(f"network_params.{stage}: {error}") from error
+    recipe = recipe_preset(params["preset"], context.task)
+    recipe = recipe.change({"seed": context.seed} | params["settings"])
+    recipe = recipe.continued() if context.start else recipe
+    device = find_device(params["device"])
     starts = [path for path in (context.start, *context.models) if path is not None]
     best = train(
         manifest, state, recipe, [stage], starts, context.labels, params["device"],

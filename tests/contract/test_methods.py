@@ -14,7 +14,7 @@ import yaml
 
 from tests.conftest import ROOT, blobs, oblique_grid
 from tests.contract.judge import fail, judge_field, time_limit
-from workflow.contract.folders import BASELINES, NETWORKS, load_register, load_train
+from workflow.contract.folders import BASELINES, NETWORKS, load_function
 from workflow.contract.methods import available_methods, load_methods
 from workflow.contract.networks import available_networks, load_networks
 from workflow.contract.registration import Context, check_result
@@ -82,7 +82,7 @@ def start_by(name, fixed, moving, config, context, folder):
         return None
     folder.mkdir()
     params = method_of(name, config)[1]
-    module = load_register(BASELINES / name)
+    module = load_function(BASELINES / name, "register")
     context = replace(context, folder=folder)
     if hasattr(module, "prepare"):
         context = replace(context, prepared=module.prepare(dict(params), context))
@@ -120,7 +120,7 @@ def train(manifest, _default_config):
             needed = tuple(map(model, network.needs))
             state = manifest.parent / name
             state.mkdir()
-            module = load_train(NETWORKS / name)
+            module = load_function(NETWORKS / name, "train")
             context = Training("cross-subject", 1, 1, (1,), needed)
             result = check_trained(module.train(manifest, state, params, context), name)
             assert result.steps > 0 and result.seconds > 0
@@ -143,7 +143,7 @@ def test_contract(name, unit_spacing, config, tmp_path, train):
         params["iterations"] = few[: len(params["iterations"])] if isinstance(few, list) else few
     set_threads(1, seed=1)
     fixed, moving, truth = pair()
-    module = load_register(BASELINES / name)
+    module = load_function(BASELINES / name, "register")
     context = Context(1, 1, tmp_path, models=tuple(map(train, networks)))
     if hasattr(module, "prepare"):
         context = replace(context, prepared=module.prepare(dict(params), context))
@@ -178,7 +178,7 @@ def test_contract(name, unit_spacing, config, tmp_path, train):
 
 def test_results_off_the_contract_are_refused():
     fixed, moving, _ = pair()
-    identity = load_register(BASELINES / "identity").register
+    identity = load_function(BASELINES / "identity", "register").register
     with pytest.raises(ContractError, match="a__b: displacement is not on the fixed grid"):
         check_result(identity(moving, fixed, {"unit_spacing": True}, None), fixed, where="a__b")
     with pytest.raises(ContractError, match="returned tuple, expected Registration"):

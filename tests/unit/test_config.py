@@ -10,7 +10,7 @@ import yaml
 
 from tests.conftest import ROOT, merge
 from workflow.config import check_config
-from workflow.contract.folders import BASELINES, load_register
+from workflow.contract.folders import BASELINES, load_function
 from workflow.contract.methods import (
     available_methods,
     check_requirements,
@@ -276,7 +276,7 @@ def test_siblings_of_register_are_imported(tmp_path):
     folder.mkdir()
     (folder / "network.py").write_text("def net(*arguments): return 7")
     (folder / "register.py").write_text("from .network import net as register")
-    assert load_register(folder).register() == 7
+    assert load_function(folder, "register").register() == 7
 
 
 def test_configured_folder_comes_before_path(tmp_path, monkeypatch):

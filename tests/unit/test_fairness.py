@@ -1,7 +1,7 @@
 """The fairness card: every method and network has a row; nobody is in two splits unnoticed."""
 
+from workflow.data.scan import simulated_note
 from workflow.referee.fairness import BY_VALIDATION, fairness_card, split_notes
-from workflow.referee.notes import simulated_note
 
 COMMON = {"params": {"n": 2}, "defaults": {"n": 1}}
 METHODS = [

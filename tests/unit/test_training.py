@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from avsm.augment import keyed_generator
-from avsm.files import write_rows
+from avsm.files import file_digest, write_rows
 from avsm.pairs import PairSampler, read_cohort, validation_pairs
 from tests.conftest import ROOT
 from tests.unit.test_config import merge
@@ -21,7 +21,6 @@ from workflow.contract.training import (
     Trained,
     check_listed,
     check_trained,
-    digests,
     open_state,
 )
 from workflow.data.pairs import misfit
@@ -308,7 +307,7 @@ def test_state_survives_only_what_it_was_made_of(tmp_path):
     state = tmp_path / "state"
 
     def opened(**changes):
-        made_of = {"params": {"rate": (1, 2)}, "task": "both", "inputs": digests([str(image)])}
+        made_of = {"params": {"rate": (1, 2)}, "task": "both", "inputs": file_digest(image)}
         return open_state(state, made_of | changes)
 
     assert not opened()

@@ -13,16 +13,6 @@ BASELINES = Path(__file__).resolve().parents[2] / "baselines"
 NETWORKS = BASELINES / "networks"
 
 
-def load_register(folder: Path) -> ModuleType:
-    """Import a method folder's `register.py`, see `load_function`."""
-    return load_function(folder, "register")
-
-
-def load_train(folder: Path) -> ModuleType:
-    """Import a network folder's `train.py`, see `load_function`."""
-    return load_function(folder, "train")
-
-
 def load_function(folder: Path, function: str) -> ModuleType:
     """Import a folder's `<function>.py`, which defines it; other files are its siblings.
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from avsm.files import write_text
 from avsm.images import read_image, write_image
-from workflow.contract.folders import load_register
+from workflow.contract.folders import load_function
 from workflow.contract.registration import Context, Outcome, Pair, register_pair
 from workflow.contract.worker import Worker, WorkerDiedError
 
@@ -97,7 +97,7 @@ def register_shard(
 
 def _load(method: Path, params: dict[str, Any], context: Context, scratch: Path) -> _Loaded:
     """Import the method and let it prepare, once for the shard and off the clock."""
-    module = load_register(method)
+    module = load_function(method, "register")
     context = replace(context, folder=scratch)
     if hasattr(module, "prepare"):
         context = replace(context, prepared=module.prepare(dict(params), context))

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from avsm.checkpoint import load_checkpoint
-from avsm.files import write_text
+from avsm.files import file_digest, write_text
 from workflow.errors import ContractError, DataError
 
 log = logging.getLogger(__name__)
@@ -77,15 +75,6 @@ def check_listed(manifest: Path) -> None:
         )
 
 
-def digests(paths: Iterable[str]) -> dict[str, str]:
-    """Return the SHA-256 of each file by its path."""
-    found = {}
-    for path in paths:
-        with Path(path).open("rb") as stream:
-            found[str(path)] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return found
-
-
 def open_state(state: Path, made_of: dict[str, Any]) -> bool:
     """Return whether a killed training can go on from `state`; make the folder empty if not.
 
@@ -117,7 +106,7 @@ def start_record(start: Path) -> dict[str, Any]:
     trained = record["networks"][start.stem]
     return {
         "file": start.name,
-        "sha256": digests([str(start)])[str(start)],
+        "sha256": file_digest(start),
         "steps": load_checkpoint(start)["step"],
         "seconds": trained["seconds"],
         "device": trained["device"] or trained["processor"],

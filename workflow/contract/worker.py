@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from workflow.errors import BenchmarkError, ContractError
+from workflow.errors import ContractError, UserError
 
 # Forked, not spawned: a spawned child would import the script that Snakemake runs once more.
 # The parent runs no image filter, so it has no threads that a fork could leave behind.
@@ -113,7 +113,7 @@ def _reply(connection: Connection, function: Callable[[], Any], answer: bool = T
 def _packed(error: Exception) -> tuple[bytes | None, str]:
     """Return an error pickled, and as text with the lines of the method that it came from."""
     text = "".join(traceback.format_exception(error))
-    if not isinstance(error, BenchmarkError):  # those say all there is to say
+    if not isinstance(error, UserError):  # those say all there is to say
         error.add_note(f"In the method's process:\n{text}")
     try:
         return pickle.dumps(error), text

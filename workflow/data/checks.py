@@ -12,6 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from avsm.errors import UserError
+from avsm.files import file_digest, files_of
 from avsm.images import canonical, read_image
 from avsm.labels import LIKE_LABELS, has_few_values, label_faults
 from workflow.data.preprocess import merge_labels
@@ -50,6 +51,14 @@ def copies(digests: Mapping[str, str]) -> list[list[str]]:
     for file, digest in digests.items():
         files[digest].append(file)
     return [same for same in files.values() if len(same) > 1]
+
+
+def content(path: str) -> dict[str, int | str]:
+    """Return the `bytes` and the `sha256` of an image; of several files, of all their digests."""
+    files = files_of(path)
+    whole, *more = each = [file_digest(file) for file in files]
+    whole = hashlib.sha256(" ".join(each).encode()).hexdigest() if more else whole
+    return {"bytes": sum(file.stat().st_size for file in files), "sha256": whole}
 
 
 def _check_scan(scan: Scan, labels: dict[str, list]) -> Checked:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,14 +37,6 @@ def load_cohort(config: dict[str, Any], listed_test: set[str] = frozenset()) -> 
     subjects = {scan.subject for scan in scans if scan.name in listed_test}
     splits = assign_splits(scans, config["split"], config["seed"], subjects)
     return {scan.name: replace(scan, split=splits[scan.subject]) for scan in scans}
-
-
-def simulated_note(images: Sequence[bool]) -> list[str]:
-    """Say how many scans have no image of their own; `images` says of each whether it has one."""
-    simulated = images.count(False)
-    if not simulated:
-        return []
-    return [f"Images: those of {simulated} of {len(images)} scans are simulated from label maps."]
 
 
 def _phantom(config: dict[str, Any]) -> list[Scan]:

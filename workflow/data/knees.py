@@ -11,7 +11,6 @@ losses compares intensities.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
@@ -29,15 +28,16 @@ import torch
 import torch.nn.functional as F
 
 from avsm.data import Pairs
-from avsm.files import written_aside
+from avsm.files import file_digest, written_aside
 from avsm.images import canonical
 from avsm.losses import both_directions
 from avsm.pyramid import downsample
 from avsm.settings import Phase
-from workflow.data import dess, knee, phantom, phantom_anatomy, phantom_variation, tissues
+from workflow.data import dess, phantom
 from workflow.data.dess import BIAS_MAX, BIAS_MM, MOTTLE_MM, NOISE_SD, TISSUES, tissue_fractions
 from workflow.data.phantom import FIELD_OF_VIEW, phantom_label
 from workflow.errors import ConfigError
+from workflow.sources import digest
 
 log = logging.getLogger(__name__)
 Job = tuple[int, int, tuple[int, int, int], Path]  # seed, number, size, file of a person
@@ -331,11 +331,8 @@ class KneeSource:
 
 def population(seed: int, size: tuple[int, int, int]) -> str:
     """Name a population by all that decides it: seed, grid, and the code that makes people."""
-    modules = (dess, knee, phantom, phantom_anatomy, phantom_variation, tissues)
-    digest = hashlib.sha256()
-    for module in modules:
-        digest.update(Path(module.__file__).read_bytes())
-    return f"{seed}-{'x'.join(map(str, size))}-{digest.hexdigest()[:8]}"
+    made_by = digest(*(Path(module.__file__).resolve() for module in (dess, phantom)))
+    return f"{seed}-{'x'.join(map(str, size))}-{made_by[:8]}{file_digest(__file__)[:8]}"
 
 
 def make_person(job: Job) -> int:

@@ -27,9 +27,9 @@ from pathlib import Path
 from snakemake.logging import logger
 
 from avsm.errors import UserError
+from avsm.files import stamp
 from workflow import lock
-from workflow.data.cohort import simulated_note
-from workflow.data.files import stamp
+from workflow.data.scan import simulated_note
 from workflow.data.training import couple_rows, manifest_rows, read_scan
 from workflow.examples import example_figures
 from workflow.job import told
@@ -179,8 +179,8 @@ def noted(path):
 
 @cache
 def files_in(cohort, time_ns):
-    """Return what a cohort's record says of its files."""
-    return json.loads(cohort.read_text(encoding="utf-8"))["files"]
+    """Return what a cohort's record says of its files; those of earlier versions say nothing."""
+    return json.loads(cohort.read_text(encoding="utf-8")).get("files", {})
 
 
 def check_part(wildcards):

@@ -3,8 +3,7 @@
 import json
 
 from avsm.files import write_text
-from workflow.data.checks import check_scans
-from workflow.data.files import content
+from workflow.data.checks import check_scans, content
 from workflow.data.scan import Scan
 from workflow.job import start_job
 

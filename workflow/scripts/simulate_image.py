@@ -16,6 +16,6 @@ scan_seed, subject_seed = (
     for kind, name in (("scan", params.scan), ("subject", params.subject))
 )
 # The simulator paints by anatomical directions, and label maps may be stored as floats.
-label = sitk.Cast(canonical(read_image(snakemake.input.label)), sitk.sitkUInt8)
+label = sitk.Cast(canonical(read_image(snakemake.input.label, notes=[])), sitk.sitkUInt8)
 image = simulate_dess(label, scan_seed, subject_seed, params.contrast)
 write_image(image, snakemake.output[0])

@@ -5,13 +5,12 @@ import shutil
 from importlib import import_module
 from pathlib import Path
 
-from avsm.files import write_text, written_aside
-from workflow.contract.folders import NETWORKS, load_train
+from avsm.files import file_digest, write_text, written_aside
+from workflow.contract.folders import NETWORKS, load_function
 from workflow.contract.training import (
     Training,
     check_listed,
     check_trained,
-    digests,
     open_state,
     start_record,
 )
@@ -25,7 +24,7 @@ check_listed(Path(snakemake.input.manifest))
 state = Path(params.state)
 decided_by = {"params": params.params, "seed": params.seed, "task": pairs, "labels": params.labels}
 decided_by |= {"phantoms": params.phantoms, "code": [params.code, *params.imported]}
-open_state(state, decided_by | {"inputs": digests(snakemake.input)})
+open_state(state, decided_by | {"inputs": {path: file_digest(path) for path in snakemake.input}})
 models = tuple(map(Path, snakemake.input.models))
 source, start = None, None
 if params.phantoms:
@@ -51,7 +50,7 @@ context = Training(
     source,
     start,
 )
-train = load_train(NETWORKS / params.folder).train
+train = load_function(NETWORKS / params.folder, "train").train
 trained = check_trained(
     train(Path(snakemake.input.manifest), state, dict(params.params), context), network
 )

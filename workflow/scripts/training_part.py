@@ -2,14 +2,13 @@
 
 import pandas as pd
 
-from avsm.files import write_text
-from workflow.contract.training import digests
+from avsm.files import file_digest, write_text
 from workflow.data.training import COLUMNS
 from workflow.job import start_log
 
 start_log(snakemake.log[0])
 scans = pd.DataFrame(snakemake.params.rows, columns=COLUMNS)
-scans["sha256"] = [*digests(snakemake.input.images).values()]
-maps = iter(digests(snakemake.input.labels).values())
+scans["sha256"] = [*map(file_digest, snakemake.input.images)]
+maps = map(file_digest, snakemake.input.labels)
 scans["label_sha256"] = [next(maps) if label else "" for label in scans["label"]]
 write_text(snakemake.output[0], scans.to_csv(index=False))

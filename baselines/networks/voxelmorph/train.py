@@ -10,7 +10,6 @@ import torch
 from avsm.checkpoint import BEST, LAST, load_checkpoint, load_model
 from avsm.data import Pairs, scan_source
 from avsm.device import device_name, find_device
-from avsm.errors import UserError
 from avsm.pairs import read_cohort
 from avsm.presets import recipe_preset
 from avsm.settings import Phase, Recipe
@@ -19,7 +18,6 @@ from avsm.trainer import Task, Trainer
 from avsm.validate import Validation
 from baselines.tools.voxelmorph import Losses, VoxelMorph, build, describe, load, shaped_by
 from workflow.contract.training import Trained, Training
-from workflow.errors import ConfigError
 
 
 def train(manifest: Path, state: Path, params: dict, context: Training) -> Trained:
@@ -28,14 +26,6 @@ def train(manifest: Path, state: Path, params: dict, context: Training) -> Train
     With a model in the context, its affine network goes in front.
     """
     torch.set_num_threads(context.threads)
-    try:
-        return fit(manifest, state, params, context)
-    except UserError as error:
-        raise ConfigError(f"training of VoxelMorph: {error}") from error
-
-
-def fit(manifest: Path, state: Path, params: dict, context: Training) -> Trained:
-    """Do what `train` does, with errors of the library."""
     recipe = recipe_preset(params["preset"], context.task).change(
         {"seed": context.seed} | params["settings"] | {"momentum.rate": params["rate"]}
     )
@@ -70,7 +60,7 @@ def fit(manifest: Path, state: Path, params: dict, context: Training) -> Trained
         losses=batch_losses,
         score=lambda: validation.score(lambda fixed, moving: model(fixed, moving).map),
         describe=lambda: describe(model, source.shape, params),
-        kept={"data": {"scans": digest(cohort)}},
+        kept={"data": {"scans": digest(cohort)} | validation.data},
     )
     previous = None
     if (state / LAST).is_file():

@@ -102,5 +102,5 @@ def test_wrong_arguments_are_refused() -> None:
     phi = torch.zeros(1, 3, 8, 8, 8)
     with pytest.raises(ValueError, match=r"velocity: expected the shape of phi.*found \(1, 3, 4"):
         advance(phi, torch.zeros(1, 3, 4, 8, 8))
-    with pytest.raises(ValueError, match="solver: expected one of rk4, squaring, found 'euler'"):
+    with pytest.raises(ValueError, match="solver: expected one of squaring, rk4, found 'euler'"):
         advance(phi, phi, "euler")

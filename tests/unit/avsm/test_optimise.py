@@ -229,8 +229,8 @@ def test_progress_is_logged_and_called_back(caplog: pytest.LogCaptureFixture) ->
         (lambda: AffineSettings(optimiser="adam"), "optimiser: expected one of lbfgs, sgd"),
         (lambda: AffineSettings(learning_rate=0), "learning rates: expected"),
         (lambda: VSVFSettings(iterations=(1, -1, 1)), r"iterations: expected at least 0"),
-        (lambda: VSVFSettings(solver="euler"), "solver: expected one of rk4, squaring"),
-        (lambda: VSVFSettings.preset("x"), "preset: expected one of adam, default, paper"),
+        (lambda: VSVFSettings(solver="euler"), "solver: expected one of squaring, rk4"),
+        (lambda: VSVFSettings.preset("x"), "preset: expected one of default, adam, paper"),
     ],
 )
 def test_wrong_settings(make, message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,14 @@ def test_what_is_there_is_kept_until_it_changes(raw: Path, tmp_path: Path) -> No
     prepare(raw, folder, SIZE)
     now = times()
     assert len(now) == 4 and len(first.items() & now.items()) == 2  # the other scan's
+    sitk.WriteImage(read_image(image), str(image.with_name("1.mhd")))
+    raw.write_text(raw.read_text().replace("1.nii.gz", "1.mhd"))
+    prepare(raw, folder, SIZE)
+    now = times()
+    os.utime(image.with_name("1.raw"), (1e9, 1e9))  # the voxels are beside their header
+    prepare(raw, folder, SIZE)
+    assert len(now.items() & times().items()) == 2
+    now = times()
     prepare(raw, folder, (8, 8, 8))
     assert not times().keys() & now.keys()
     assert read_image(read_manifest(manifest)[0].image).GetSize() == (8, 8, 8)

@@ -81,7 +81,7 @@ def test_windows_of_the_levels() -> None:
     assert (small.weight, small.extent, small.stride) == (0.5, 9, 2)
     assert [w.weight for w in others] == [0.15, 0.35]
     assert level_windows((6, 9, 9), 0.25, "local")[0].extent == 6
-    expected = "windows: expected one of dense, local, paper, found 'wide'"
+    expected = "windows: expected one of paper, dense, local, found 'wide'"
     with pytest.raises(ValueError, match=expected):
         level_windows((80, 192, 192), 1.0, "wide")
 

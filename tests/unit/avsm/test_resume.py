@@ -11,6 +11,7 @@ import torch
 
 from avsm.checkpoint import load_checkpoint, load_model
 from avsm.errors import UserError
+from avsm.images import read_image, write_image
 from avsm.train import train
 from avsm.trainer import Trainer
 from tests.unit.avsm.knees import tiny_recipe, write_cohort
@@ -53,6 +54,10 @@ def test_other_scans_are_refused(cohort: Path, run: Path) -> None:
         train(fewer, run, FEW, device="cpu")
     moved = shutil.copytree(cohort.parent, run / "moved") / cohort.name
     train(moved, run, FEW, device="cpu")  # the same scans in another folder
+    image = read_image(moved.with_name(rows[0]["image"]))
+    write_image(image * 0.5, moved.with_name(rows[0]["image"]))
+    with pytest.raises(UserError, match=r"made with other data:\n  - voxels: "):
+        train(moved, run, FEW, device="cpu")
 
 
 def test_momentum_network_does_not_go_on_behind_another_affine_network(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from workflow.data.oai.cohort import Request, index_release
 from workflow.data.oai.release import VISITS
-from workflow.errors import BenchmarkError
+from workflow.errors import UserError
 
 DESCRIPTION = """\
 Index an OAI release: write a manifest of its sagittal DESS scans for this benchmark.
@@ -68,7 +68,7 @@ def main() -> int:
     request = parse(sys.argv[1:])
     try:
         print(index_release(request))
-    except BenchmarkError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -13,6 +13,7 @@ import SimpleITK as sitk
 from avsm.dicom import Grid
 from avsm.errors import UserError
 from avsm.images import FORMATS, read_image, write_image
+from avsm.volume import corners
 from workflow.data.oai.index import anatomical_size
 from workflow.data.oai.release import VISITS, Excluded, Listed
 from workflow.errors import DataError
@@ -125,10 +126,8 @@ def _header(path: Path) -> Grid:
 
 def _corners(grid: Grid) -> np.ndarray:
     """Return the centres of the corner voxels, mm, LPS, ``(8, 3)``."""
-    ends = [(0, n - 1) for n in grid.size]
-    index = np.stack(np.meshgrid(*ends, indexing="ij")).reshape(3, -1)
     axes = np.reshape(grid.direction, (3, 3)) * np.asarray(grid.spacing)
-    return (axes @ index).T + np.asarray(grid.origin)
+    return (axes @ corners(grid.size)).T + np.asarray(grid.origin)
 
 
 def _same_place(a: Grid, b: Grid) -> bool:
