@@ -1,13 +1,36 @@
-"""Writing of files: aside first, then renamed, so that no half-written file has a result's name."""
+"""Files: which an image consists of; and written aside first, then renamed, whole or not at all."""
 
 from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+# Their voxels lie in another file, beside them or named in them.
+HEADERS = (".hdr", ".img", ".mhd", ".nhdr")
+HEAD_BYTES = 1 << 16
+NAMED = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)[ \t]*([^\r\n]+?)\s*$", re.I | re.M)
+
+
+def files_of(path: str | Path) -> list[Path]:
+    """Return the files of an image: itself, those beside a header or named there, a folder's."""
+    path = Path(path)
+    if path.is_dir():
+        return sorted(Path(folder, file) for folder, _, files in os.walk(path) for file in files)
+    if not path.name.lower().removesuffix(".gz").endswith(HEADERS):
+        return [path]
+    with path.open("rb") as stream:
+        named = [path.parent / os.fsdecode(name) for name in NAMED.findall(stream.read(HEAD_BYTES))]
+    beside = [file for file in path.parent.iterdir() if _stem(file) == _stem(path)]
+    return sorted({file for file in [*beside, *named] if file.is_file()})
+
+
+def _stem(path: Path) -> str:
+    return path.name.lower().removesuffix(".gz").rpartition(".")[0]
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from avsm.errors import UserError, raise_all
-from avsm.files import write_rows
+from avsm.files import files_of, write_rows
 from avsm.grid import PERCENTILES, WorkingGrid, image_on_grid, labels_on_grid
 from avsm.images import canonical, read_image, write_image
 from avsm.labels import LIKE_LABELS, has_few_values, label_faults
@@ -111,10 +111,7 @@ def _prepare(
 
 def _made_of(scan: Scan, size: Sequence[int], mirrored: bool) -> str:
     """Name what a prepared scan is made of and how: with another source or grid, another name."""
-    files = [path for path in (scan.image, scan.label) if path is not None]
-    files = [
-        file for path in files for file in (sorted(path.iterdir()) if path.is_dir() else [path])
-    ]
+    files = [file for path in (scan.image, scan.label) if path for file in files_of(path)]
     stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     text = json.dumps([stats, list(size), mirrored, PERCENTILES])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,23 +1,11 @@
-"""The files that an image or label map consists of: which they are, and whether they changed."""
+"""The files that an image or label map consists of: whether they changed."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
-# Their voxels lie in another file beside them.
-HEADERS = (".hdr", ".img", ".mhd", ".nhdr")
-
-
-def files_of(path: str | Path) -> list[Path]:
-    """Return the files of an image: itself, those of its name beside a header, or a folder's."""
-    path = Path(path)
-    if path.is_dir():
-        return sorted(Path(folder, file) for folder, _, files in os.walk(path) for file in files)
-    if path.suffix.lower() in HEADERS:
-        return sorted(file for file in path.parent.iterdir() if file.stem == path.stem)
-    return [path]
+from avsm.files import files_of
 
 
 def stamp(path: str | Path) -> str:

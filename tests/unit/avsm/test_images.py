@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from avsm.errors import UserError
+from avsm.files import files_of
 from avsm.images import read_field, read_image
 from tests import fuzz
 from tests.conftest import blobs, oblique_grid
@@ -274,6 +275,23 @@ def test_a_header_of_nifti_is_whole(tmp_path, place, value, message) -> None:
     path.write_bytes(data)
     with pytest.raises(UserError, match=message):
         read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("a.nii.gz", []), ("a.mha", []), ("a.nrrd", []), ("a.hdr", ["a.img"]),
+        ("A.hdr", ["a.IMG.gz"]), ("a.img.gz", ["a.hdr"]), ("a.mhd", ["a.zraw"]),
+        ("a.mhd", ["sub/other"]), ("a.nhdr", ["other.raw.gz"]),
+    ],
+)  # fmt: skip
+def test_the_files_of_an_image_are_known(tmp_path: Path, name: str, others: list[str]) -> None:
+    named = {"a.mhd": "NDims = 3\nElementDataFile = %s\n", "a.nhdr": "NRRD0004\nData File: %s\n"}
+    (tmp_path / "sub").mkdir()
+    for other in ("a_l.hdr", "b.img", *others):
+        (tmp_path / other).touch()
+    (tmp_path / name).write_text(named.get(name, "%s") % "".join(others))
+    assert files_of(tmp_path / name) == sorted(tmp_path / each for each in [name, *others])
 
 
 def test_analyze_is_refused(tmp_path: Path) -> None:
