@@ -242,14 +242,25 @@ def _listed(path: Path, folder: Path) -> Iterator[Pair]:
 
 def run_warp(arguments: argparse.Namespace) -> None:
     """Carry out ``avsm warp``."""
+    import SimpleITK as sitk
+
     from avsm.images import check_output, read_field, read_image, write_image
+    from avsm.labels import LIKE_LABELS, has_few_values
     from avsm.physical import warp_image
 
     path = check_output(arguments.out)
     check_apart([arguments.image, arguments.transform, arguments.reference], [path])
     reference = read_image(arguments.reference) if arguments.reference else None
     image, field = read_image(arguments.image), read_field(arguments.transform)
-    write_image(warp_image(image, field, arguments.label, reference, arguments.outside), path)
+    warped = warp_image(image, field, arguments.label, reference, arguments.outside)
+    if not arguments.label and has_few_values(image):
+        log.warning(
+            "%s: %s: --label keeps them, here they are averaged", arguments.image, LIKE_LABELS
+        )
+    before, after = (sitk.GetArrayViewFromImage(each) for each in (image, warped))
+    if before.min() < before.max() and after.min() == after.max():
+        log.warning("%s: shows nothing of %s; is it the moving image?", path, arguments.image)
+    write_image(warped, path)
     log.info("warped: %s", path)
 
 

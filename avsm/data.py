@@ -13,10 +13,10 @@ import SimpleITK as sitk
 import torch
 
 from avsm.augment import random_contrast
-from avsm.errors import raise_all
+from avsm.errors import UserError, raise_all
 from avsm.grid import check_unit_range
 from avsm.images import canonical, read_image
-from avsm.labels import label_faults
+from avsm.labels import LIKE_LABELS, has_few_values, label_faults
 from avsm.losses import both_directions
 from avsm.manifest import Scan
 from avsm.maps import warp
@@ -204,6 +204,8 @@ def scan_source(
 
 def _read(scan: Scan) -> np.ndarray:
     image = canonical(read_image(scan.image))
+    if has_few_values(image):
+        raise UserError(f"{scan.image}: {LIKE_LABELS}")
     return check_unit_range(sitk.GetArrayFromImage(image), str(scan.image))
 
 

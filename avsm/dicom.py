@@ -49,6 +49,15 @@ class _Plane:
     axes: np.ndarray  # (2, 3): along a row, along a column
     scale: tuple[float, float]  # slope and intercept
 
+    @property
+    def steps(self) -> np.ndarray:
+        """From a voxel to the next, (2, 3): along a row, along a column, mm."""
+        return self.axes * np.array(self.spacing)[:, None]
+
+    def __str__(self) -> str:
+        sides, axes = np.round(self.spacing, 4).tolist(), np.round(self.axes, 4).tolist()
+        return f"{self.size} pixels of {sides} mm along {axes}"
+
 
 @dataclass(frozen=True)
 class Series:
@@ -128,6 +137,8 @@ def _suffix(path: Path) -> str:
 def _planes(file: DicomFile) -> list[_Plane]:
     """Say where each frame of a file lies."""
     header, planes = file.header, []
+    if "ModalityLUTSequence" in header:
+        raise UserError("found a ModalityLUTSequence, expected RescaleSlope and RescaleIntercept")
     try:
         shared = [*header.get("SharedFunctionalGroupsSequence", [])]
         groups = [*header.get("PerFrameFunctionalGroupsSequence", [])]
@@ -178,18 +189,13 @@ def _group(own: Sequence[Dataset], name: str, header: Dataset) -> Dataset:
 def _stack(planes: Sequence[_Plane], path: Path, notes: list[str]) -> Series:
     """Order planes along their normal, and give the grid that they make up."""
     first = planes[0]
+    most = TOLERANCE * min(first.spacing) / np.array(first.size)  # to be so far off in a corner
     unlike = [
-        f"{each.name}: {each.size} pixels of {_rounded(each.spacing)} mm"
+        f"{each.name}: {each}"
         for each in planes
-        if each.size != first.size
-        or not np.allclose(each.spacing, first.spacing, atol=1e-4)
-        or not np.allclose(each.axes, first.axes, atol=1e-3)
+        if each.size != first.size or (np.abs(each.steps - first.steps).max(axis=1) > most).any()
     ]
-    raise_all(
-        f"{path}: slices unlike {first.name} ({first.size} pixels of {_rounded(first.spacing)} mm) "
-        "in size, spacing or orientation:",
-        unlike,
-    )
+    raise_all(f"{path}: slices unlike {first.name} ({first}):", unlike)
     normal = np.cross(*first.axes)
     ordered = sorted(planes, key=lambda each: float(each.position @ normal))
     places = np.array([each.position for each in ordered])
@@ -227,7 +233,3 @@ def _stack(planes: Sequence[_Plane], path: Path, notes: list[str]) -> Series:
     rotation, _ = rotation_and_spacing(axes, places[0], size)
     grid = Grid(size, *(tuple(map(float, v)) for v in (spacing, places[0], rotation.ravel())))
     return Series(tuple(ordered), grid, axes, tuple(notes))
-
-
-def _rounded(values: Sequence[float]) -> list[float]:
-    return [round(value, 4) for value in values]

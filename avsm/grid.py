@@ -182,8 +182,10 @@ def labels_on_grid(labels: sitk.Image, grid: WorkingGrid, mirrored: bool = False
 
 
 def check_unit_range(array: np.ndarray, name: str) -> np.ndarray:
-    """Give an image in [0, 1] as float32, or raise UserError."""
+    """Give an image that varies within [0, 1] as float32, or raise UserError."""
     low, high = float(array.min()), float(array.max())
+    if low == high:
+        raise UserError(f"{name}: constant image, every voxel is {low:g}")
     if not (low >= -1e-3 and high <= 1 + 1e-3):
         raise UserError(
             f"{name}: expected intensities in [0, 1], found {low:g} to {high:g}; avsm train --size "

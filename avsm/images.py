@@ -135,7 +135,12 @@ def check_output(path: str | Path) -> Path:
     path = Path(path)
     if not path.name.endswith(WRITTEN):
         raise UserError(f"{path}: expected a name that ends in {', '.join(WRITTEN)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder, expected the name of a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: its folder cannot be made ({error.strerror})") from error
     return path
 
 

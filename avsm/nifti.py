@@ -69,6 +69,8 @@ def read_nifti(path: Path, stream: BinaryIO) -> Volume:
         raise UserError(f"found the dimensions {shape}, expected 3")
     count, offset = math.prod(shape) * kind.itemsize, int(header.get_data_offset())
     if magic[:2] == b"n+":
+        if offset < size:
+            raise UserError(f"found voxels from byte {offset} on, expected them behind its header")
         stream.read(offset - size)
         data = take(stream, count, path)
     else:
@@ -121,7 +123,7 @@ def _affine(
         raise UserError(f"found the unit of length {unit}, expected mm (2)")
     sform = header.get_sform() if header["sform_code"] > 0 else None
     qform = header.get_qform() if header["qform_code"] > 0 else None
-    for name, form in (("sform", sform), ("qform", qform)):
+    for name, form in (("sform", sform), ("qform", qform), ("pixdim", header["pixdim"][1:4])):
         if form is not None and not np.isfinite(form).all():
             raise UserError(f"its {name} holds NaN or infinity; write its header anew")
     if sform is None:

@@ -118,8 +118,7 @@ def _meta_data(path: Path, stream: BinaryIO, fields: Mapping[str, str], count: i
     with path.open("rb") as own:
         if packed:
             return _inflated(path, own, fields, count)
-        own.seek(path.stat().st_size - count if skip == -1 else skip)
-        return take(own, count, path)
+        return _take_behind(own, skip, count, path)
 
 
 def _inflated(path: Path, stream: BinaryIO, fields: Mapping[str, str], count: int) -> bytes:
@@ -230,9 +229,16 @@ def _nrrd_data(path: Path, stream: BinaryIO, fields: Mapping[str, str], count: i
         if encoding != "raw":
             with gzip.GzipFile(fileobj=own) as inflated:
                 return take(inflated, count, source)
-        skip = skips["byte"]
-        own.seek(source.stat().st_size - count) if skip == -1 else own.seek(skip, 1)
-        return take(own, count, source)
+        return _take_behind(own, skips["byte"], count, source)
+
+
+def _take_behind(stream: BinaryIO, skip: int, count: int, path: Path) -> bytes:
+    """Take the voxels behind ``skip`` bytes more; -1: they are the last of the file."""
+    if skip < -1:
+        raise UserError(f"found {skip} bytes to skip, expected -1 or more")
+    here = stream.tell()  # a stream that is cut short must not begin before it
+    stream.seek(max(here, path.stat().st_size - count) if skip == -1 else here + skip)
+    return take(stream, count, path)
 
 
 def _line(stream: BinaryIO, of_nrrd: bool = True) -> str:

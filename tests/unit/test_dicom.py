@@ -33,6 +33,16 @@ def test_a_text_file_beside_the_slices_is_left_alone(folder):
     assert read_image(folder).GetNumberOfPixels() == np.prod(SIZE)
 
 
+def turned(folder, voxels):
+    """Turn all slices but the first in their plane, so that a corner moves by so many voxels."""
+    for path in sorted(folder.iterdir())[1:]:
+        header = pydicom.dcmread(path)
+        angle = 1.1 * voxels / max(header.Rows, header.Columns)
+        row, column = np.reshape(header.ImageOrientationPatient, (2, 3)).astype(float)
+        axes = [row + angle * column, column - angle * row]
+        edit(path, ImageOrientationPatient=np.round(axes, 8).ravel().tolist())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -42,7 +52,9 @@ def test_a_text_file_beside_the_slices_is_left_alone(folder):
         (lambda f: (f / "003").unlink(), "5 slices, some missing or twice"),
         (lambda f: (f / "007").write_bytes((f / "003").read_bytes()), "some missing or twice"),
         (lambda f: edit(f / "003", SeriesInstanceUID="1.2.3"), "found 2 DICOM series"),
-        (lambda f: edit(f / "003", PixelSpacing=[1, 1]), "slices unlike 001"),
+        (lambda f: edit(f / "003", PixelSpacing=[1, 1]), r"unlike 001 .*\n.*of \[1.0, 1.0\]"),
+        (lambda f: turned(f, 0.1), r"unlike 001 .* along (.*)\):\n  - 002: .* along (?!\1)"),
+        (lambda f: edit(f / "003", ModalityLUTSequence=[]), "003: found a ModalityLUTSequence"),
         (lambda f: [path.unlink() for path in f.iterdir()], "found 0 DICOM series"),
     ],
 )  # fmt: skip

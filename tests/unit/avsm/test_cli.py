@@ -247,6 +247,9 @@ def test_wrong_training_options(
     ("changed", "message"),
     [
         ({"--out": "warped.txt"}, "warped.txt: expected a name that ends in"),
+        ({"--out": "."}, "expected a name that ends in"),
+        ({"--out": "folder.nii"}, "folder.nii: is a folder, expected the name of a file"),
+        ({"--out": "manifest.csv/a.nii"}, "manifest.csv/a.nii: its folder cannot be made"),
         ({"--out": None}, "nothing to write"),
         ({"fixed": "gone.nii"}, "gone.nii: no such file"),
         ({"--model": "gone"}, "gone: no such file or folder"),
@@ -264,6 +267,7 @@ def test_wrong_registrations(
     message: str,
 ) -> None:
     monkeypatch.chdir(cohort.parent)
+    Path("folder.nii").mkdir(exist_ok=True)
     options = {"--out": str(tmp_path / "warped.nii"), "--model": str(trained)} | changed
     fixed = options.pop("fixed", "s4_v0_image.nii")
     flags = [part for name, value in options.items() if value for part in (name, value)]
@@ -315,6 +319,28 @@ def test_a_dicom_folder_is_registered_and_what_is_outside_is_chosen(tmp_path: Pa
         np.testing.assert_allclose(found[:, :, :9], expected, atol=1e-2)
     bad = ["warp", moving, "--transform", field, "--out", out, "--label", "--outside", "-7"]
     assert main(bad) == 2  # which an unsigned label map cannot hold
+
+
+def test_warp_warns_of_what_is_hardly_meant(tmp_path: Path, caplog) -> None:
+    image, away, label, field = (tmp_path / f"{name}.nii" for name in ("i", "a", "l", "f"))
+    sitk.WriteImage(scan := knee(1, (18, 20, 16)), str(image))
+    sitk.WriteImage(scan > 100, str(label))
+    zero = sitk.GetImageFromArray(np.zeros((*scan.GetSize()[::-1], 3)), isVector=True)
+    zero.CopyInformation(scan)
+    sitk.WriteImage(zero, str(field))
+    scan.SetOrigin((900, 0, 0))
+    sitk.WriteImage(scan, str(away))
+    for path, options, warning in (
+        (image, [], None),
+        (label, ["--label"], None),
+        (label, [], f"{label}: found few values"),
+        (away, [], f"shows nothing of {away}"),
+    ):
+        caplog.clear()
+        command = ["warp", str(path), "--transform", str(field), "--out", str(tmp_path / "w.nii")]
+        assert main([*command, *options]) == 0
+        found = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert [warning in line for line in found] == ([] if warning is None else [True])
 
 
 def test_no_output_goes_over_an_input_or_another_output(cohort: Path, tmp_path: Path) -> None:

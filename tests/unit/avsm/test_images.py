@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 
 from avsm.errors import UserError
+from avsm.files import files_of
 from avsm.images import read_field, read_image
 from tests import fuzz
 from tests.conftest import blobs, oblique_grid
@@ -240,6 +241,57 @@ def test_axes_that_are_no_rotation_are_refused(tmp_path, name, pattern, by, mess
     replaced(tmp_path / name, pattern, by)
     with pytest.raises(UserError, match=rf"{name}: .*{message}"):
         read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("skip", "cut", "message"),
+    [(-1, 0, None), (-1, 100, "cut short"), (-1, 1 << 20, "cut short"), (-5, 0, "bytes to skip")],
+)
+@pytest.mark.parametrize("name", ["a.mhd", "a.nrrd", "a.nhdr"])
+def test_voxels_at_the_end_of_a_file_are_all_there(tmp_path, name, skip, cut, message) -> None:
+    array = np.arange(1000, dtype=np.int16).reshape(10, 10, 10)
+    voxels = write(tmp_path / name, sitk.GetImageFromArray(array))
+    field = b"HeaderSize = %d\n" if name == "a.mhd" else b"byte skip: %d\n"
+    replaced(tmp_path / name, b"(?=ElementDataFile|encoding)", field % skip)
+    data = voxels.read_bytes()
+    voxels.write_bytes(data[: max(len(data) - cut, len(data) - array.nbytes)])
+    if message is None:
+        np.testing.assert_array_equal(
+            sitk.GetArrayFromImage(read_image(tmp_path / name, [])), array
+        )
+    else:
+        with pytest.raises(UserError, match=message):
+            read_image(tmp_path / name, [])
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [(80, np.nan, "its pixdim holds NaN"), (108, 0, "voxels from byte 0 on, expected them behind")],
+)
+def test_a_header_of_nifti_is_whole(tmp_path, place, value, message) -> None:
+    path = nifti(tmp_path / "a.nii", ARRAY, qform=None)
+    data = bytearray(path.read_bytes())
+    data[place : place + 4] = np.array(value, "<f4").tobytes()
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=message):
+        read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("a.nii.gz", []), ("a.mha", []), ("a.nrrd", []), ("a.hdr", ["a.img"]),
+        ("A.hdr", ["a.IMG.gz"]), ("a.img.gz", ["a.hdr"]), ("a.mhd", ["a.zraw"]),
+        ("a.mhd", ["sub/other"]), ("a.nhdr", ["other.raw.gz"]),
+    ],
+)  # fmt: skip
+def test_the_files_of_an_image_are_known(tmp_path: Path, name: str, others: list[str]) -> None:
+    named = {"a.mhd": "NDims = 3\nElementDataFile = %s\n", "a.nhdr": "NRRD0004\nData File: %s\n"}
+    (tmp_path / "sub").mkdir()
+    for other in ("a_l.hdr", "b.img", *others):
+        (tmp_path / other).touch()
+    (tmp_path / name).write_text(named.get(name, "%s") % "".join(others))
+    assert files_of(tmp_path / name) == sorted(tmp_path / each for each in [name, *others])
 
 
 def test_analyze_is_refused(tmp_path: Path) -> None:

@@ -209,11 +209,14 @@ def write_like(path: Path, array: np.ndarray, to: Path) -> Path:
     return to
 
 
-def test_images_of_another_grid_or_range_are_refused(cohort: Path, tmp_path: Path) -> None:
+def test_images_of_another_grid_or_range_or_labels_are_refused(cohort: Path, tmp_path) -> None:
     scans = read_manifest(cohort)[:2]
+    noise = np.random.default_rng(0).random(SHAPE, np.float32)
     for array, message in (
-        (np.zeros((4, 5, 6), np.float32), r"expected all on the grid.*\(4, 5, 6\)"),
-        (np.full(SHAPE, 7, np.float32), r"expected intensities in \[0, 1\], found 7 to 7"),
+        (noise[:4, :5, :6], r"expected all on the grid.*\(4, 5, 6\)"),
+        (7 * noise, r"expected intensities in \[0, 1\], found .* to 6\.9"),
+        (np.full(SHAPE, 0.5, np.float32), r"wrong\.nii: constant image, every voxel is 0\.5"),
+        (noise.round(), r"wrong\.nii: found few values, .* as of a label map"),
     ):
         path = write_like(scans[0].image, array, tmp_path / "wrong.nii")
         wrong = Scan("x", path, None, "train")

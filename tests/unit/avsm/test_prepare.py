@@ -98,6 +98,20 @@ def test_what_is_there_is_kept_until_it_changes(raw: Path, tmp_path: Path) -> No
     assert read_image(read_manifest(manifest)[0].image).GetSize() == (8, 8, 8)
 
 
+def test_voxels_in_a_file_of_their_own_are_read_anew_when_they_change(raw, tmp_path) -> None:
+    sitk.WriteImage(sitk.ReadImage(str(tmp_path / "0.nii.gz")), str(tmp_path / "0.mhd"))
+    raw.write_text(raw.read_text().replace("0.nii.gz", "0.mhd"))
+    before = sitk.GetArrayFromImage(read_image(_first(prepare(raw, tmp_path / "new", SIZE))))
+    voxels = np.fromfile(tmp_path / "0.raw", "<i2")
+    voxels[::-1].tofile(tmp_path / "0.raw")
+    after = sitk.GetArrayFromImage(read_image(_first(prepare(raw, tmp_path / "new", SIZE))))
+    np.testing.assert_allclose(after, before[::-1, ::-1, ::-1], atol=1e-6)
+
+
+def _first(manifest: Path) -> Path:
+    return read_manifest(manifest)[0].image
+
+
 def test_a_stopped_preparation_goes_on(
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
