@@ -14,7 +14,8 @@ import pytest
 import SimpleITK as sitk
 
 from avsm.cli import main
-from avsm.images import read_image
+from avsm.errors import UserError
+from avsm.images import check_output, read_image
 from tests.oai import knee, write_series
 from tests.unit.avsm.knees import tiny_recipe, write_cohort
 
@@ -248,7 +249,6 @@ def test_wrong_training_options(
     [
         ({"--out": "warped.txt"}, "warped.txt: expected a name that ends in"),
         ({"--out": "."}, "expected a name that ends in"),
-        ({"--out": "folder.nii"}, "folder.nii: is a folder, expected the name of a file"),
         ({"--out": "manifest.csv/a.nii"}, "manifest.csv/a.nii: its folder cannot be made"),
         ({"--out": None}, "nothing to write"),
         ({"fixed": "gone.nii"}, "gone.nii: no such file"),
@@ -267,12 +267,17 @@ def test_wrong_registrations(
     message: str,
 ) -> None:
     monkeypatch.chdir(cohort.parent)
-    Path("folder.nii").mkdir(exist_ok=True)
     options = {"--out": str(tmp_path / "warped.nii"), "--model": str(trained)} | changed
     fixed = options.pop("fixed", "s4_v0_image.nii")
     flags = [part for name, value in options.items() if value for part in (name, value)]
     assert main(["register", str(fixed), "s5_v0_image.nii", *flags]) == 2
     assert message in caplog.text
+
+
+def test_a_folder_is_no_output(tmp_path: Path) -> None:
+    (tmp_path / "folder.nii").mkdir()
+    with pytest.raises(UserError, match="is a folder, expected the name of a file"):
+        check_output(tmp_path / "folder.nii")
 
 
 def test_wrong_numbers_are_argparse_errors(capsys: pytest.CaptureFixture[str]) -> None:
