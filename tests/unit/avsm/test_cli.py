@@ -247,9 +247,6 @@ def test_wrong_training_options(
     ("changed", "message"),
     [
         ({"--out": "warped.txt"}, "warped.txt: expected a name that ends in"),
-        ({"--out": "."}, "expected a name that ends in"),
-        ({"--out": "folder.nii"}, "folder.nii: is a folder, expected the name of a file"),
-        ({"--out": "manifest.csv/a.nii"}, "manifest.csv/a.nii: its folder cannot be made"),
         ({"--out": None}, "nothing to write"),
         ({"fixed": "gone.nii"}, "gone.nii: no such file"),
         ({"--model": "gone"}, "gone: no such file or folder"),
@@ -267,7 +264,6 @@ def test_wrong_registrations(
     message: str,
 ) -> None:
     monkeypatch.chdir(cohort.parent)
-    Path("folder.nii").mkdir(exist_ok=True)
     options = {"--out": str(tmp_path / "warped.nii"), "--model": str(trained)} | changed
     fixed = options.pop("fixed", "s4_v0_image.nii")
     flags = [part for name, value in options.items() if value for part in (name, value)]
@@ -319,6 +315,18 @@ def test_a_dicom_folder_is_registered_and_what_is_outside_is_chosen(tmp_path: Pa
         np.testing.assert_allclose(found[:, :, :9], expected, atol=1e-2)
     bad = ["warp", moving, "--transform", field, "--out", out, "--label", "--outside", "-7"]
     assert main(bad) == 2  # which an unsigned label map cannot hold
+
+
+def test_outputs_that_cannot_be_are_refused_before_all_else(tmp_path: Path, caplog) -> None:
+    (tmp_path / "folder.nii").mkdir()
+    (tmp_path / "file").touch()
+    for out, message in (
+        (".", "expected a name that ends in"),
+        (tmp_path / "folder.nii", "folder.nii: is a folder, expected the name of a file"),
+        (tmp_path / "file" / "a.nii", "a.nii: its folder cannot be made"),
+    ):
+        assert main(["register", "gone.nii", "gone.nii", "--out", str(out)]) == 2
+        assert message in caplog.text
 
 
 def test_warp_warns_of_what_is_hardly_meant(tmp_path: Path, caplog) -> None:
