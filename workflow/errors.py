@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from avsm import errors
 from avsm.errors import UserError, nearest
 
 __all__ = ["BenchmarkError", "ConfigError", "ContractError", "DataError", "ToolError", "nearest"]
@@ -26,9 +27,4 @@ class ToolError(BenchmarkError):
 
 def raise_all(kind: type[BenchmarkError], heading: str, faults: list[str], shown: int = 20) -> None:
     """Raise one `kind` that lists all `faults` (the first `shown` in full); none, no error."""
-    if not faults:
-        return
-    lines = [f"  - {fault}" for fault in faults[:shown]]
-    if len(faults) > shown:
-        lines.append(f"  … and {len(faults) - shown} more")
-    raise kind("\n".join([heading, *lines]))
+    errors.raise_all(heading, faults, shown, kind)
