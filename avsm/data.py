@@ -232,15 +232,21 @@ def read_labels(
     Raises
     ------
     UserError
-        If a label map is not one of its image, see ``labels.label_faults``, or lacks structures.
+        If a label map is not one of its image, see ``labels.label_faults``, lacks structures or
+        is another's copy.
     """
-    labels, faults = {}, []
+    labels, faults, seen = {}, [], {}
     for index, scan in enumerate(scans):
         if scan.label is not None:
             label, image = (canonical(read_image(path)) for path in (scan.label, scan.image))
             faults += (wrong := label_faults(label, scan.label, image, scan.image))
-            if not wrong:
-                labels[index] = torch.from_numpy(sitk.GetArrayFromImage(label).astype(np.uint8))
+            if wrong:
+                continue
+            array = sitk.GetArrayFromImage(label).astype(np.uint8)
+            labels[index] = torch.from_numpy(array)
+            other = seen.setdefault(hashlib.sha256(array).hexdigest(), scan.label)
+            if other != scan.label:
+                faults.append(f"{scan.label} has the voxels of {other}")
     found = {index: {*label.unique().tolist()} for index, label in labels.items()}
     everywhere = set().union(*found.values())
     structures = tuple(wanted or sorted(everywhere - {0}))

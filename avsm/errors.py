@@ -32,7 +32,7 @@ def raise_all(
     """Raise one error that lists all ``faults``, the first ``shown`` in full; none, no error."""
     if not faults:
         return
-    lines = [f"  - {fault}" for fault in faults[:shown]]
+    lines = [f"  - {fault}".replace("\n", "\n  ") for fault in faults[:shown]]
     if len(faults) > shown:
         lines.append(f"  … and {len(faults) - shown} more")
     raise kind("\n".join([heading, *lines]))

@@ -51,6 +51,7 @@ def test_all_faults_of_a_manifest_are_listed_at_once(tmp_path, config):
         "E,1,left,,,\n"
         "F,1,left,x.nii,,test\n"
         "G,1,left,x.nii,,exam\n"
+        f"{'H' * 94},1,right,,x.nii,\n"  # too long for names of files
     )
     with pytest.raises(DataError) as caught:
         load_cohort(write_manifest(tmp_path, text, config))
@@ -59,6 +60,7 @@ def test_all_faults_of_a_manifest_are_listed_at_once(tmp_path, config):
         "cohort.csv", "line 3: scan a_1_right again, first in line 2", "line 4: subject 'B/C'",
         "line 5: side 'up'", "line 6: no image, nor a label", "line 7: a test scan needs a label",
         "line 8: split 'exam': expected train, validation, test",
+        "H_1_right: found 102 letters, expected at most 100",
     ):  # fmt: skip
         assert part in message
 

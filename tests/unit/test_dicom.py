@@ -6,7 +6,7 @@ import pytest
 import SimpleITK as sitk
 
 from avsm.dicom import read_series
-from avsm.errors import UserError
+from avsm.errors import UserError, raise_all
 from avsm.images import canonical, read_image
 from tests.conftest import blobs, oblique_grid
 from tests.oai import SIZE, edit, knee, write_series
@@ -114,6 +114,14 @@ def test_a_stack_that_is_no_box_of_grey_voxels_is_refused(folder, change, messag
     change(folder)
     with pytest.raises(UserError, match=message):
         read_image(folder)
+
+
+def test_faults_of_files_stand_below_those_of_their_scan(folder):
+    edit(folder / "003", Rows=2000)
+    with pytest.raises(UserError) as caught:
+        read_image(folder)
+    with pytest.raises(UserError, match=r"^Scans:\n  - A: .*\n    - 003: .*\n  - B: empty$"):
+        raise_all("Scans:", [f"A: {caught.value}", "B: empty"])
 
 
 def test_one_slice_asks_for_its_folder(folder):

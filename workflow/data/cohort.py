@@ -18,6 +18,7 @@ COLUMNS = ("subject", "visit", "side", "image", "label", "split")
 SIDES = ("left", "right", "")
 SLIP = 0.8  # likeness from which a column's name is taken for a mistyped one
 # Scan names become file names and the halves of pair names `<fixed>__<moving>`.
+LONGEST = 100
 NAME = re.compile(r"[A-Za-z0-9.-]+(_[A-Za-z0-9.-]+)*")
 
 
@@ -106,6 +107,10 @@ def _row_faults(scan: Scan, simulate: bool) -> list[str]:
         value = getattr(scan, key)
         if (value or key == "subject") and not NAME.fullmatch(value):
             faults.append(f"{key} '{value}': expected letters, digits, '.', '-' and single '_'")
+    if len(scan.name) > LONGEST:
+        faults.append(
+            f"scan {scan.name}: found {len(scan.name)} letters, expected at most {LONGEST}"
+        )
     if scan.side not in SIDES:
         faults.append(f"side '{scan.side}': expected left, right or nothing")
     if scan.split not in ("", *SPLITS):

@@ -14,8 +14,7 @@ import pytest
 import SimpleITK as sitk
 
 from avsm.cli import main
-from avsm.errors import UserError
-from avsm.images import check_output, read_image
+from avsm.images import read_image
 from tests.oai import knee, write_series
 from tests.unit.avsm.knees import tiny_recipe, write_cohort
 
@@ -248,8 +247,6 @@ def test_wrong_training_options(
     ("changed", "message"),
     [
         ({"--out": "warped.txt"}, "warped.txt: expected a name that ends in"),
-        ({"--out": "."}, "expected a name that ends in"),
-        ({"--out": "manifest.csv/a.nii"}, "manifest.csv/a.nii: its folder cannot be made"),
         ({"--out": None}, "nothing to write"),
         ({"fixed": "gone.nii"}, "gone.nii: no such file"),
         ({"--model": "gone"}, "gone: no such file or folder"),
@@ -272,12 +269,6 @@ def test_wrong_registrations(
     flags = [part for name, value in options.items() if value for part in (name, value)]
     assert main(["register", str(fixed), "s5_v0_image.nii", *flags]) == 2
     assert message in caplog.text
-
-
-def test_a_folder_is_no_output(tmp_path: Path) -> None:
-    (tmp_path / "folder.nii").mkdir()
-    with pytest.raises(UserError, match="is a folder, expected the name of a file"):
-        check_output(tmp_path / "folder.nii")
 
 
 def test_wrong_numbers_are_argparse_errors(capsys: pytest.CaptureFixture[str]) -> None:
@@ -324,6 +315,18 @@ def test_a_dicom_folder_is_registered_and_what_is_outside_is_chosen(tmp_path: Pa
         np.testing.assert_allclose(found[:, :, :9], expected, atol=1e-2)
     bad = ["warp", moving, "--transform", field, "--out", out, "--label", "--outside", "-7"]
     assert main(bad) == 2  # which an unsigned label map cannot hold
+
+
+def test_outputs_that_cannot_be_are_refused_before_all_else(tmp_path: Path, caplog) -> None:
+    (tmp_path / "folder.nii").mkdir()
+    (tmp_path / "file").touch()
+    for out, message in (
+        (".", "expected a name that ends in"),
+        (tmp_path / "folder.nii", "folder.nii: is a folder, expected the name of a file"),
+        (tmp_path / "file" / "a.nii", "a.nii: its folder cannot be made"),
+    ):
+        assert main(["register", "gone.nii", "gone.nii", "--out", str(out)]) == 2
+        assert message in caplog.text
 
 
 def test_warp_warns_of_what_is_hardly_meant(tmp_path: Path, caplog) -> None:

@@ -274,6 +274,14 @@ def test_structures_that_some_label_maps_lack_are_told(
         read_labels(scans)
 
 
+def test_copied_label_maps_are_no_validation(cohort: Path, tmp_path: Path) -> None:
+    """Of two scans with one label map every registration but the identity would lose."""
+    scans = read_manifest(cohort)[:2]
+    copy = relabelled(scans[0], lambda label: label, tmp_path / "copy.nii").label
+    with pytest.raises(UserError, match=r"copy\.nii has the voxels of .*s0_v0_label\.nii"):
+        read_labels([scans[0], dataclasses.replace(scans[1], label=copy)])
+
+
 def test_labels_on_other_axes_are_on_the_grid(cohort: Path, tmp_path: Path) -> None:
     scans = read_manifest(cohort)[:1]
     turned = [relabelled(scans[0], lambda i: sitk.PermuteAxes(i, (2, 0, 1)), tmp_path / "t.nii")]
