@@ -22,7 +22,7 @@ from typing import IO, Any
 
 import psutil
 
-from workflow.errors import UserError
+from avsm.errors import UserError
 
 NAME = ".lock"
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
