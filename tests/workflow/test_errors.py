@@ -54,7 +54,7 @@ def test_a_key_twice_is_told(fresh_project):
     name = fresh_project.configure("twice", methods=["identity"])
     path = fresh_project.folder / name
     path.write_text(path.read_text(encoding="utf-8") + "run: a\nrun: b\n", encoding="utf-8")
-    done = fresh_project.run("-n", "--configfile", name, timeout=120)
+    done = fresh_project.run("-n", "--configfile", name)
     assert done.returncode and "twice.yaml: key 'run' in line 3, and again in line 4" in done.output
 
 
