@@ -26,13 +26,11 @@ def choose(what: str, name: str, known: Iterable[str]) -> str:
     return name
 
 
-def raise_all(
-    heading: str, faults: Sequence[str], shown: int = 20, kind: type[UserError] = UserError
-) -> None:
+def raise_all(heading: str, faults: Sequence[str], shown: int = 20) -> None:
     """Raise one error that lists all ``faults``, the first ``shown`` in full; none, no error."""
     if not faults:
         return
     lines = [f"  - {fault}".replace("\n", "\n  ") for fault in faults[:shown]]
     if len(faults) > shown:
         lines.append(f"  … and {len(faults) - shown} more")
-    raise kind("\n".join([heading, *lines]))
+    raise UserError("\n".join([heading, *lines]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from workflow.errors import ConfigError, raise_all
+from avsm.errors import raise_all
 from workflow.schema import faults, load_schema
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -13,14 +13,14 @@ TASKS = ("longitudinal", "cross-subject")
 
 
 def check_config(config: dict[str, Any], where: str = "configuration") -> None:
-    """Raise one `ConfigError` that lists every fault of the configuration.
+    """Raise one `UserError` that lists every fault of the configuration.
 
     Methods and their parameters are checked by `workflow.contract.methods`, which knows them.
     """
     found = faults(config, load_schema("config.schema.yaml"), where)
     if not found:
         found = [f"{where}: {fault}" for fault in _contradictions(config)]
-    raise_all(ConfigError, "The configuration has faults:", found)
+    raise_all("The configuration has faults:", found)
 
 
 def _contradictions(config: dict[str, Any]) -> list[str]:

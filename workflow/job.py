@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from avsm.errors import UserError
 from workflow.contract.gpu import claim_gpu
-from workflow.errors import UserError
 from workflow.lock import join
 
 FORMAT = "%(asctime)s %(levelname)s %(message)s"

@@ -22,14 +22,10 @@ from typing import IO, Any
 
 import psutil
 
-from workflow.errors import UserError
+from avsm.errors import UserError
 
 NAME = ".lock"
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-
-
-class RunningError(UserError):
-    """Another process works on the run, or may do so."""
 
 
 def changed(folder: str | Path) -> int | None:
@@ -50,7 +46,7 @@ def take(folder: str | Path, planned: int | None) -> IO[str]:
 
     Raises
     ------
-    RunningError
+    UserError
         If another process has the lock, had it since, or cannot be seen from this machine.
     """
     path = Path(folder, NAME)
@@ -63,14 +59,14 @@ def take(folder: str | Path, planned: int | None) -> IO[str]:
     with contextlib.ExitStack() as unless_taken:
         unless_taken.callback(file.close)
         if free is False or (free is None and owner and _lives(owner)):
-            raise RunningError(_occupied(path, owner))
+            raise UserError(_occupied(path, owner))
         if owner and owner["machine"] != platform.node():
-            raise RunningError(
+            raise UserError(
                 f"{folder}: {_described(owner)} works here, or broke down: this machine cannot see "
                 f"which. If it is gone, delete {path} and start again."
             )
         if now != planned:
-            raise RunningError(
+            raise UserError(
                 f"{folder}: another run was at work here while this one was planned; start again."
             )
         unless_taken.pop_all()
@@ -80,7 +76,7 @@ def take(folder: str | Path, planned: int | None) -> IO[str]:
     _write(file, json.dumps(me | {"started": time.strftime("%Y-%m-%d %H:%M:%S")}))
     if free and not _flock(file, fcntl.LOCK_SH):  # for the jobs; whoever came between has it now
         file.close()
-        raise RunningError(_occupied(path, {}))
+        raise UserError(_occupied(path, {}))
     atexit.register(_give_back, file)
     return file
 

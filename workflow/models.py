@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from avsm.errors import UserError
 from avsm.files import file_digest, write_text
 from workflow.config import ROOT
-from workflow.errors import ConfigError, DataError
 
 MODELS = "models"  # folder of the networks that were trained long
 RECORD = "models.json"
@@ -29,7 +29,7 @@ def collect(run: str, root: Path = ROOT) -> list[Path]:
     source, target = root / "results" / run, root / MODELS
     trained = sorted(source.glob("networks/*/*/model.pt"))
     if not trained or not (source / "manifest.json").is_file():
-        raise DataError(f"{source}: no networks or no manifest.json; finish the run first")
+        raise UserError(f"{source}: no networks or no manifest.json; finish the run first")
     manifest = json.loads((source / "manifest.json").read_text(encoding="utf-8"))
     records = {
         path: json.loads((path.parent / "training.json").read_text(encoding="utf-8"))
@@ -37,7 +37,7 @@ def collect(run: str, root: Path = ROOT) -> list[Path]:
     }
     people = [record.get("phantoms") for record in records.values()]
     if not all(people) or len({path.parent.parent for path in trained}) < len(trained):
-        raise DataError(
+        raise UserError(
             f"{source}: expected one network for both tasks, each trained on phantom people "
             "(phantom.training), so that it is known who may be tested"
         )
@@ -71,12 +71,12 @@ def published(network: str) -> list[str]:
 
 
 def check_fit(config: dict[str, Any], networks: Iterable[str]) -> None:
-    """Raise `ConfigError` if a run cannot go on from those of its networks that ship."""
+    """Raise `UserError` if a run cannot go on from those of its networks that ship."""
     if not any(map(published, networks)):
         return
     path = Path(MODELS, RECORD)
     if not path.is_file():
-        raise ConfigError(
+        raise UserError(
             f"training.start: published: found no {path}, which says what the networks of models/ "
             "were trained on; set training.start to scratch"
         )
@@ -90,7 +90,7 @@ def check_fit(config: dict[str, Any], networks: Iterable[str]) -> None:
     if config["cohort"]["source"] == "phantom" and config["seed"] in record["seeds"]:
         faults.append(f"seed {config['seed']}: they were trained on the people of this cohort")
     if faults:
-        raise ConfigError(
+        raise UserError(
             "training.start: published: the networks of models/ do not fit this run (found "
             f"{'; '.join(faults)}); set training.start to scratch"
         )
@@ -103,7 +103,7 @@ def main() -> None:
     try:
         for path in collect(parser.parse_args().run):
             print(path.relative_to(ROOT))
-    except DataError as error:
+    except UserError as error:
         parser.exit(1, f"{error}\n")
 
 

@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 from jsonschema.validators import extend
 
-from workflow.errors import ConfigError, nearest
+from avsm.errors import UserError, nearest
 
 SCHEMAS = Path(__file__).parent / "schemas"
 
@@ -41,7 +41,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             line, name = key.start_mark.line + 1, f"{key.tag} {key.value}"
             if name in lines:
-                raise ConfigError(
+                raise UserError(
                     f"{self.name}: key '{key.value}' in line {lines[name]}, and again in line "
                     f"{line}; expected once"
                 )
@@ -50,12 +50,12 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file; a `ConfigError` says where it is none, or has a key twice."""
+    """Read a YAML file; a `UserError` says where it is none, or has a key twice."""
     try:
         with path.open(encoding="utf-8-sig") as stream:
             return yaml.load(stream, _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: expected YAML in UTF-8: {error}") from error
+        raise UserError(f"{path}: expected YAML in UTF-8: {error}") from error
 
 
 def load_schema(name: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from workflow.config import ROOT
 # Descriptions decide by their parameters, which Snakemake compares by themselves.
 NO_SOURCES = ("rule.smk", "method.yaml", "network.yaml", "README.md")
 # All import them, and no result depends on them: who may run, and how errors are worded.
-DECIDE_NOTHING = ("workflow/lock.py", "workflow/errors.py", "avsm/errors.py")
+DECIDE_NOTHING = ("workflow/lock.py", "avsm/errors.py")
 
 _once = cache(file_digest)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import SimpleITK as sitk
 from ants.internal import get_lib_fn, process_arguments
 
+from avsm.errors import UserError
 from workflow.contract.registration import Context, Registration
-from workflow.errors import ToolError
 from workflow.geometry import displacement_from_stripped, strip_header
 
 
@@ -68,4 +68,4 @@ def _run_ants(arguments: list[str]) -> None:
     """Run antsRegistration inside this process, as ANTsPy does."""
     status = get_lib_fn("antsRegistration")(process_arguments(arguments))
     if status != 0:
-        raise ToolError(f"antsRegistration exited with status {status}")
+        raise UserError(f"antsRegistration exited with status {status}")

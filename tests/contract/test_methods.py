@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 import yaml
 
+from avsm.errors import UserError
 from tests.conftest import ROOT, blobs, oblique_grid
 from tests.contract.judge import fail, judge_field, time_limit
 from workflow.contract.folders import BASELINES, NETWORKS, load_function
@@ -19,7 +20,6 @@ from workflow.contract.methods import available_methods, load_methods
 from workflow.contract.networks import available_networks, load_networks
 from workflow.contract.registration import Context, check_result
 from workflow.contract.training import Training, check_trained
-from workflow.errors import ContractError
 from workflow.geometry import warp
 from workflow.job import set_threads
 
@@ -179,9 +179,9 @@ def test_contract(name, unit_spacing, config, tmp_path, train):
 def test_results_off_the_contract_are_refused():
     fixed, moving, _ = pair()
     identity = load_function(BASELINES / "identity", "register").register
-    with pytest.raises(ContractError, match="a__b: displacement is not on the fixed grid"):
+    with pytest.raises(UserError, match="a__b: displacement is not on the fixed grid"):
         check_result(identity(moving, fixed, {"unit_spacing": True}, None), fixed, where="a__b")
-    with pytest.raises(ContractError, match="returned tuple, expected Registration"):
+    with pytest.raises(UserError, match="returned tuple, expected Registration"):
         check_result((), fixed, where="a__b")
 
 

@@ -19,7 +19,6 @@ from workflow.data.cohort import load_cohort
 from workflow.data.pairs import both_directions, read_pair_list, select_couples, shards
 from workflow.data.scan import Scan
 from workflow.data.splits import assign_splits
-from workflow.errors import DataError
 from workflow.parts import in_parts
 from workflow.referee.notes import warning_note
 
@@ -53,7 +52,7 @@ def test_all_faults_of_a_manifest_are_listed_at_once(tmp_path, config):
         "G,1,left,x.nii,,exam\n"
         f"{'H' * 94},1,right,,x.nii,\n"  # too long for names of files
     )
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(UserError) as caught:
         load_cohort(write_manifest(tmp_path, text, config))
     message = str(caught.value)
     for part in (
@@ -71,7 +70,7 @@ def test_nothing_is_simulated_unasked(tmp_path, config):
     config = write_manifest(tmp_path, text, config, files=("x.nii", "y.nii"))
     assert load_cohort(config)["A_1"].image is None
     config["cohort"]["simulate"] = False
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(UserError) as caught:
         load_cohort(config)
     for part in (
         "no column 'image'", "columns of no meaning: scan_path, scanner; cohort.columns gives",
@@ -81,30 +80,30 @@ def test_nothing_is_simulated_unasked(tmp_path, config):
     config["cohort"]["columns"] = {"image": "scan_path"}
     assert load_cohort(config)["A_1"].image == str(tmp_path / "x.nii")
     (tmp_path / "cohort.csv").write_text(text + "B,1,,y.nii,3T\n")
-    with pytest.raises(DataError, match=r"line 3: no image; cohort\.simulate: true simulates"):
+    with pytest.raises(UserError, match=r"line 3: no image; cohort\.simulate: true simulates"):
         load_cohort(config)
 
 
 def test_misspelt_column_names_the_nearest(tmp_path, config):
-    with pytest.raises(DataError, match=r"no column 'subject' \(did you mean 'subjct'\?\)"):
+    with pytest.raises(UserError, match=r"no column 'subject' \(did you mean 'subjct'\?\)"):
         load_cohort(write_manifest(tmp_path, "subjct,visit,side,label\n", config))
 
 
 def test_missing_files_are_listed_together(tmp_path, config):
     text = "subject,visit,side,label\nA,1,right,gone1.nii\nB,1,right,gone2.nii\n"
-    with pytest.raises(DataError, match=r"2 of its files are missing(.|\n)*gone1(.|\n)*gone2"):
+    with pytest.raises(UserError, match=r"2 of its files are missing(.|\n)*gone1(.|\n)*gone2"):
         load_cohort(write_manifest(tmp_path, text, config))
 
 
 def test_paths_with_braces_are_refused(tmp_path, config):
     text = "subject,visit,side,label\nA,1,right,{x}.nii\n"
-    with pytest.raises(DataError, match=r"\{x\}.nii: rename it"):
+    with pytest.raises(UserError, match=r"\{x\}.nii: rename it"):
         load_cohort(write_manifest(tmp_path, text, config, files=("{x}.nii",)))
 
 
 def test_patient_in_two_splits(tmp_path, config):
     text = "subject,visit,side,label,split\nA,1,right,x.nii,train\nA,2,right,y.nii,test\n"
-    with pytest.raises(DataError, match="patient A is in test and train"):
+    with pytest.raises(UserError, match="patient A is in test and train"):
         load_cohort(write_manifest(tmp_path, text, config, files=("x.nii", "y.nii")))
 
 
@@ -116,20 +115,20 @@ def test_one_file_is_not_two_scans(tmp_path, config, link):
     (tmp_path / "x.nii").touch()
     if link:
         link(tmp_path / "y.nii", tmp_path / "x.nii")
-    with pytest.raises(DataError, match=r"B_1: image .*\.nii is the file of A_1: image .*x\.nii"):
+    with pytest.raises(UserError, match=r"B_1: image .*\.nii is the file of A_1: image .*x\.nii"):
         load_cohort(write_manifest(tmp_path, text, config, files=("l.nii",)))
 
 
 def test_an_image_is_not_its_own_label_map(tmp_path, config):
     text = "subject,visit,image,label\nA,1,x.nii,x.nii\n"
-    with pytest.raises(DataError, match=r"A_1: label .* is the file of A_1: image"):
+    with pytest.raises(UserError, match=r"A_1: label .* is the file of A_1: image"):
         load_cohort(write_manifest(tmp_path, text, config))
 
 
 @pytest.mark.parametrize(("column", "meant"), [("imgae", "image"), ("Split", "split")])
 def test_mistyped_optional_columns_are_not_left_out(tmp_path, config, column, meant):
     text = f"subject,visit,label,{column},site\nA,1,x.nii,,here\n"
-    with pytest.raises(DataError, match=f"column '{column}': did you mean '{meant}'") as caught:
+    with pytest.raises(UserError, match=f"column '{column}': did you mean '{meant}'") as caught:
         load_cohort(write_manifest(tmp_path, text, config))
     assert "'site'" not in str(caught.value)
 
@@ -151,7 +150,7 @@ def test_decathlon_folders(tmp_path, config):
     config["cohort"] |= {"source": "decathlon", "path": str(tmp_path)}
     assert list(load_cohort(config)) == ["case_1", "case_2"]
     config["cohort"]["path"] = str(tmp_path / "imagesTr")
-    with pytest.raises(DataError, match="expected the folders imagesTr and labelsTr"):
+    with pytest.raises(UserError, match="expected the folders imagesTr and labelsTr"):
         load_cohort(config)
 
 
@@ -213,10 +212,10 @@ def test_only_test_scans_are_paired(config, cohort):
 
 def test_too_few_pairs_is_an_error(config, cohort):
     config["pairs"]["longitudinal"] = 10
-    with pytest.raises(DataError, match=r"found 9 couples, pairs\.longitudinal asks for 10"):
+    with pytest.raises(UserError, match=r"found 9 couples, pairs\.longitudinal asks for 10"):
         select_couples(cohort, config)
     config["pairs"] |= {"longitudinal": 0, "cross-subject": 0}
-    with pytest.raises(DataError, match="no pairs left"):
+    with pytest.raises(UserError, match="no pairs left"):
         select_couples(cohort, config)
 
 
@@ -249,14 +248,14 @@ def test_listed_pairs_that_break_the_rules(tmp_path, config, cohort, row, messag
     path = tmp_path / "pairs.csv"
     path.write_text(f"task,fixed,moving\nlongitudinal,P001_00m_left,P001_24m_left\n{row}\n")
     config["pairs"]["list"] = str(path)
-    with pytest.raises(DataError, match=r"line 3: .*" + message):
+    with pytest.raises(UserError, match=r"line 3: .*" + message):
         select_couples(cohort, config, read_pair_list(str(path)))
 
 
 def test_an_empty_list_is_refused(tmp_path):
     path = tmp_path / "pairs.csv"
     path.write_text("task,fixed,moving\n")
-    with pytest.raises(DataError, match="no pairs; list some"):
+    with pytest.raises(UserError, match="no pairs; list some"):
         read_pair_list(str(path))
 
 
@@ -264,13 +263,13 @@ def test_an_unknown_side_is_no_side(config):
     """A left knee is mirrored, one of unknown side is not: they are never paired."""
     scans = {n: Scan(n, "", side, None, "x", "test") for n, side in (("A", "left"), ("B", ""))}
     config["pairs"] |= {"longitudinal": 0, "cross-subject": "all"}
-    with pytest.raises(DataError, match="found 0 couples"):
+    with pytest.raises(UserError, match="found 0 couples"):
         select_couples(scans, config)
 
 
 def test_a_listed_patient_may_not_be_trained_on(config):
     scans = [Scan("A", "1", "right", None, "x", "train"), Scan("B", "1", "right", None, "x", "")]
-    with pytest.raises(DataError, match="patient A is in test and train"):
+    with pytest.raises(UserError, match="patient A is in test and train"):
         assign_splits(scans, config["split"], 1, {"A", "B"})
 
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 import yaml
 
+from avsm.errors import UserError
 from tests.conftest import ROOT, merge
 from workflow.config import check_config
 from workflow.contract.folders import BASELINES, load_function
@@ -18,7 +19,6 @@ from workflow.contract.methods import (
 )
 from workflow.contract.networks import load_networks
 from workflow.contract.programs import find_program, run_program
-from workflow.errors import ConfigError, ToolError
 from workflow.run import Run, load_run
 from workflow.schema import read_yaml
 
@@ -71,14 +71,14 @@ def test_every_leaf_is_checked(config):
                 parent[path[-1]] = {"no": "such"}
             else:
                 parent[path[-1] + "x"] = parent.pop(path[-1])
-            with pytest.raises(ConfigError):
+            with pytest.raises(UserError):
                 check_config(wrong)
                 load_networks(wrong, load_methods(wrong).values())
 
 
 def test_a_value_that_fits_no_alternative_is_told_all(config):
     config["pairs"]["longitudinal"] = "All"
-    with pytest.raises(ConfigError, match=r"found 'All', expected integer or all"):
+    with pytest.raises(UserError, match=r"found 'All', expected integer or all"):
         check_config(config)
 
 
@@ -95,7 +95,7 @@ def test_cost_grows_with_a_parameter(config):
 def test_misspelt_keys_are_all_named(config):
     config["sede"] = config.pop("seed")
     config["preprocessing"]["mirorr_left"] = True
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UserError) as caught:
         check_config(config)
     message = str(caught.value)
     assert "unknown key 'sede' (did you mean 'seed'?)" in message
@@ -134,7 +134,7 @@ def test_misspelt_keys_are_all_named(config):
     ],
 )
 def test_wrong_values(config, change, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         check_config(merge(config, change))
 
 
@@ -150,7 +150,7 @@ def test_wrong_values(config, change, message):
 def test_keys_that_come_twice_are_refused(tmp_path, text, message):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=f"{path}: {message}"):
+    with pytest.raises(UserError, match=f"{path}: {message}"):
         read_yaml(path)
 
 
@@ -181,7 +181,7 @@ def test_settings_of_networks_are_checked_before_a_run(plain_config, settings, m
     """All are those of the one library, whatever network they are given to."""
     for network in ("affine", "momentum", "voxelmorph"):
         plain_config["network_params"] = {network: {"settings": settings}}
-        with pytest.raises(ConfigError, match=f"network_params.{network}.settings: .*{message}"):
+        with pytest.raises(UserError, match=f"network_params.{network}.settings: .*{message}"):
             load_run(plain_config)
 
 
@@ -191,7 +191,7 @@ def test_grids_that_are_too_small_for_a_network_are_told(plain_config):
     plain_config["training"]["start"] = "scratch"
     plain_config["evaluation"]["symmetry_margin"] = 2
     plain_config["preprocessing"]["size"] = [40, 16, 15]
-    with pytest.raises(ConfigError, match=r"found \[40, 16, 15\], expected at least 16 voxels"):
+    with pytest.raises(UserError, match=r"found \[40, 16, 15\], expected at least 16 voxels"):
         load_run(plain_config)
     plain_config["preprocessing"]["size"] = [40, 16, 16]
     load_run(plain_config)
@@ -210,7 +210,7 @@ def test_plans_need_no_pytorch():
 def test_unknown_methods_are_named_with_the_nearest(plain_config):
     plain_config["methods"] = ["identity", "sny"]
     plain_config["method_params"] = {"demosn": {}}
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UserError) as caught:
         load_methods(plain_config)
     assert "methods[1]: no method 'sny' (did you mean 'syn'?)" in str(caught.value)
     assert "method_params: no method 'demosn' (did you mean 'demons'?)" in str(caught.value)
@@ -218,7 +218,7 @@ def test_unknown_methods_are_named_with_the_nearest(plain_config):
 
 def test_wrong_method_parameters(plain_config):
     plain_config["method_params"] = {"demons": {"iteratons": 5}, "syn": {"iterations": "100"}}
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UserError) as caught:
         load_methods(plain_config)
     assert "method_params.demons: unknown key 'iteratons' (did you mean" in str(caught.value)
     assert "method_params.syn: iterations: found '100', expected array" in str(caught.value)
@@ -248,7 +248,7 @@ def test_missing_tools_are_all_named(tmp_path, plain_config):
     description["requires"] = {"modules": ["no_such_module"], "programs": ["no_such_program"]}
     (folder / "method.yaml").write_text(yaml.safe_dump(description))
     plain_config |= {"methods": ["mine"], "method_params": {}}
-    with pytest.raises(ToolError) as caught:
+    with pytest.raises(UserError) as caught:
         check_requirements(load_methods(plain_config, tmp_path).values(), [])
     assert "mine: Python module 'no_such_module' is not installed" in str(caught.value)
     assert "mine: program 'no_such_program' was found neither" in str(caught.value)
@@ -259,7 +259,7 @@ def test_a_program_that_cannot_start_is_missing(tmp_path, plain_config):
     program.write_text("#!/bin/sh\necho 'libgomp.so.1: cannot open shared object file'; exit 127\n")
     program.chmod(0o755)
     plain_config |= {"methods": ["affine-niftyreg"]}
-    with pytest.raises(ToolError, match="apt-get install libgomp1"):
+    with pytest.raises(UserError, match="apt-get install libgomp1"):
         check_requirements(load_methods(plain_config).values(), [str(tmp_path)])
 
 
@@ -267,7 +267,7 @@ def test_two_methods_with_one_label(tmp_path, plain_config):
     for name in ("one", "two"):
         shutil.copytree(ROOT / "baselines/_template", tmp_path / name)
     plain_config |= {"methods": ["one", "two"], "method_params": {}}
-    with pytest.raises(ConfigError, match=r"label 'My method' is that of one and"):
+    with pytest.raises(UserError, match=r"label 'My method' is that of one and"):
         load_methods(plain_config, tmp_path)
 
 
@@ -287,7 +287,7 @@ def test_configured_folder_comes_before_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = find_program("reg_aladin", ["own"])
     assert found == program, "a relative folder must not depend on where the program runs"
-    with pytest.raises(ToolError, match=r"reg_aladin exited with status 3: out \| bad thing"):
+    with pytest.raises(UserError, match=r"reg_aladin exited with status 3: out \| bad thing"):
         run_program([found], tmp_path, threads=1)
 
 
@@ -313,5 +313,5 @@ def test_an_unknown_start_is_named(config, tmp_path):
         (tmp_path / name / "method.yaml").write_text(text.replace("affine-niftyreg", "identty"))
     config |= {"methods": ["demons"], "table2": [], "curves": {}, "method_params": {}}
     config["variants"] = {"methods": {}, "networks": {}}
-    with pytest.raises(ConfigError, match=r"starts_from: no method 'identty'.*identity"):
+    with pytest.raises(UserError, match=r"starts_from: no method 'identty'.*identity"):
         load_methods(config, tmp_path)

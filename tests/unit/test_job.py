@@ -10,7 +10,7 @@ from workflow.job import told
 
 JOB = """
 import logging, sys
-from workflow.errors import DataError
+from avsm.errors import UserError
 from workflow.job import start_log
 
 start_log(sys.argv[1])
@@ -29,7 +29,7 @@ def end_by(log, end):
 def test_each_fault_is_told_once_and_not_before_the_end(tmp_path):
     logs = {name: tmp_path / f"{name}.log" for name in ("one", "two", "defect", "killed", "gone")}
     for name in ("one", "two"):
-        end = r"raise DataError('Faults:\n  - a.nii: 2026 is no year\n  - b.nii: NaN')"
+        end = r"raise UserError('Faults:\n  - a.nii: 2026 is no year\n  - b.nii: NaN')"
         said = end_by(logs[name], end)
         assert "beware" in said and "a.nii" not in said
     assert "KeyError" not in end_by(logs["defect"], "{}['x']")
@@ -39,7 +39,7 @@ def test_each_fault_is_told_once_and_not_before_the_end(tmp_path):
     assert text.startswith(
         f"one ({logs['one']}), two ({logs['two']}):\nFaults:\n  - a.nii: 2026 is"
     )
-    assert "DataError" not in text and "beware" not in text
+    assert "UserError" not in text and "beware" not in text
     assert "KeyError: 'x'\nTraceback (most recent call last)" in text
     assert text.endswith(
         f"killed ({logs['killed']}), gone ({logs['gone']}):\n"

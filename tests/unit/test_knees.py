@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from avsm.augment import keyed_generator
+from avsm.errors import UserError
 from avsm.images import canonical
 from avsm.settings import Phase
 from tests.conftest import ROOT
@@ -26,7 +27,6 @@ from workflow.data.knees import (
 )
 from workflow.data.phantom import phantom_label
 from workflow.data.phantom_variation import draw_scan, draw_shape
-from workflow.errors import ConfigError
 
 SIZE = (24, 32, 32)
 FINE = (48, 64, 64)
@@ -227,7 +227,7 @@ def test_the_cohorts_own_people_are_refused(plain_config: dict) -> None:
     plain_config["phantom"]["training"] = {
         "seed": plain_config["seed"], "people": 3, "fresh": 4, "random_appearance": 0.5,
     }  # fmt: skip
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UserError) as caught:
         check_config(plain_config)
     assert "phantom.training: found 4 fresh of 3 people" in str(caught.value)
     assert "phantom.training.seed: found 2019" in str(caught.value)

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from avsm.errors import UserError
 from tests.conftest import ROOT
 from workflow import lock
 
@@ -40,7 +41,7 @@ def test_a_second_run_is_refused_and_told_whose_the_first_is(tmp_path):
     first = another(tmp_path)
     try:
         planned = lock.changed(tmp_path)
-        with pytest.raises(lock.RunningError, match="at work here") as refused:
+        with pytest.raises(UserError, match="at work here") as refused:
             lock.take(tmp_path, planned)
         assert f"process {first.pid} on {owner_of(tmp_path)['machine']}" in str(refused.value)
         assert owner_of(tmp_path)["process"] == first.pid  # the refusal has changed nothing
@@ -71,7 +72,7 @@ def test_what_was_planned_beside_another_run_is_not_carried_out(tmp_path):
     time.sleep(0.01)
     os.killpg(first.pid, signal.SIGINT)
     first.wait()
-    with pytest.raises(lock.RunningError, match="while this one was planned; start again"):
+    with pytest.raises(UserError, match="while this one was planned; start again"):
         lock.take(tmp_path, planned)
 
 
@@ -84,7 +85,7 @@ def test_jobs_that_outlive_a_killed_run_are_named(tmp_path):
     )  # fmt: skip
     assert job.stdout.readline()
     end(first)
-    with pytest.raises(lock.RunningError, match=rf"was killed.*\(kill {job.pid}\)"):
+    with pytest.raises(UserError, match=rf"was killed.*\(kill {job.pid}\)"):
         lock.take(tmp_path, lock.changed(tmp_path))
     job.kill()
     job.wait()
@@ -94,7 +95,7 @@ def test_jobs_that_outlive_a_killed_run_are_named(tmp_path):
 def test_another_machine_s_run_is_not_taken_over_but_says_what_to_delete(tmp_path):
     text = '{"machine": "node7", "process": 12, "born": 1.0, "started": "2020-01-01 00:00:00"}'
     (tmp_path / lock.NAME).write_text(text)
-    with pytest.raises(lock.RunningError, match=r"process 12 on node7, .*delete .*/\.lock"):
+    with pytest.raises(UserError, match=r"process 12 on node7, .*delete .*/\.lock"):
         lock.take(tmp_path, lock.changed(tmp_path))
     assert (tmp_path / lock.NAME).read_text() == text
     (tmp_path / lock.NAME).unlink()
@@ -105,7 +106,7 @@ def test_where_the_file_system_has_no_locks_processes_decide(tmp_path, monkeypat
     monkeypatch.setattr(lock, "_flock", lambda *_: None)
     first = another(tmp_path)
     try:
-        with pytest.raises(lock.RunningError, match="at work here"):
+        with pytest.raises(UserError, match="at work here"):
             lock.take(tmp_path, lock.changed(tmp_path))
     finally:
         end(first)

@@ -15,7 +15,6 @@ from avsm.model import AVSM, AVSMConfig
 from avsm.momentum import MomentumNetConfig
 from tests.conftest import ROOT
 from workflow.contract.training import start_record
-from workflow.errors import ConfigError, DataError
 from workflow.models import MODELS, check_fit, collect, published
 
 SIZE = [40, 96, 96]
@@ -72,7 +71,7 @@ def test_a_changed_file_is_not_loaded(run: Path) -> None:
 
 def test_an_unfinished_run_is_refused(run: Path) -> None:
     (run / "results/mine/manifest.json").unlink()
-    with pytest.raises(DataError, match="finish the run first"):
+    with pytest.raises(UserError, match="finish the run first"):
         collect("mine", run)
 
 
@@ -80,11 +79,11 @@ def test_networks_of_each_task_or_of_the_cohorts_own_people_are_refused(run: Pat
     folder = run / "results/mine/networks/affine"
     (folder / "both").rename(folder / "longitudinal")
     shutil.copytree(folder / "longitudinal", folder / "cross-subject")
-    with pytest.raises(DataError, match="expected one network for both tasks"):
+    with pytest.raises(UserError, match="expected one network for both tasks"):
         collect("mine", run)
     shutil.rmtree(folder / "cross-subject")
     (folder / "longitudinal/training.json").write_text('{"phantoms": null}')
-    with pytest.raises(DataError, match="each trained on phantom people"):
+    with pytest.raises(UserError, match="each trained on phantom people"):
         collect("mine", run)
     assert not (run / MODELS).exists()
 
@@ -99,7 +98,7 @@ def test_runs_that_networks_do_not_fit_are_refused(
     plain_config["preprocessing"]["size"] = [80, 192, 192]
     plain_config["labels"]["structures"] = [{"name": "hippocampus", "value": 1}]
     plain_config["seed"] = 2
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UserError) as caught:
         check_fit(plain_config, ["affine"])
     check_fit(plain_config, ["other"])
     for part in (

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from avsm.errors import UserError
 from avsm.images import canonical, read_image
 from tests.conftest import ROOT
 from tests.oai import SIZE, Release, edit, knee, write_label
@@ -16,7 +17,6 @@ from workflow.data.cohort import load_cohort
 from workflow.data.oai import index
 from workflow.data.oai.__main__ import parse
 from workflow.data.oai.cohort import index_release
-from workflow.errors import DataError
 
 TESTED, OTHERS = "9000099", [f"90{n:05d}" for n in range(800, 810)]
 
@@ -215,7 +215,7 @@ def test_wrong_names_and_grids_of_label_maps_are_refused(release):
     label(release, folder, others / f"{TESTED}_V00_right.nii.gz")
     label(release, folder, others / f"{TESTED}_20990101_left.nii.gz")
     with pytest.raises(
-        DataError, match=r"none of its 4 label maps lies on a sound series"
+        UserError, match=r"none of its 4 label maps lies on a sound series"
     ) as found:
         run(release, others)
     assert "no such file" not in str(found.value)
@@ -241,7 +241,7 @@ def test_a_map_without_a_pose_gets_that_of_its_image(release):
     np.testing.assert_array_equal(sitk.GetArrayFromImage(found), values)
     np.testing.assert_allclose(found.GetOrigin(), image.GetOrigin(), atol=1e-4)
     path.rename(path.with_name(f"{TESTED}.mhd"))
-    with pytest.raises(DataError, match="it has no pose and its name fits 4 series"):
+    with pytest.raises(UserError, match="it has no pose and its name fits 4 series"):
         run(release, path.parent)
 
 

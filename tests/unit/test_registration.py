@@ -16,7 +16,6 @@ from tests.conftest import blobs, oblique_grid
 from workflow.contract.registration import Context, Registration, check_result
 from workflow.contract.shard import field_path, read_starts, register_shard, write_outcomes
 from workflow.contract.worker import Worker, WorkerDiedError
-from workflow.errors import ContractError
 from workflow.referee import boxplot, render, table1
 from workflow.referee.evaluate import Rules, evaluate_shard
 from workflow.referee.notes import notes
@@ -85,7 +84,7 @@ def test_a_method_starts_from_anothers_map_and_its_time_counts(scans, caplog):
 
 
 def test_an_affine_map_that_is_not_the_displacement_stops_the_job(scans):
-    with pytest.raises(ContractError, match=r"affine is 1\.5 mm off the displacement at a corner"):
+    with pytest.raises(UserError, match=r"affine is 1\.5 mm off the displacement at a corner"):
         run_shard(scans, "pass", result=", affine=(np.eye(3), [0, 1.5, 0])")
 
 
@@ -215,7 +214,7 @@ def test_a_program_that_hangs_is_stopped_and_costs_its_pair_only(scans):
 
 
 def test_a_field_off_the_grid_stops_the_job(scans):
-    with pytest.raises(ContractError, match="a__b: displacement is not on the fixed grid"):
+    with pytest.raises(UserError, match="a__b: displacement is not on the fixed grid"):
         run_shard(scans, "fixed = fixed[:-1]; vectors = vectors[..., :-1]")
     assert not multiprocessing.active_children()
 
@@ -251,13 +250,13 @@ def test_an_error_that_only_the_method_knows_is_passed_on_as_text(scans):
         "def register(fixed, moving, params, context):\n"
         "    pass\n"
     )
-    with pytest.raises(ContractError, match="OwnError: weights: none here") as caught:
+    with pytest.raises(UserError, match="OwnError: weights: none here") as caught:
         register_shard(method, {}, PAIRS, str, scans / "fields", Context(1, 0, scans))
     assert 'register.py", line 5, in prepare' in str(caught.value)
 
 
 def test_a_displacement_that_is_no_image_stops_the_job(scans):
-    with pytest.raises(ContractError, match="a__b: displacement is a ndarray, expected a Simple"):
+    with pytest.raises(UserError, match="a__b: displacement is a ndarray, expected a Simple"):
         check_result(Registration(np.zeros((3, 4, 5, 6)), None), oblique_grid(), "a__b")
 
 

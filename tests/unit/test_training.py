@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from avsm.augment import keyed_generator
+from avsm.errors import UserError
 from avsm.files import file_digest, write_rows
 from avsm.pairs import PairSampler, read_cohort, validation_pairs
 from tests.conftest import ROOT
@@ -33,7 +34,6 @@ from workflow.data.training import (
     training_couples,
     training_scans,
 )
-from workflow.errors import ConfigError, ContractError, DataError, ToolError
 from workflow.referee.notes import notes
 from workflow.run import load_run
 
@@ -66,7 +66,7 @@ def test_faults_of_networks_are_all_named(tmp_path, plain_config):
     }.items():  # fmt: skip
         write_network(tmp_path, name, **changes)
     plain_config["network_params"] = {"onne": {}, "one": {"preset": "smal"}}
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UserError) as caught:
         load_networks(plain_config, [method_with("one", "two", "three")], tmp_path)
     message = str(caught.value)
     for part in (
@@ -77,7 +77,7 @@ def test_faults_of_networks_are_all_named(tmp_path, plain_config):
     ):
         assert part in message
     plain_config["network_params"] = {}
-    with pytest.raises(ConfigError, match=r"one/network\.yaml: needs: no network 'twoo' \(did"):
+    with pytest.raises(UserError, match=r"one/network\.yaml: needs: no network 'twoo' \(did"):
         load_networks(plain_config, [method_with("one")], tmp_path)
 
 
@@ -85,10 +85,10 @@ def test_networks_in_a_circle_and_with_one_label(tmp_path, plain_config):
     plain_config["network_params"] = {}
     write_network(tmp_path, "one", needs=["two"])
     write_network(tmp_path, "two", needs=["one"])
-    with pytest.raises(ConfigError, match="one, two need one another in a circle"):
+    with pytest.raises(UserError, match="one, two need one another in a circle"):
         load_networks(plain_config, [method_with("one")], tmp_path)
     write_network(tmp_path, "three", label="one")
-    with pytest.raises(ConfigError, match=r"label 'one' is that of one and"):
+    with pytest.raises(UserError, match=r"label 'one' is that of one and"):
         load_networks(plain_config, [method_with("one", "three")], tmp_path)
 
 
@@ -96,7 +96,7 @@ def test_modules_that_networks_lack_are_named(tmp_path, plain_config):
     plain_config["network_params"] = {}
     write_network(tmp_path, "one", requires={"modules": ["no_such_module"]})
     networks = load_networks(plain_config, [method_with("one")], tmp_path)
-    with pytest.raises(ToolError, match="one: Python module 'no_such_module' is not installed"):
+    with pytest.raises(UserError, match="one: Python module 'no_such_module' is not installed"):
         check_requirements(networks.values(), [])
 
 
@@ -106,7 +106,7 @@ def test_only_learned_methods_have_networks(tmp_path, plain_config):
     description = yaml.safe_load(path.read_text(encoding="utf-8")) | {"networks": ["affine"]}
     path.write_text(yaml.safe_dump(description), encoding="utf-8")
     plain_config |= {"methods": ["mine"], "method_params": {}}
-    with pytest.raises(ConfigError, match="networks: found kind classical, expected learned"):
+    with pytest.raises(UserError, match="networks: found kind classical, expected learned"):
         load_methods(plain_config, tmp_path)
 
 
@@ -196,7 +196,7 @@ def test_training_couples_may_be_all_there_are(config, patients, mirrored):
     (own,) = training_couples(scans, config, ["cross-subject"]).values()
     assert {frozenset(names) for _, *names in own} == expected
     config["training"]["couples"]["cross-subject"] += 1
-    with pytest.raises(ConfigError, match=rf"cross-subject: found {len(expected)}, asked for"):
+    with pytest.raises(UserError, match=rf"cross-subject: found {len(expected)}, asked for"):
         training_couples(scans, config, ["cross-subject"])
 
 
@@ -205,7 +205,7 @@ def test_too_few_training_scans_for_the_couples_are_named(config, patients):
     """A release that is not complete must not be searched for ever."""
     scans = knees(patients, visits=1 + patients // 2)
     config["training"]["couples"] = {"longitudinal": 5, "cross-subject": 99}
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UserError) as caught:
         training_couples(scans, config, ["longitudinal", "cross-subject"])
     visits, across = {0: (0, 0), 1: (0, 0), 2: (4, 16)}[patients]
     assert f"longitudinal: found {visits}, asked for 5" in str(caught.value)
@@ -219,7 +219,7 @@ def test_images_that_are_gone_are_named(tmp_path):
     manifest.write_text("image,split\na.nii,train\nb.nii,train\n", encoding="utf-8")
     check_listed(manifest)
     (tmp_path / "b.nii").unlink()
-    with pytest.raises(DataError, match=r"1 of its 2 images are gone, .*b\.nii the first"):
+    with pytest.raises(UserError, match=r"1 of its 2 images are gone, .*b\.nii the first"):
         check_listed(manifest)
 
 
@@ -237,12 +237,12 @@ def test_couples_of_one_task_alone_need_all_scans(config):
 def test_missing_training_scans_name_the_settings(config):
     config["split"] = {"test": 1.0, "validation": 0.0}
     config["methods"] = ["identity", "affine-net"]
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UserError) as caught:
         load_run(config)
     assert "no training pairs" not in str(caught.value)  # phantom people are trained on
     assert "longitudinal: no labelled validation pairs" in str(caught.value)
     config["phantom"]["training"] = None
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UserError) as caught:
         load_run(config)
     message = str(caught.value)
     assert message.startswith("affine-net: too few scans to train networks on (lower split.test")
@@ -331,9 +331,9 @@ def test_a_cleared_state_is_said_in_the_log(tmp_path, caplog):
 def test_a_training_hands_back_files(tmp_path):
     (tmp_path / "model.pt").touch()
     trained = Trained(tmp_path / "model.pt", tmp_path / "h.csv", tmp_path / "h.png", 1, 1.0)
-    with pytest.raises(ContractError, match=r"one: train\(\) wrote no history .*h.csv, no curve"):
+    with pytest.raises(UserError, match=r"one: train\(\) wrote no history .*h.csv, no curve"):
         check_trained(trained, "one")
-    with pytest.raises(ContractError, match="returned NoneType, expected Trained"):
+    with pytest.raises(UserError, match="returned NoneType, expected Trained"):
         check_trained(None, "one")
 
 

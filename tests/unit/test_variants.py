@@ -2,9 +2,9 @@
 
 import pytest
 
+from avsm.errors import UserError
 from workflow.contract.methods import load_methods
 from workflow.contract.networks import load_networks
-from workflow.errors import ConfigError
 
 
 @pytest.fixture
@@ -68,6 +68,6 @@ def test_networks_and_what_they_need_may_be_variants(config):
 )  # fmt: skip
 def test_faults_name_the_variant(config, kind, name, variant, message):
     config["variants"][kind][name] = variant
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(UserError) as caught:
         load_networks(config, load_methods(config).values())
     assert message in str(caught.value)

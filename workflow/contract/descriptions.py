@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
-from workflow.errors import ConfigError, nearest
+from avsm.errors import UserError, nearest
 from workflow.schema import faults, load_schema, read_yaml
 
 
@@ -46,7 +46,7 @@ def read_description(
         return {}, [f"{shown}: no such file; docs/contract.md says what is in it"]
     try:
         description = read_yaml(path)
-    except ConfigError as error:
+    except UserError as error:
         return {}, [str(error)]
     wrong = faults(description, load_schema(schema), shown)
     if wrong:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from workflow.errors import ConfigError
+from avsm.errors import UserError
 
 BASELINES = Path(__file__).resolve().parents[2] / "baselines"
 NETWORKS = BASELINES / "networks"
@@ -27,5 +27,5 @@ def load_function(folder: Path, function: str) -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     if not callable(getattr(module, function, None)):
-        raise ConfigError(f"{path}: no function '{function}'; see docs/contract.md")
+        raise UserError(f"{path}: no function '{function}'; see docs/contract.md")
     return module

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from avsm.errors import UserError, nearest, raise_all
 from workflow.contract.descriptions import (
     Described,
     read_description,
@@ -17,7 +18,6 @@ from workflow.contract.descriptions import (
 from workflow.contract.folders import BASELINES
 from workflow.contract.programs import find_program, program_version
 from workflow.contract.variants import changed, folder_of, relabelled, variant_faults
-from workflow.errors import ConfigError, ToolError, nearest, raise_all
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def load_methods(config: dict[str, Any], baselines: Path = BASELINES) -> dict[st
 
     Raises
     ------
-    ConfigError
+    UserError
         Listing every unknown method, fault of a `method.yaml` and wrong parameter.
     """
     folders, variants = available_methods(baselines), config["variants"]["methods"]
@@ -88,7 +88,7 @@ def load_methods(config: dict[str, Any], baselines: Path = BASELINES) -> dict[st
                 methods[name] = Method(id=name, folder=folder, **description)
                 waiting += filter(None, [methods[name].starts_from])
     found += shared_labels(methods.values())
-    raise_all(ConfigError, "The configured methods have faults:", found)
+    raise_all("The configured methods have faults:", found)
     return methods
 
 
@@ -131,7 +131,7 @@ def _amount(iterations: float | list[float]) -> float:
 
 
 def check_requirements(described: Iterable[Described], folders: list[str]) -> None:
-    """Raise one `ToolError` that lists every module and program that methods or networks lack.
+    """Raise one `UserError` that lists every module and program that methods or networks lack.
 
     Takes milliseconds: modules are looked for, not imported; programs are asked their version.
     """
@@ -146,6 +146,6 @@ def check_requirements(described: Iterable[Described], folders: list[str]) -> No
         for program in one.requires.get("programs", []):
             try:
                 program_version(find_program(program, folders))
-            except ToolError as error:
+            except UserError as error:
                 found.append(f"{one.id}: {error}")
-    raise_all(ToolError, "Tools that the configured methods need are missing:", found)
+    raise_all("Tools that the configured methods need are missing:", found)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avsm.errors import UserError
+from avsm.errors import UserError, nearest, raise_all
 from avsm.presets import recipe_preset
 from workflow.contract.descriptions import (
     read_description,
@@ -23,7 +23,6 @@ from workflow.contract.variants import (
     relabelled,
     variant_faults,
 )
-from workflow.errors import ConfigError, nearest, raise_all
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def load_networks(
 
     Raises
     ------
-    ConfigError
+    UserError
         Listing every unknown network, fault of a `network.yaml` and wrong parameter.
     """
     folders, variants = available_networks(folder), config["variants"]["networks"]
@@ -89,7 +88,7 @@ def load_networks(
             read[name] = Network(id=name, folder=folder_of(name, variants), **description)
             asked += [(needed, f"{_where(name, variants)}: needs") for needed in read[name].needs]
     found += shared_labels(read.values())
-    raise_all(ConfigError, "The networks that the configured methods need have faults:", found)
+    raise_all("The networks that the configured methods need have faults:", found)
     return _in_order(read)
 
 
@@ -136,6 +135,6 @@ def _in_order(networks: dict[str, Network]) -> dict[str, Network]:
         }
         if not ready:
             circle = ", ".join(name for name in networks if name not in ordered)
-            raise ConfigError(f"baselines/networks: {circle} need one another in a circle")
+            raise UserError(f"baselines/networks: {circle} need one another in a circle")
         ordered |= ready
     return ordered

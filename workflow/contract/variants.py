@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from workflow.errors import nearest
+from avsm.errors import nearest
 
 Variants = Mapping[str, Mapping[str, Any]]  # by name; each says what it is a variant `of`
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from workflow.errors import ContractError, UserError
+from avsm.errors import UserError
 
 # Forked, not spawned: a spawned child would import the script that Snakemake runs once more.
 # The parent runs no image filter, so it has no threads that a fork could leave behind.
@@ -126,4 +126,4 @@ def _unpacked(pickled: bytes | None, text: str) -> Exception:
     try:
         return pickle.loads(pickled)
     except Exception:
-        return ContractError(f"In the method's process:\n{text}")
+        return UserError(f"In the method's process:\n{text}")

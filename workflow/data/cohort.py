@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from avsm.errors import UserError, nearest, raise_all
 from avsm.manifest import same_files
 from avsm.tables import read_table
 from workflow.data.scan import PHANTOM_VISITS, Scan
 from workflow.data.splits import SPLITS, assign_splits
-from workflow.errors import DataError, nearest, raise_all
 
 COLUMNS = ("subject", "visit", "side", "image", "label", "split")
 SIDES = ("left", "right", "")
@@ -29,7 +29,7 @@ def load_cohort(config: dict[str, Any], listed_test: set[str] = frozenset()) -> 
 
     Raises
     ------
-    DataError
+    UserError
         Listing all faults of the manifest or folder at once.
     """
     sources = {"phantom": _phantom, "manifest": _manifest, "decathlon": _decathlon}
@@ -72,7 +72,7 @@ def _manifest(config: dict[str, Any]) -> list[Scan]:
         scans.append(scan)
     if not rows:
         faults.append("no rows")
-    raise_all(DataError, f"{path}: the manifest has faults:", faults)
+    raise_all(f"{path}: the manifest has faults:", faults)
     return scans
 
 
@@ -93,7 +93,7 @@ def _read_csv(path: Path, names: dict[str, str], simulate: bool) -> dict[int, di
     for column in other:
         for slip in difflib.get_close_matches(column.lower(), absent, n=1, cutoff=SLIP):
             faults.append(f"column '{column}': did you mean '{absent[slip]}'?")
-    raise_all(DataError, f"{path}: found the columns {', '.join(found)}:", faults)
+    raise_all(f"{path}: found the columns {', '.join(found)}:", faults)
     return {
         line: {ours: row.get(theirs, "") for ours, theirs in names.items()}
         for line, row in rows.items()
@@ -134,14 +134,14 @@ def _decathlon(config: dict[str, Any]) -> list[Scan]:
         if (root / images).is_dir() and (root / labels).is_dir():
             break
     else:
-        raise DataError(
+        raise UserError(
             f"{root}: expected the folders imagesTr and labelsTr (or images and labels) of a "
             "Medical Segmentation Decathlon task; set cohort.path to the folder that holds them"
         )
     # The Decathlon's archives carry macOS resource forks named ._<case>.nii.gz.
     files = sorted(p for p in (root / labels).glob("*.nii.gz") if not p.name.startswith("."))
     if not files:
-        raise DataError(f"{root / labels}: no *.nii.gz files")
+        raise UserError(f"{root / labels}: no *.nii.gz files")
     return [
         Scan(path.name.removesuffix(".nii.gz"), "", "", str(root / images / path.name), str(path))
         for path in files
@@ -154,9 +154,9 @@ def _check_files(scans: list[Scan], source: str | None) -> None:
         return
     paths = [path for scan in scans for path in (scan.image, scan.label) if path]
     braces = [f"{path}: rename it" for path in paths if {"{", "}"} & {*path}]
-    raise_all(DataError, f"{source}: Snakemake takes braces in paths for wildcards:", braces)
+    raise_all(f"{source}: Snakemake takes braces in paths for wildcards:", braces)
     missing = [f"{path}: no such file or folder" for path in paths if not Path(path).exists()]
-    raise_all(DataError, f"{source}: {len(missing)} of its files are missing:", missing)
+    raise_all(f"{source}: {len(missing)} of its files are missing:", missing)
     owned = [(f"{s.name}: {k}", getattr(s, k)) for s in scans for k in ("image", "label")]
     again = same_files((owner, path and Path(path)) for owner, path in owned)
-    raise_all(DataError, f"{source}: no file may be that of two scans:", again)
+    raise_all(f"{source}: no file may be that of two scans:", again)

@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 
 from avsm.data import Pairs
+from avsm.errors import UserError
 from avsm.files import file_digest, written_aside
 from avsm.images import canonical
 from avsm.losses import both_directions
@@ -36,7 +37,6 @@ from avsm.settings import Phase
 from workflow.data import dess, phantom
 from workflow.data.dess import BIAS_MAX, BIAS_MM, MOTTLE_MM, NOISE_SD, TISSUES, tissue_fractions
 from workflow.data.phantom import FIELD_OF_VIEW, phantom_label
-from workflow.errors import ConfigError
 from workflow.sources import digest
 
 log = logging.getLogger(__name__)
@@ -220,7 +220,7 @@ class KneeSource:
         self, people: People, size: tuple[int, int, int], task: str, folder: Path, workers: int = 1
     ) -> None:
         if people.held < 2 or not 0 <= people.fresh <= people.held:
-            raise ConfigError(
+            raise UserError(
                 "people: expected at least 2 held and no more fresh ones than that, found "
                 f"{people.held} and {people.fresh}"
             )

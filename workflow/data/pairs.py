@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from avsm.errors import UserError, nearest, raise_all
 from avsm.tables import read_table
 from workflow.config import TASKS
 from workflow.data.scan import Scan
-from workflow.errors import DataError, nearest, raise_all
 
 Couple = tuple[str, str, str]  # task, fixed, moving
 
@@ -20,7 +20,7 @@ def read_pair_list(path: str) -> dict[int, Couple]:
     """Read an explicit list by line: a CSV with the columns task, fixed, moving."""
     _, rows = read_table(path, "pairs.list", ("task", "fixed", "moving"))
     if not rows:
-        raise DataError(f"{path}: no pairs; list some, or set pairs.list to null")
+        raise UserError(f"{path}: no pairs; list some, or set pairs.list to null")
     return {line: (row["task"], row["fixed"], row["moving"]) for line, row in rows.items()}
 
 
@@ -36,7 +36,7 @@ def select_couples(
 
     Raises
     ------
-    DataError
+    UserError
         If a listed pair breaks these rules, or there are fewer couples than asked for.
     """
     mirrored = config["preprocessing"]["mirror_left"]
@@ -64,7 +64,7 @@ def select_couples(
     )
     if not couples and not faults:
         faults.append("no pairs left: pairs.longitudinal and pairs.cross-subject are both 0")
-    raise_all(DataError, heading, faults)
+    raise_all(heading, faults)
     return couples
 
 
@@ -128,7 +128,7 @@ def _check_listed(
         seen.add((fixed, moving))
         faults += [f"line {line}: {fault}" for fault in wrong]
         couples.setdefault((task, frozenset((fixed, moving))), (task, fixed, moving))
-    raise_all(DataError, f"{path}: the pair list has faults:", faults)
+    raise_all(f"{path}: the pair list has faults:", faults)
     return list(couples.values())
 
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from workflow.errors import DataError, raise_all
+from avsm.errors import raise_all
 
 if TYPE_CHECKING:
     from workflow.data.scan import Scan
@@ -26,7 +26,7 @@ def assign_splits(
 
     Raises
     ------
-    DataError
+    UserError
         If a patient is in two splits, or a pair list names a patient of another split.
     """
     of_patient = defaultdict(list)
@@ -41,7 +41,7 @@ def assign_splits(
             faults.append(f"patient {subject} is in {' and '.join(sorted(given))}; expected one")
         elif given:
             decided[subject] = given.pop()
-    raise_all(DataError, "Patients in two splits (train, validation and test share none):", faults)
+    raise_all("Patients in two splits (train, validation and test share none):", faults)
 
     labelled, unlabelled = [], []
     for subject, own in of_patient.items():

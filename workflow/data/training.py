@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from avsm.errors import raise_all
 from workflow.data.pairs import Couple, choose_evenly, has_couples, misfit
 from workflow.data.scan import Scan
-from workflow.errors import ConfigError, raise_all
 
 COLUMNS = ("subject", "image", "label", "split", "visit", "side", "mirrored")
 COUPLE_COLUMNS = ("task", "fixed", "moving")
@@ -42,7 +42,7 @@ def training_couples(
 
     Raises
     ------
-    ConfigError
+    UserError
         If the training scans make fewer.
     """
     mirrored, seed = config["preprocessing"]["mirror_left"], config["seed"]
@@ -65,7 +65,6 @@ def training_couples(
         else:
             couples[task] = choose_evenly(possible, wanted, seed)
     raise_all(
-        ConfigError,
         f"training.couples: more than the {len(training)} training scans make (ask for fewer, or "
         "for all):",
         faults,
@@ -118,7 +117,7 @@ def check_training(
     learned: Sequence[str],
     own: bool = True,
 ) -> None:
-    """Raise one `ConfigError` that names every task without training or validation pairs.
+    """Raise one `UserError` that names every task without training or validation pairs.
 
     Networks that are not trained on the cohort's `own` scans need pairs for validation alone.
     """
@@ -133,7 +132,6 @@ def check_training(
             if not has_couples(some, task, mirrored)
         ]
     raise_all(
-        ConfigError,
         f"{', '.join(learned)}: too few scans to train networks on (lower split.test or raise "
         "split.validation, give scans the split train or validation in the manifest, or take "
         "these methods off methods):",

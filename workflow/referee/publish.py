@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from avsm.errors import UserError
 from workflow.config import ROOT, TASKS
-from workflow.errors import DataError
 from workflow.referee.render import markdown
 
 SMALL = (
@@ -37,7 +37,7 @@ def publish(run: str, root: Path = ROOT) -> list[Path]:
     """Copy a run's small results and return the copies; volumes and logs stay behind."""
     source, target = root / "results" / run, root / "results" / "reference" / run
     if not (source / "tables" / "table1.md").is_file():
-        raise DataError(f"{source}: no tables/table1.md; finish the run first")
+        raise UserError(f"{source}: no tables/table1.md; finish the run first")
     shutil.rmtree(target, ignore_errors=True)
     copies = []
     config = json.loads((source / "manifest.json").read_text(encoding="utf-8"))["config"]
@@ -90,7 +90,7 @@ def main() -> None:
     run = parser.parse_args().run
     try:
         copies = publish(run)
-    except DataError as error:
+    except UserError as error:
         parser.exit(1, f"{error}\n")
     for copy in copies:
         print(copy.relative_to(ROOT))

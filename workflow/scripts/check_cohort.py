@@ -6,9 +6,9 @@ import logging
 from collections import Counter
 from pathlib import Path
 
+from avsm.errors import raise_all
 from avsm.files import write_text
 from workflow.data.checks import copies
-from workflow.errors import DataError, raise_all
 from workflow.job import start_log
 
 SHOWN = 20  # in the terminal
@@ -24,7 +24,6 @@ for warning in (warnings := sorted(itertools.chain(*(p["warnings"] for p in part
 if len(faults) > SHOWN:
     logging.error("All faults:\n%s", "\n".join(faults))
 raise_all(
-    DataError,
     "Scans with faults (mend them, or take them off the manifest; all are listed in "
     f"{snakemake.log[0]}):",
     faults,

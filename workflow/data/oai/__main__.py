@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from avsm.errors import UserError
 from workflow.data.oai.cohort import Request, index_release
 from workflow.data.oai.release import VISITS
-from workflow.errors import UserError
 
 DESCRIPTION = """\
 Index an OAI release: write a manifest of its sagittal DESS scans for this benchmark.

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from avsm.dicom import Grid
+from avsm.errors import UserError
 from avsm.files import write_text
 from workflow.data.cohort import COLUMNS
 from workflow.data.oai.index import read_grids
@@ -17,7 +18,6 @@ from workflow.data.oai.labels import label_files, match_labels, patient_of
 from workflow.data.oai.release import Excluded, Listed, read_releases
 from workflow.data.scan import Scan
 from workflow.data.splits import SPLITS, assign_splits
-from workflow.errors import DataError
 
 VALIDATION = 0.3  # of the unlabelled patients; the rest is for training (paper, section 3: 7:3)
 
@@ -41,7 +41,7 @@ def index_release(request: Request) -> str:
 
     Raises
     ------
-    DataError
+    UserError
         If there is no release or label map where one is expected, or nothing to test on is left.
     """
     files = label_files(request.labels)
@@ -55,7 +55,7 @@ def index_release(request: Request) -> str:
     maps, unfit = match_labels(files, request.labels, grids, posed)
     scans, spare = _tested(grids, maps, labelled)
     if not scans:
-        raise DataError(
+        raise UserError(
             f"{request.labels}: none of its {len(files)} label maps lies on a sound series of the "
             f"release; the first: {unfit[0].path}: {unfit[0].reason}"
         )

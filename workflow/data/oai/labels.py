@@ -16,7 +16,6 @@ from avsm.images import FORMATS, read_image, write_image
 from avsm.volume import corners
 from workflow.data.oai.index import anatomical_size
 from workflow.data.oai.release import VISITS, Excluded, Listed
-from workflow.errors import DataError
 
 PATIENT = re.compile(r"(?<!\d)9\d{6}(?!\d)")
 DATE = re.compile(r"(?<!\d)20\d{6}(?!\d)")
@@ -30,10 +29,10 @@ TOLERANCE_MM = 0.05
 def label_files(folder: Path) -> list[Path]:
     """Return the label maps below a folder."""
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; expected one that holds label maps")
+        raise UserError(f"{folder}: no such folder; expected one that holds label maps")
     files = [p for p in folder.rglob("*") if p.name.lower().endswith(FORMATS) and p.name[0] != "."]
     if not files:
-        raise DataError(f"{folder}: no label maps in it; expected files of {', '.join(FORMATS)}")
+        raise UserError(f"{folder}: no label maps in it; expected files of {', '.join(FORMATS)}")
     return sorted(files)
 
 
@@ -68,7 +67,7 @@ def match_labels(
         names = ", ".join(str(path.relative_to(folder)) for path in own)
         try:
             if len(own) > 1:
-                raise DataError(f"several fit one series: {names}")
+                raise UserError(f"several fit one series: {names}")
             matched[series] = _on_grid(own[0], series, grids[series], posed)
         except UserError as error:
             excluded.append(Excluded(str(own[0]), str(error), *series.scan))
@@ -93,21 +92,21 @@ def _fits(name: Path, series: Listed) -> bool:
 def _choose(
     path: Path, subject: str, fitting: Sequence[Listed], grids: dict[Listed, Grid]
 ) -> Listed:
-    """Return the one series that a label map lies on, by its header; else raise `DataError`."""
+    """Return the one series that a label map lies on, by its header; else raise `UserError`."""
     if not subject:
-        raise DataError("no patient in its name: expected a number of 7 digits that begins with 9")
+        raise UserError("no patient in its name: expected a number of 7 digits that begins with 9")
     if not fitting:
-        raise DataError(f"no image: patient {subject} has no usable series that its name fits")
+        raise UserError(f"no image: patient {subject} has no usable series that its name fits")
     grid = _header(path)
     on = [series for series in fitting if _same_place(grid, grids[series])]
     if len(on) == 1:
         return on[0]
     if not _poseless(grid):
-        raise DataError(
+        raise UserError(
             f"not on the grid of {fitting[0].folder}: found {grid}, expected {grids[fitting[0]]}"
         )
     if len(fitting) > 1:
-        raise DataError(
+        raise UserError(
             f"it has no pose and its name fits {len(fitting)} series; put visit and side, or the "
             "number of the series, into its name"
         )
@@ -120,7 +119,7 @@ def _header(path: Path) -> Grid:
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
     if reader.GetDimension() != 3:
-        raise DataError(f"found {reader.GetDimension()} dimensions, expected 3")
+        raise UserError(f"found {reader.GetDimension()} dimensions, expected 3")
     return Grid.of(reader)
 
 
@@ -161,7 +160,7 @@ def _on_grid(path: Path, series: Listed, grid: Grid, posed: Path) -> Path:
     image.SetDirection(grid.direction)
     image = sitk.DICOMOrient(image, "LPS")
     if image.GetSize() != found.size:
-        raise DataError(f"found {found.size} voxels, expected {image.GetSize()} as {series.folder}")
+        raise UserError(f"found {found.size} voxels, expected {image.GetSize()} as {series.folder}")
     label = read_image(path)
     label.CopyInformation(image)
     copy = posed / f"{'_'.join(series.scan)}.nii.gz"

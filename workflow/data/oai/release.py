@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workflow.errors import DataError
+from avsm.errors import UserError
 
 # Releases are numbered by visit, as the variables V00, V01, ... of OAI's other tables are.
 VISITS = {0: "00m", 1: "12m", 2: "18m", 3: "24m", 4: "30m", 5: "36m", 6: "48m", 8: "72m", 10: "96m"}
@@ -62,13 +62,13 @@ def read_releases(roots: Sequence[Path]) -> tuple[list[Listed], list[Excluded]]:
 
     Raises
     ------
-    DataError
+    UserError
         If a release is no folder, has no table, or its tables name no DESS series.
     """
     listed, excluded = {}, {}
     for root in roots:
         if not root.is_dir():
-            raise DataError(f"{root}: no such folder; give the folder that holds an OAI release")
+            raise UserError(f"{root}: no such folder; give the folder that holds an OAI release")
         homes = _release_folders(root)
         count = 0
         for table in _tables(root):
@@ -80,7 +80,7 @@ def read_releases(roots: Sequence[Path]) -> tuple[list[Listed], list[Excluded]]:
                 else:
                     listed.setdefault(found.folder, found)
         if not count:
-            raise DataError(
+            raise UserError(
                 f"{root}: no table in it or two folders below names a series SAG_3D_DESS_LEFT or "
                 "_RIGHT; expected contents.<release>.csv or image03.txt, as they come with OAI's "
                 "images: put them beside the release's folders"
@@ -109,7 +109,7 @@ def _rows(table: Path) -> Iterator[tuple[str, str, str]]:
         columns = reader.fieldnames or []
         layout = next((names for names in LAYOUTS if {*names} <= {*columns}), None)
         if layout is None:
-            raise DataError(
+            raise UserError(
                 f"{table}: found the columns {', '.join(columns)}; expected "
                 + " or ".join(", ".join(names) for names in LAYOUTS)
             )
