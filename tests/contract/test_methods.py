@@ -95,10 +95,11 @@ def manifest(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cohort")
     rows = []
     for name, image in zip("ab", pair()[:2], strict=True):
-        sitk.WriteImage(image, str(folder / f"{name}.nii"))
         sitk.WriteImage(sitk.Cast(image > 0.4, sitk.sitkUInt8), str(folder / f"{name}_label.nii"))
-        for split, label in (("train", ""), ("validation", f"{name}_label.nii")):
-            rows.append((f"{split}-{name}", f"{name}.nii", label, split))
+        # No image may be in both splits: those to validate on are a little darker.
+        for split, label, part in (("train", "", 1.0), ("validation", f"{name}_label.nii", 0.9)):
+            sitk.WriteImage(image * part, str(folder / f"{name}_{split}.nii"))
+            rows.append((f"{split}-{name}", f"{name}_{split}.nii", label, split))
     path = folder / "manifest.csv"
     with path.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([("subject", "image", "label", "split"), *rows])
