@@ -9,11 +9,10 @@ and the Dice of people who were not trained on, before and after.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import shutil
 import subprocess
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ import torch
 
 from avsm.checkpoint import load_model
 from avsm.device import device_name, find_device, peak_memory_mb, precision_name
+from avsm.files import write_rows
 from avsm.images import canonical
 from avsm.manifest import Scan
 from avsm.maps import identity_map
@@ -129,13 +129,11 @@ def main() -> None:
         for split in ("validation", "test")
     }
     manifest = arguments.out / "manifest.csv"
-    with manifest.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(Scan.__dataclass_fields__)
-        writer.writerows(
-            [s.subject, s.image.resolve(), s.label.resolve(), s.split, s.visit, s.side]
-            for s in scans["validation"]
-        )
+    rows = (
+        asdict(s) | {"image": s.image.resolve(), "label": s.label.resolve(), "mirrored": ""}
+        for s in scans["validation"]
+    )
+    write_rows(manifest, [*Scan.__dataclass_fields__], rows)
     log = arguments.out / "busy.log"
     watcher = watch_gpu(log)
     model = train(
@@ -149,7 +147,7 @@ def main() -> None:
             f"\nThe GPU was busy for {np.mean(busy):.0f} % of the training, and waited otherwise."
         )
     tested = [replace(scan, split="validation") for scan in scans["test"]]
-    test = Validation(tested, recipe, shape, STRUCTURES, device)
+    test = Validation(tested, recipe, sources["test"], STRUCTURES, device)
     network = load_model(model).model.to(device, memory_format=torch.channels_last_3d)
     before = test.score(lambda fixed, moving: identity_map(fixed.shape[2:], fixed))
     after = test.score(lambda fixed, moving: network(fixed, moving).map)
