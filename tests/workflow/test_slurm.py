@@ -73,8 +73,8 @@ def test_times_name_their_device(project):
 
 def test_jobs_went_where_they_belong(project):
     assert {job["state"] for job in project.jobs} == {"COMPLETED"}
-    assert seen(project, "train") == seen(project, "register_affine-net") == {"g1"}
-    for rule in ("register_affine-niftyreg", "register_identity", "evaluate"):
+    assert seen(project, "train") == seen(project, "register_wildcards_affine-net") == {"g1"}
+    for rule in ("register_wildcards_affine-niftyreg", "register_wildcards_identity", "evaluate"):
         assert seen(project, rule) and seen(project, rule) <= {"n1", "n2"}
     for rule in ("preprocess_image", "check_cohort", "make_table1", "visual_check"):
         assert not seen(project, rule)
@@ -82,4 +82,4 @@ def test_jobs_went_where_they_belong(project):
 
 def test_jobs_have_the_time_of_their_rule(project):
     assert seen(project, "train", "limit") == {"12:00:00"}
-    assert seen(project, "register_affine-niftyreg", "limit") == {"11:00"}
+    assert seen(project, "register_wildcards_affine-niftyreg", "limit") == {"11:00"}
