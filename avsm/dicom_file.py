@@ -64,9 +64,10 @@ def open_file(path: Path) -> DicomFile | None:
 
 def _with_pixels(path: Path, header: Dataset, stream: Any) -> DicomFile:
     """Find the pixels behind a header, and hold their length against it."""
-    syntax = str(header.file_meta.get("TransferSyntaxUID") or PLAIN[0])  # DICOM's default
+    # A file without any meta header has DICOM's default.
+    syntax = str(header.file_meta.get("TransferSyntaxUID", "" if header.file_meta else PLAIN[0]))
     if syntax not in (*PLAIN, DEFLATED) and not syntax.startswith(PACKED):
-        raise UserError(f"found the transfer syntax {syntax}, expected one of DICOM's for images")
+        raise UserError(f"found the transfer syntax '{syntax}', expected one of DICOM's for images")
     if syntax == DEFLATED:
         header = pydicom.dcmread(path)
         pixels, length = header.get("PixelData", b""), len(header.get("PixelData", b""))

@@ -246,7 +246,10 @@ def _line(stream: BinaryIO, of_nrrd: bool = True) -> str:
     line = stream.readline(MOST_OF_A_LINE)
     if not line.endswith(b"\n") and (of_nrrd or len(line) == MOST_OF_A_LINE):
         raise OSError("its header is cut short, or is no text")
-    return line.decode("utf-8").rstrip()
+    text = line.decode("utf-8").rstrip()
+    if not text.replace("\t", " ").isprintable():
+        raise ValueError(f"found control characters in the header: {text[:80]!r}")
+    return text
 
 
 def _add(fields: dict[str, str], key: str, value: str | None) -> None:

@@ -174,3 +174,13 @@ def test_what_contradicts_positions_is_told(folder):
     assert len(notes) == 2
     assert "no DICOM images: notes.txt" in notes[0]
     assert "0.35 mm, but positions are 0.7 mm apart" in notes[1]
+
+
+def test_a_meta_header_without_its_transfer_syntax_is_refused(folder):
+    """Its element's number is damaged: no reader could say how the voxels are stored."""
+    path = sorted(folder.iterdir())[2]
+    whole = path.read_bytes()
+    assert whole.count(b"\x02\x00\x10\x00UI") == 1
+    path.write_bytes(whole.replace(b"\x02\x00\x10\x00UI", b"\x02\x00\x11\x00UI"))
+    with pytest.raises(UserError, match=path.name):
+        read_image(folder)

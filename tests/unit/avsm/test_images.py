@@ -305,3 +305,14 @@ def test_damaged_files_are_refused_or_read_as_another_reader_reads_them(name: st
     counts, failures = fuzz.fuzz(name, 60)
     assert not failures, "\n".join(failures)
     assert counts["refused"] and counts["accepted"]
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha"])
+def test_control_characters_in_a_header_are_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    sitk.WriteImage(sitk.Cast(blobs(oblique_grid()) * 100, sitk.sitkUInt8), str(path))
+    whole = path.read_bytes()
+    place = whole.index(b"\n", whole.index(b"dimension:" if name == "a.nrrd" else b"NDims"))
+    path.write_bytes(whole[:place] + b"\x13" + whole[place + 1 :])
+    with pytest.raises(UserError, match="control characters"):
+        read_image(path)
