@@ -109,12 +109,6 @@ def pyramid_levels(
         yield Level(scale, small, downsample(moving, scale), kernels)
 
 
-def decaying_rates(first: float, last: float, count: int) -> list[float]:
-    """Give ``count`` learning rates that fall geometrically from the first to the last."""
-    ratio = last / first
-    return [first * ratio ** (i / max(count - 1, 1)) for i in range(count)]
-
-
 def check_levels(scales: Sequence[float], iterations: Sequence[int]) -> None:
     """Raise ValueError unless there is one number of iterations for each scale."""
     if len(scales) != len(iterations) or not scales:

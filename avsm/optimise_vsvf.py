@@ -25,7 +25,6 @@ from avsm.optimise import (
     Reporter,
     check_levels,
     check_rates,
-    decaying_rates,
     full_pair,
     pyramid_levels,
 )
@@ -234,8 +233,14 @@ def _descend(
     report: Report,
 ) -> torch.Tensor:
     if settings.optimiser == "adam":
-        rates = decaying_rates(settings.learning_rate, settings.final_rate, count)
+        rates = _decaying_rates(settings.learning_rate, settings.final_rate, count)
         return descend_adam(objective, momentum, rates, report)
     return descend_lbfgs(
         objective, momentum, count, report, settings.first_step, settings.tolerance
     )
+
+
+def _decaying_rates(first: float, last: float, count: int) -> list[float]:
+    """Give ``count`` learning rates that fall geometrically from the first to the last."""
+    ratio = last / first
+    return [first * ratio ** (i / max(count - 1, 1)) for i in range(count)]

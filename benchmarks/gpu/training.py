@@ -9,11 +9,10 @@ and the Dice of people who were not trained on, before and after.
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import shutil
 import subprocess
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ import torch
 
 from avsm.checkpoint import load_model
 from avsm.device import device_name, find_device, peak_memory_mb, precision_name
+from avsm.files import write_rows
 from avsm.images import canonical
 from avsm.manifest import Scan
 from avsm.maps import identity_map
@@ -129,13 +129,12 @@ def main() -> None:
         for split in ("validation", "test")
     }
     manifest = arguments.out / "manifest.csv"
-    with manifest.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["subject", "image", "label", "split", "visit", "side"])
-        writer.writerows(
-            [s.subject, s.image.resolve(), s.label.resolve(), s.split, s.visit, s.side]
-            for s in scans["validation"]
-        )
+    rows = [
+        asdict(scan)
+        | {"image": scan.image.resolve(), "label": scan.label.resolve(), "mirrored": ""}
+        for scan in scans["validation"]
+    ]
+    write_rows(manifest, [*rows[0]], rows)
     log = arguments.out / "busy.log"
     watcher = watch_gpu(log)
     model = train(

@@ -106,7 +106,14 @@ def mark_code():
             inputs = [str(path) for path in one.input if isinstance(path, str)]  # not functions
             own = [path for path in inputs if Path(workflow.basedir, path).is_file()]
             read = [path for path in own if not path.startswith(FOLDER)]
-            one.set_params(code=imported(f"workflow/scripts/{one.script}", *read))
+            one.set_params(code=when_due(f"workflow/scripts/{one.script}", *read))
+
+
+def when_due(*paths):
+    """Return `imported` of some paths as a parameter that only rules with jobs evaluate: each job
+    reads the Snakefile once more, and needs the digest of its own rule alone.
+    """
+    return lambda wildcards: imported(*paths)
 
 
 def imported(*paths):
