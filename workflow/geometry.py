@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 
-from avsm.grid import describe_grid, index_to_physical, same_grid  # noqa: F401
+from avsm.grid import index_to_physical
 from avsm.volume import LPS_FROM_RAS, corners
 
 

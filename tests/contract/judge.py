@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from workflow.geometry import describe_grid, same_grid, vector_image
+from avsm.grid import describe_grid, same_grid
+from workflow.geometry import vector_image
 
 # Tools sample in float32 or store rounded matrices, and may treat the outermost voxels differently.
 WARP_TOLERANCE = 0.004

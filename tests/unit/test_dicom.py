@@ -7,10 +7,10 @@ import SimpleITK as sitk
 
 from avsm.dicom import read_series
 from avsm.errors import UserError, raise_all
+from avsm.grid import same_grid
 from avsm.images import canonical, read_image
 from tests.conftest import blobs, oblique_grid
 from tests.oai import SIZE, edit, knee, write_series
-from workflow.geometry import same_grid
 
 
 @pytest.fixture

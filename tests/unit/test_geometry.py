@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from avsm.grid import same_grid
 from tests.conftest import blobs, oblique_grid
 from workflow import geometry
 from workflow.referee.metrics import warp_labels
@@ -130,8 +131,8 @@ def test_label_warp_equals_itk(grids):
 def test_same_grid(grids, change, same):
     other = sitk.Image(grids[0])
     change(other)
-    assert geometry.same_grid(grids[0], other) is same
-    assert not geometry.same_grid(*grids)
+    assert same_grid(grids[0], other) is same
+    assert not same_grid(*grids)
 
 
 def test_an_affine_map_goes_between_frames_and_back(grids):

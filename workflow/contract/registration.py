@@ -13,8 +13,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from avsm.errors import UserError
+from avsm.grid import describe_grid, same_grid
 from workflow.contract.programs import find_program, run_program
-from workflow.geometry import affine_error, describe_grid, same_grid
+from workflow.geometry import affine_error
 
 log = logging.getLogger(__name__)
 
