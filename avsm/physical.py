@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import SimpleITK as sitk
 import torch
+from scipy.optimize import root
 
 from avsm.affine import Affine
 from avsm.errors import UserError, raise_all
@@ -24,7 +25,6 @@ from avsm.maps import affine_map, compose
 
 SLAB_VOXELS = 1 << 22  # of the fixed image, worked on at a time
 WITHIN_MM = 1e-3  # of a point's inverse
-MOST_ITERATIONS = 200
 FAR = 16  # times its range an image may be from zero before float32 loses digits of it
 X_AXIS = 2  # channel, and axis of (D, H, W), that runs left to right
 
@@ -240,24 +240,24 @@ def move_points(points: np.ndarray, displacement: sitk.Image, inverse: bool = Fa
         If a point lies, or ends, outside of the field, or has no inverse; all such are listed.
     """
     transform = sitk.DisplacementFieldTransform(sitk.Cast(displacement, sitk.sitkVectorFloat64))
-    result, faults = np.empty((len(points), 3)), []
     if inverse:
-        back, offset = _inverse_affine(displacement)
+        matrix, offset = _inverse_affine(displacement)
+
+    def moved(point: np.ndarray) -> np.ndarray:
+        """Beyond the field, by the displacement at its border."""
+        inside = _clamped(displacement, point)
+        return np.asarray(transform.TransformPoint(inside.tolist())) + point - inside
+
+    result, faults = np.empty((len(points), 3)), []
     for number, point in enumerate(np.asarray(points, float)):
-        at, moved = (back @ point + offset if inverse else point), None
-        for _ in range(MOST_ITERATIONS if inverse else 1):
-            inside = _clamped(displacement, at)
-            if not inverse and np.abs(inside - at).max() > WITHIN_MM:
-                break
-            there = np.asarray(transform.TransformPoint(inside.tolist()))
-            if not inverse or np.abs(there - point).max() < WITHIN_MM:
-                moved = inside if inverse else there
-                break
-            at = inside - back @ (there - point)
-        if moved is None:
-            faults.append(f"point {number + 1} at {np.round(point, 2).tolist()} mm (LPS)")
+        at = point
+        if inverse:  # by Powell's method: fixed-point iterations fail where the field stretches
+            at = root(lambda x, y=point: moved(x) - y, matrix @ point + offset, tol=1e-6).x
+        known = np.abs(_clamped(displacement, at) - at).max() < WITHIN_MM
+        if known and not (inverse and np.abs(moved(at) - point).max() > WITHIN_MM):
+            result[number] = at if inverse else moved(at)
         else:
-            result[number] = moved
+            faults.append(f"point {number + 1} at {np.round(point, 2).tolist()} mm (LPS)")
     where = "have no inverse inside of the field" if inverse else "lie outside of the field"
     raise_all(f"points that {where}, or are of another frame or image:", faults)
     return result
