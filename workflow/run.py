@@ -18,12 +18,14 @@ from workflow.data.cohort import load_cohort
 from workflow.data.pairs import (
     Couple,
     both_directions,
+    check_training,
     read_pair_list,
     select_couples,
     shards,
+    training_couples,
+    training_scans,
 )
-from workflow.data.scan import Scan
-from workflow.data.training import check_training, training_couples, training_scans
+from workflow.data.scans import Scan
 from workflow.models import check_fit, published
 
 BOTH = "both"  # tasks, of one network

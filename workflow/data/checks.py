@@ -16,7 +16,7 @@ from avsm.files import file_digest, files_of
 from avsm.images import canonical, read_image
 from avsm.labels import LIKE_LABELS, has_few_values, label_faults
 from workflow.data.preprocess import merge_labels
-from workflow.data.scan import Scan
+from workflow.data.scans import Scan
 
 # Femur, tibia and patella in OAI's label maps, which the simulator paints around.
 BONES = (1, 3, 5)

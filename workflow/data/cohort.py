@@ -11,8 +11,7 @@ from typing import Any
 from avsm.errors import UserError, nearest, raise_all
 from avsm.manifest import same_files
 from avsm.tables import read_table
-from workflow.data.scan import PHANTOM_VISITS, Scan
-from workflow.data.splits import SPLITS, assign_splits
+from workflow.data.scans import PHANTOM_VISITS, SPLITS, Scan, assign_splits
 
 COLUMNS = ("subject", "visit", "side", "image", "label", "split")
 SIDES = ("left", "right", "")

@@ -5,8 +5,8 @@ import zlib
 import SimpleITK as sitk
 
 from avsm.images import canonical, read_image, write_image
-from workflow.data.dess import simulate_dess
 from workflow.job import start_job
+from workflow.phantom.dess import simulate_dess
 
 start_job(snakemake.log[0], snakemake.threads)
 params = snakemake.params

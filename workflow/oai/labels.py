@@ -14,8 +14,7 @@ from avsm.dicom import Grid
 from avsm.errors import UserError
 from avsm.images import FORMATS, read_image, write_image
 from avsm.volume import corners
-from workflow.data.oai.index import anatomical_size
-from workflow.data.oai.release import VISITS, Excluded, Listed
+from workflow.oai.release import VISITS, Excluded, Listed, anatomical_size
 
 PATIENT = re.compile(r"(?<!\d)9\d{6}(?!\d)")
 DATE = re.compile(r"(?<!\d)20\d{6}(?!\d)")
@@ -70,7 +69,7 @@ def match_labels(
                 raise UserError(f"several fit one series: {names}")
             matched[series] = _on_grid(own[0], series, grids[series], posed)
         except UserError as error:
-            excluded.append(Excluded(str(own[0]), str(error), *series.scan))
+            excluded.append(series.excluded(str(error))._replace(path=str(own[0])))
     return matched, excluded
 
 
