@@ -53,9 +53,7 @@ def test_fractions_of_a_voxel_are_all_of_it(label: sitk.Image) -> None:
 def test_fractions_times_signals_are_the_simulators_image(label: sitk.Image) -> None:
     """Without texture, bias and noise; one paints from the front, the other from the back."""
     maps = dess.tissue_fractions(label, (5, 0, 0), (5, 0))
-    labels, spacing = sitk.GetArrayFromImage(label), label.GetSpacing()[::-1]
-    rng, subject = np.random.default_rng((5, 0, 0)), np.random.default_rng((5, 0))
-    table = dess._contrast(rng)
+    labels, spacing, subject, rng, table = dess._start(label, (5, 0, 0), (5, 0))
     image, _ = dess._mixture(labels, spacing, table, subject, rng)
     means = np.array([tissue.mean for tissue in table.values()]) / 255
     # Sixteen fractions, each rounded by half of 1/255, of signals up to 240.

@@ -35,13 +35,13 @@ class Checked(NamedTuple):
 
 def check_scans(scans: Sequence[Scan], labels: dict[str, list], threads: int = 1) -> Checked:
     """Check the files of scans side by side."""
-    with ThreadPoolExecutor(threads) as pool:
-        found = [*pool.map(lambda scan: _check_scan(scan, labels), scans)]
     whole = Checked([], [], {})
-    for scan, own in zip(scans, found, strict=True):
-        whole.faults.extend(f"{scan.name}: {fault}" for fault in own.faults)
-        whole.warnings.extend(f"{scan.name}: {warning}" for warning in own.warnings)
-        whole.digests.update({f"{scan.name}: {file}": d for file, d in own.digests.items()})
+    with ThreadPoolExecutor(threads) as pool:
+        found = pool.map(lambda scan: _check_scan(scan, labels), scans)
+        for scan, (faults, warnings, digests) in zip(scans, found, strict=True):
+            whole.faults.extend(f"{scan.name}: {fault}" for fault in faults)
+            whole.warnings.extend(f"{scan.name}: {warning}" for warning in warnings)
+            whole.digests.update({f"{scan.name}: {file}": d for file, d in digests.items()})
     return whole
 
 

@@ -96,11 +96,7 @@ def simulate_dess(
     ------
     ValueError : the label map is not 3D, not of an integer type, or has no bone.
     """
-    labels = _label_array(label)
-    spacing = label.GetSpacing()[::-1]
-    rng = np.random.default_rng(seed)
-    subject = np.random.default_rng(seed if subject_seed is None else subject_seed)
-    table = _contrast(rng, contrast)
+    labels, spacing, subject, rng, table = _start(label, seed, subject_seed, contrast)
     image, texture = _mixture(labels, spacing, table, subject, rng)
     texture *= _texture(labels.shape, spacing, rng)
     image += texture
@@ -129,7 +125,11 @@ def rician(image: np.ndarray, sd: float, rng: np.random.Generator) -> np.ndarray
     return np.hypot(real, imaginary, out=real)
 
 
-def _label_array(label: sitk.Image) -> np.ndarray:
+def _start(label: sitk.Image, seed, subject_seed, contrast: str = "dess") -> tuple:
+    """Return labels, spacing (z, y, x), generators of subject and visit, and tissues of an image.
+
+    The contrast is drawn first, so that images and fractions of one seed have the same tissues.
+    """
     if label.GetDimension() != 3:
         raise ValueError(f"label map: expected 3 dimensions, found {label.GetDimension()}")
     labels = sitk.GetArrayFromImage(label)
@@ -139,7 +139,9 @@ def _label_array(label: sitk.Image) -> np.ndarray:
     if not np.isin(labels, BONES).any():
         found = np.unique(labels).tolist()
         raise ValueError(f"label map: expected bone (1, 3 or 5), found labels {found}")
-    return labels
+    rng = np.random.default_rng(seed)
+    subject = np.random.default_rng(seed if subject_seed is None else subject_seed)
+    return labels, label.GetSpacing()[::-1], subject, rng, _contrast(rng, contrast)
 
 
 def _contrast(rng, contrast: str = "dess") -> dict[str, Tissue]:
@@ -222,11 +224,7 @@ def tissue_fractions(
     arguments are those of `simulate_dess`. Returns uint8 (tissue, z, y, x), in the order of
     `TISSUES`; 255 is all of a voxel.
     """
-    labels = _label_array(label)
-    spacing = label.GetSpacing()[::-1]
-    rng = np.random.default_rng(seed)
-    subject = np.random.default_rng(seed if subject_seed is None else subject_seed)
-    _contrast(rng)  # drawn first by `simulate_dess` too: the same seed paints the same tissues
+    labels, spacing, subject, rng, _ = _start(label, seed, subject_seed)
     names = list(TISSUES)
     blocks = [size for n in labels.shape for size in (n // reduction, reduction)]
     maps = np.zeros((len(names), *blocks[::2]), np.float32)

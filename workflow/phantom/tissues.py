@@ -53,18 +53,18 @@ def _spline_weights(positions: np.ndarray, knots: int) -> np.ndarray:
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Knee:
     """A label map on the coarse grid, with the landmarks that soft tissues hang on (mm)."""
 
     labels: np.ndarray  # (Z, Y, X)
     spacing: tuple[float, float, float]  # mm, (z, y, x)
 
-    @cached_property
-    def grid(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Open grids z, y, x in mm."""
+    def __post_init__(self) -> None:
         axes = (np.arange(n) * s for n, s in zip(self.labels.shape, self.spacing, strict=True))
-        return np.ix_(*(axis.astype(np.float32) for axis in axes))
+        self.grid = np.ix_(*(axis.astype(np.float32) for axis in axes))  # open: z, y, x in mm
+        bones = self.femur, self.tibia, self.patella = [*map(self.depth, (FEMUR, TIBIA, PATELLA))]
+        self.hard = np.maximum.reduce(bones)
 
     def depth(self, values: tuple[int, ...]) -> np.ndarray:
         """Depth below the surface of the given labels together, in mm."""
@@ -77,22 +77,6 @@ class Knee:
             image, insideIsPositive=True, squaredDistance=False, useImageSpacing=True
         )
         return sitk.GetArrayViewFromImage(distance).astype(np.float32)
-
-    @cached_property
-    def femur(self) -> np.ndarray:
-        return self.depth(FEMUR)
-
-    @cached_property
-    def tibia(self) -> np.ndarray:
-        return self.depth(TIBIA)
-
-    @cached_property
-    def patella(self) -> np.ndarray:
-        return self.depth(PATELLA)
-
-    @cached_property
-    def hard(self) -> np.ndarray:
-        return np.maximum(np.maximum(self.femur, self.tibia), self.patella)
 
     def points(self, values: tuple[int, ...]) -> np.ndarray:
         """(N, 3) positions of the voxels of these labels, mm."""
@@ -116,10 +100,8 @@ class Knee:
         counts = [int(2 * REACH_MM / k) + 4 for k in scale]
         knots = rng.standard_normal(counts, dtype=np.float32) * SPLINE_GAIN
         axes = zip(self.grid, self.plateau, scale, counts, strict=True)
-        return resample(
-            knots,
-            tuple(np.clip((a.ravel() - o + REACH_MM) / k + 1, 1, n - 2) for a, o, k, n in axes),
-        )
+        at = (np.clip((a.ravel() - o + REACH_MM) / k + 1, 1, n - 2) for a, o, k, n in axes)
+        return resample(knots, tuple(at))
 
     def front(self, depth: np.ndarray, height: float) -> float:
         """Most anterior y (mm) of a structure, in a band of heights round `height` (mm)."""
@@ -241,21 +223,16 @@ def _extensors(knee: Knee, fascia, rng) -> Iterator[tuple[str, np.ndarray]]:
     tubercle = min(low - 25, joint - 28)
     foot = (tubercle, knee.front(knee.tibia, max(tubercle, 2)) + 1, x)
     pole = (low + 3, ahead - 5, x)
-    pad = ellipsoid(
-        knee.grid,
-        ((low + tubercle) / 2 + 6, (pole[1] + foot[1]) / 2 - 9, x),
-        ((low - tubercle) / 2 + 4, 16, 27),
-    )
+    middle = ((low + tubercle) / 2 + 6, (pole[1] + foot[1]) / 2 - 9, x)
+    pad = ellipsoid(knee.grid, middle, ((low - tubercle) / 2 + 4, 16, 27))
     yield "hoffa", np.minimum(pad, fascia - 2)
     top = knee.spacing[0] * len(knee.labels) + 20
     thigh = knee.front(knee.femur, top - 24)
     pouch_end = min(high + rng.uniform(20, 40), top)
     pouch = (high - 4, ahead - 15, x), (pouch_end, thigh + 5, x)
     folds = knee.field(rng, 12)
-    yield (
-        "fluid",
-        slab(knee.grid, *pouch, rng.uniform(2, 6), rng.uniform(30, 45)) + 0.7 * folds - 0.5,
-    )
+    pouch = slab(knee.grid, *pouch, rng.uniform(2, 6), rng.uniform(30, 45))
+    yield "fluid", pouch + 0.7 * folds - 0.5
     yield "tendon", slab(knee.grid, (high - 4, ahead - 6, x), (top, thigh + 14, x), 7, 34)
     yield "tendon", slab(knee.grid, pole, foot, 5.5, 28)
     yield "tendon", np.minimum(knee.patella + 1.5, knee.grid[1] - ahead + 9)  # prepatellar
