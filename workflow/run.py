@@ -185,10 +185,6 @@ class Run:
         """Return the trained networks that the training of another one needs."""
         return [self.training(name, pairs, "model.pt") for name in self.networks[network].needs]
 
-    def raw_image(self, scan: str) -> str:
-        """Return the scan's own image, or where the simulated one is made."""
-        return self.scans[scan].image or f"{self.folder}/raw/images/{scan}.nii"
-
     def image(self, scan: str) -> str:
         """Return the path of a preprocessed image."""
         return f"{self.folder}/images/{scan}.nii"

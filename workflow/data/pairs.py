@@ -1,8 +1,7 @@
 """Which scans are registered with one another: test pairs, and what networks are trained on.
 
 A couple is two scans of a task: longitudinal (same patient and side, other visit) or cross-subject
-(other patient, same side once left knees are mirrored). Test couples are registered in both
-directions. What networks are trained on is handed over as CSVs in `<run>/training/<pairs>/`.
+(other patient, same side once left knees are mirrored).
 """
 
 from __future__ import annotations
@@ -47,10 +46,7 @@ def possible_couples(scans: Iterable[Scan], task: str, mirrored: bool) -> Iterat
 
 
 def choose_evenly(possible: list[Couple], number: int, seed: int) -> list[Couple]:
-    """Choose couples at random but evenly: no scan a second time before others had their first.
-
-    There must be so many.
-    """
+    """Choose so many couples at random: no scan comes again before others had their first turn."""
     random.Random(f"{seed}-{possible[0][0]}").shuffle(possible)
     used: Counter[str] = Counter()
     chosen: list[Couple] = []
@@ -187,10 +183,8 @@ def _visits(scans: Sequence[Scan], mirrored: bool) -> Iterator[Couple]:
 
 
 def _across(scans: Sequence[Scan], mirrored: bool, seed: int) -> Iterator[Couple]:
-    """Yield all cross-subject couples in random rounds, in which no scan comes twice.
-
-    As in a tournament (the circle method), so that a few out of millions cost little.
-    """
+    """Yield all cross-subject couples in random rounds, in which no scan comes twice."""
+    # As in a tournament (the circle method), so that a few out of millions cost little.
     rng = random.Random(f"{seed}-training")
     order = [*scans]
     rng.shuffle(order)

@@ -48,8 +48,7 @@ def simulated_note(images: Sequence[bool]) -> list[str]:
 def in_parts(names: Sequence[str]) -> list[list[str]]:
     """Deal names into parts: Snakemake plans a job of n input files in the order of n^2 steps.
 
-    They keep their order within each, and a name more or less changes one part; only when their
-    number passes a multiple of `MOST` all are dealt anew.
+    A name more or less changes one part, unless their number passes a multiple of `MOST`.
     """
     number = 1 + len(names) // MOST
     parts: list[list[str]] = [[] for _ in range(number)]

@@ -131,10 +131,7 @@ def _summary(split: str, scans: Sequence[Scan]) -> str:
 def _of_visits(
     listed: Sequence[Listed], visits: Sequence[str] | None, labelled: set[str]
 ) -> tuple[list[Listed], list[Excluded]]:
-    """Choose the series of some visits and, of unlabelled patients, the knees that have them all.
-
-    The paper's 22,950 images are those of the knees that were scanned at six visits.
-    """
+    """Choose the series of some visits and, of unlabelled patients, the knees with them all."""
     seen = defaultdict(set)
     for series in listed:
         seen[series.subject, series.side].add(series.visit)

@@ -47,8 +47,7 @@ def match_labels(
 ) -> tuple[dict[Listed, Path], list[Excluded]]:
     """Return the label map of each series that has one, and the maps that fit none, with reasons.
 
-    A map without a pose (identity direction, origin 0), as OAI-ZIB's are, is copied to the folder
-    `posed` with the pose of its series.
+    A map without a pose, as OAI-ZIB's are, is copied to `posed` with the pose of its series.
     """
     by_subject = defaultdict(list)
     for series in grids:
@@ -89,10 +88,7 @@ def _fits(name: Path, series: Listed) -> bool:
 def _choose(
     path: Path, subject: str, fitting: Sequence[Listed], grids: dict[Listed, Grid]
 ) -> Listed:
-    """Return the one series that a label map lies on, by its header; else raise `UserError`.
-
-    A header without a pose says nothing of where the patient lay; the name alone decides then.
-    """
+    """Return the one series that a label map lies on, or without a pose the one of its name."""
     if not subject:
         raise UserError("no patient in its name: expected a number of 7 digits that begins with 9")
     if not fitting:
@@ -138,13 +134,11 @@ def _same_place(a: Grid, b: Grid) -> bool:
 
 
 def _on_grid(path: Path, series: Listed, grid: Grid, posed: Path) -> Path:
-    """Return the label map, or a copy of one without a pose that lies on its series' grid.
-
-    Such a map counts voxels to the left, the back and the top (LPS), as its identity direction
-    says; the copy has the slightly oblique axes and the place of the image.
-    """
+    """Return the label map, or a copy of one without a pose that lies on its series' grid."""
     if _same_place(_header(path), grid):
         return path
+    # It counts voxels to the left, the back and the top (LPS), as its identity direction says; the
+    # copy has the slightly oblique axes and the place of the image.
     image = sitk.Image(grid.size, sitk.sitkUInt8)
     image.SetSpacing(grid.spacing)
     image.SetOrigin(grid.origin)

@@ -1,9 +1,8 @@
 """What an OAI release holds: every sagittal DESS series of its tables, and where its voxels lie.
 
-A release has folders ``<visit>.<group>.<version>/<patient>/<date>/<series>``, such as
-``0.C.2/9000798/20040924/10249506``, with one DICOM file a slice (001, 002, ...), and tables that
-name the sequence of each folder: one a visit (``contents.0C2.csv``) or, in packages of the NIMH
-Data Archive, one for all (``image03.txt``). Sources are in docs/reproducing.md.
+Folders are ``<visit>.<group>.<version>/<patient>/<date>/<series>`` with a DICOM file a slice.
+Tables name the sequence of each: one a visit (``contents.0C2.csv``) or, from the NIMH Data Archive,
+one for all (``image03.txt``). Sources are in docs/reproducing.md.
 """
 
 from __future__ import annotations

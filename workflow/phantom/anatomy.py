@@ -1,11 +1,9 @@
-"""The template anatomy of the knee phantom: one right knee as implicit functions.
+"""The template anatomy of the knee phantom: one right knee as implicit functions, fitted to the
+mean of 42 manual segmentations of OAI scans.
 
-Frame: mm, x medial -> lateral (a right knee's left -> right), y posterior -> anterior,
-z inferior -> superior; the origin lies between the two plateaus. Arrays of points are
-component-first, ``(3, N)``. A bone is given by an approximate signed distance in mm, negative
-inside: a smooth union, intersection or difference of a few quadrics. A cartilage is the layer on
-a part of a bone's surface whose signed distance lies between 0 and the local thickness. The
-constants were fitted to the mean knee of 42 manual segmentations of OAI scans.
+Points are ``(3, N)`` in mm, x medial to lateral, y posterior to anterior, z inferior to superior,
+from an origin between the two plateaus. A bone is a signed distance, negative inside, of smoothly
+joined quadrics; a cartilage is the layer on its surface up to the local thickness.
 """
 
 from __future__ import annotations
@@ -66,8 +64,7 @@ def _quadric(p: Array, centre: tuple, semi: tuple) -> Array:
 def _barrel(p: Array, centre: tuple, semi: tuple, squareness: float) -> Array:
     """Return the distance (mm) to a barrel along x, exact to first order at its surface.
 
-    With ``u = (x/a)^2`` and ``r = (y/b)^2 + (z/c)^2`` the surface is
-    ``u^2 + 2 (1 - squareness) u r + r^2 = 1``: an ellipsoid for squareness 0.
+    ``u^2 + 2 (1 - squareness) u r + r^2 = 1`` with u = (x/a)^2 and r = (y/b)^2 + (z/c)^2.
     """
     (a, b, c), cross = semi, 2 * (1 - squareness)
     x, y, z = (value - middle for value, middle in zip(p, centre, strict=True))
@@ -80,10 +77,7 @@ def _barrel(p: Array, centre: tuple, semi: tuple, squareness: float) -> Array:
 
 
 def _column(x: Array, y: Array, a: Array, b: Array, squareness: float) -> Array:
-    """Return the in-plane distance (mm) to an elliptic column of semi-axes ``a(z)``, ``b(z)``.
-
-    ``squareness`` 0 is an ellipse, 1 the superellipse of power 4.
-    """
+    """Return the in-plane distance (mm) to a column of semi-axes ``a(z)``, ``b(z)``."""
     u, v = (x / a) ** 2, (y / b) ** 2
     cross = 2 * (1 - squareness)
     power = u * u + v * v + cross * u * v + 1e-6

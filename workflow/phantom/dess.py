@@ -1,8 +1,7 @@
-"""DESS-like knee MR images from label maps.
+"""DESS-like knee MR images from label maps, as a partial-volume mixture.
 
-The image is an exact partial-volume mixture: soft tissues are painted from depth maps, bone
-and cartilage are mixed in with their Gaussian-smoothed fractions; then texture, a coil bias
-field and Rician noise follow. Intensities are arbitrary units in which fluid is about 230.
+Soft tissues are painted from depth maps; bone and cartilage are mixed in with their smoothed
+fractions; texture, a coil bias field and Rician noise follow. In units in which fluid is about 230.
 """
 
 from __future__ import annotations
@@ -126,10 +125,7 @@ def rician(image: np.ndarray, sd: float, rng: np.random.Generator) -> np.ndarray
 
 
 def _start(label: sitk.Image, seed, subject_seed, contrast: str = "dess") -> tuple:
-    """Return labels, spacing (z, y, x), generators of subject and visit, and tissues of an image.
-
-    The contrast is drawn first, so that images and fractions of one seed have the same tissues.
-    """
+    """Return labels, spacing (z, y, x), generators of subject and visit, and the tissues."""
     if label.GetDimension() != 3:
         raise ValueError(f"label map: expected 3 dimensions, found {label.GetDimension()}")
     labels = sitk.GetArrayFromImage(label)
@@ -141,6 +137,7 @@ def _start(label: sitk.Image, seed, subject_seed, contrast: str = "dess") -> tup
         raise ValueError(f"label map: expected bone (1, 3 or 5), found labels {found}")
     rng = np.random.default_rng(seed)
     subject = np.random.default_rng(seed if subject_seed is None else subject_seed)
+    # The contrast is drawn first, so that images and fractions of one seed have the same tissues.
     return labels, label.GetSpacing()[::-1], subject, rng, _contrast(rng, contrast)
 
 

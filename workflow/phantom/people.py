@@ -1,12 +1,10 @@
 """Training images without end: phantom people drawn anew all the time, in contrasts drawn anew.
 
-Each person is made once, as maps of how much of each voxel each tissue covers
-(`dess.tissue_fractions`), on the working grid. An image is the sum of these maps, each times the
-signal of its tissue, with texture, bias, blur and noise: every batch has contrasts of its own, at
-the cost of one product. Some pairs look as the simulator's images do; the others have a random
-appearance, alike in both images or each its own (SynthMorph: Hoffmann et al., IEEE TMI 2022).
-Images whose contrasts differ are judged in the usual one: the similarity of the paper's losses
-compares intensities.
+A person is made once, as maps of how much of each voxel each tissue covers; an image is the sum of
+these, each times the signal of its tissue, with texture, bias, blur and noise. Some pairs look as
+the simulator's images do; others have a random appearance, alike in both images or each its own
+(SynthMorph: Hoffmann et al., IEEE TMI 2022). Images whose contrasts differ are judged in the usual
+one, as the similarity of the paper's losses compares intensities.
 """
 
 from __future__ import annotations

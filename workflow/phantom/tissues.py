@@ -1,9 +1,8 @@
 """Soft tissues of a knee, placed around the bones and cartilages of a label map.
 
-Each tissue is a depth map: millimetres to its surface, positive inside, on a coarse grid of about
-1 mm. Depth maps stay sharp when up-sampled, where masks would turn into steps; their minimum and
-maximum are intersection and union. Arrays are (z, y, x) with z inferior to superior, y posterior to
-anterior and x across the knee; coordinates are mm along these axes, lengths those of an adult knee.
+Each is a depth map, mm to its surface, positive inside, on a coarse grid: sharp when up-sampled,
+where masks would turn into steps. Minimum and maximum are intersection and union. Arrays are
+(z, y, x), inferior to superior and posterior to anterior; lengths are those of an adult knee.
 """
 
 from __future__ import annotations

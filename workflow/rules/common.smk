@@ -20,6 +20,7 @@ import math
 import platform
 import re
 import shutil
+import zlib
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -190,9 +191,25 @@ def files_in(cohort, time_ns):
 
 
 def raw(wildcards):
-    """Path of the image or label map that preprocessing starts from."""
-    name = wildcards.scan
-    return RUN.raw_image(name) if wildcards.kind == "images" else RUN.scans[name].label
+    """Path of what preprocessing starts from: the label map, too, where the image is simulated."""
+    scan = RUN.scans[wildcards.scan]
+    return (scan.image if wildcards.kind == "images" else None) or scan.label
+
+
+def simulation(wildcards):
+    """How to simulate the image of a scan; None for label maps and scans with an image.
+
+    Checksums of the names seed each scan on its own, whatever else is in the cohort.
+    """
+    scan = RUN.scans[wildcards.scan]
+    if wildcards.kind == "labels" or scan.image:
+        return None
+    scan_seed, subject_seed = (
+        (config["seed"], zlib.crc32(name.encode()))
+        for name in (f"scan {scan.name}", f"subject {scan.subject}")
+    )
+    contrast = config["cohort"]["contrast"]
+    return {"seed": scan_seed, "subject_seed": subject_seed, "contrast": contrast}
 
 
 def phantom_scan(name):

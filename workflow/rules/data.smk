@@ -6,7 +6,6 @@
 localrules:
     check_cohort,
     phantom_label,
-    simulate_image,
     preprocess,
 
 
@@ -23,29 +22,6 @@ rule phantom_label:
         size=config["phantom"]["size"],
     script:
         "../scripts/phantom_label.py"
-
-
-rule simulate_image:
-    input:
-        label=lambda wildcards: as_noted(RUN.scans[wildcards.scan].label),
-        checked=after_check,
-    output:
-        temp(f"{FOLDER}/raw/images/{{scan}}.nii"),
-    log:
-        f"{FOLDER}/logs/simulate/{{scan}}.log",
-    priority: 10
-    conda:
-        ENVIRONMENT
-    resources:
-        mem_mb=4000,
-    params:
-        scan=lambda wildcards: wildcards.scan,
-        subject=lambda wildcards: RUN.scans[wildcards.scan].subject,
-        seed=config["seed"],
-        contrast=config["cohort"]["contrast"],
-        noted=lambda wildcards: noted(RUN.scans[wildcards.scan].label),
-    script:
-        "../scripts/simulate_image.py"
 
 
 # Faults are handed on, so that those of all scans are told together.
@@ -89,6 +65,7 @@ checkpoint check_cohort:
         "../scripts/check_cohort.py"
 
 
+# The image of a scan without one is simulated from the label map first.
 rule preprocess:
     input:
         own=lambda wildcards: as_noted(raw(wildcards)),
@@ -103,8 +80,12 @@ rule preprocess:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wildcards: 4000 if simulation(wildcards) else 2000,
     params:
+        simulation=lambda wildcards: simulation(wildcards),
+        imported=lambda wildcards: (
+            imported("workflow/phantom/dess.py") if simulation(wildcards) else None
+        ),
         preprocessing=config["preprocessing"],
         mirrored=lambda wildcards: is_mirrored(
             RUN.scans[wildcards.scan], config["preprocessing"]["mirror_left"]
