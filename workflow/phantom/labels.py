@@ -2,11 +2,12 @@
 
 Points of a scan are mapped back to the template: undo the pose of the knee in the field of view,
 the posture (flexion) of the visit, and the shape of the subject. All variation of shape lies in
-this map, so points of two scans that meet in the template correspond; only the thickness of the
-cartilage is apart. Draws depend on the seed and the numbers of subject and visit alone.
+this map, so points of two scans that meet in the template correspond; the thickness of the
+cartilage varies by itself. Draws depend on the seed and the numbers of subject and visit alone.
+
 Frames, in mm: physical, LPS as in ITK; box, RAS axes of the image from the centre of the field of
 view; knee, RAS axes of the tibia from the centre of the joint, a left knee mirrored to a right one;
-template, the knee frame of the mean right knee, see `anatomy`.
+template, the knee frame of the mean right knee (see `anatomy`).
 """
 
 from __future__ import annotations
