@@ -77,7 +77,9 @@ def test_what_decides_and_what_does_not():
     found = names(SCRIPTS / "evaluate.py")
     assert {"workflow/referee/tidy.py", "workflow/referee/metrics.py"} <= found
     assert "workflow/phantom/labels.py" not in found  # of the phantom alone, see evaluate.smk
-    assert {"avsm/images.py", "avsm/grid.py"} <= names(SCRIPTS / "preprocess.py")
+    preprocess = names(SCRIPTS / "preprocess.py")
+    assert {"avsm/images.py", "avsm/grid.py"} <= preprocess
+    assert "workflow/phantom/dess.py" not in preprocess  # of simulated images alone, see data.smk
     assert not {"workflow/lock.py", "avsm/errors.py"} & found  # which all of them import
     assert "avsm/model.py" not in names(SCRIPTS / "training_part.py")
     assert {"workflow/provenance.py", "workflow/referee/page.html"} <= names(

@@ -78,6 +78,7 @@ def test_what_is_made_again(fresh_project):
         "avsm/cli.py",
         "avsm/train.py",
         "workflow/phantom/labels.py",
+        "workflow/phantom/dess.py",
         "workflow/run.py",
     ):
         edit(name)
