@@ -18,12 +18,14 @@ from workflow.data.cohort import load_cohort
 from workflow.data.pairs import (
     Couple,
     both_directions,
+    check_training,
     read_pair_list,
     select_couples,
     shards,
+    training_couples,
+    training_scans,
 )
-from workflow.data.scan import Scan
-from workflow.data.training import check_training, training_couples, training_scans
+from workflow.data.scans import Scan
 from workflow.models import check_fit, published
 
 BOTH = "both"  # tasks, of one network
@@ -182,10 +184,6 @@ class Run:
     def needed_models(self, network: str, pairs: str) -> list[str]:
         """Return the trained networks that the training of another one needs."""
         return [self.training(name, pairs, "model.pt") for name in self.networks[network].needs]
-
-    def raw_image(self, scan: str) -> str:
-        """Return the scan's own image, or where the simulated one is made."""
-        return self.scans[scan].image or f"{self.folder}/raw/images/{scan}.nii"
 
     def image(self, scan: str) -> str:
         """Return the path of a preprocessed image."""

@@ -31,8 +31,8 @@ from avsm.train import STAGES, new_model, train
 from avsm.validate import Validation
 from benchmarks.solvers import seconds
 from benchmarks.speed import training_step
-from workflow.data.knees import KneeSource, People, render, usual_appearance
-from workflow.data.phantom import phantom_label
+from workflow.phantom.labels import phantom_label
+from workflow.phantom.people import KneeSource, People, render, usual_appearance
 
 SEEDS = {"train": 4711, "validation": 4712, "test": 4713}  # each another population
 STRUCTURES = (2, 4)

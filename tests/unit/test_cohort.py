@@ -17,9 +17,7 @@ from tests.conftest import blobs, oblique_grid
 from workflow.data.checks import check_scans, copies
 from workflow.data.cohort import load_cohort
 from workflow.data.pairs import both_directions, read_pair_list, select_couples, shards
-from workflow.data.scan import Scan
-from workflow.data.splits import assign_splits
-from workflow.parts import in_parts
+from workflow.data.scans import Scan, assign_splits, in_parts
 from workflow.referee.notes import warning_note
 
 

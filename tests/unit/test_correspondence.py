@@ -7,19 +7,17 @@ import SimpleITK as sitk
 from avsm.grid import WorkingGrid
 from avsm.images import write_image
 from tests.conftest import oblique_grid
-from workflow.data.phantom import phantom_label
-from workflow.data.phantom_truth import PhantomTruth
 from workflow.data.preprocess import preprocess_label
-from workflow.data.scan import Scan
 from workflow.geometry import index_grid, index_to_physical
+from workflow.phantom.labels import PhantomTruth, phantom_label
 from workflow.referee.correspondence import invert, target_error
 
 SIZE = (20, 48, 48)
 SCANS = {
-    "fixed": Scan("P000", "00m", "left", None, None),
-    "moving": Scan("P001", "24m", "right", None, None),
+    "fixed": {"subject": 0, "visit": 0, "side": "left", "seed": 2019},
+    "moving": {"subject": 1, "visit": 1, "side": "right", "seed": 2019},
 }
-TRUTH = PhantomTruth(SCANS, seed=2019, mirror_left=True)
+TRUTH = PhantomTruth(SCANS, mirror_left=True)
 
 
 def test_error_of_a_known_shift_is_its_length_in_mm():
@@ -42,10 +40,11 @@ def labels(tmp_path_factory):
     """Label maps of both scans as preprocessing makes them: the left knee becomes a right one."""
     folder, found = tmp_path_factory.mktemp("phantom"), {}
     for name, scan in SCANS.items():
-        subject, visit = int(scan.subject[1:]), ("00m", "24m").index(scan.visit)
         path = folder / f"{name}.nii.gz"
-        write_image(phantom_label(subject, visit, scan.side, (40, 96, 96)), path)
-        found[name] = preprocess_label(scan, str(path), WorkingGrid(SIZE, None), True, [])
+        write_image(phantom_label(**scan, size=(40, 96, 96)), path)
+        found[name] = preprocess_label(
+            str(path), WorkingGrid(SIZE, None), scan["side"] == "left", []
+        )
     return found
 
 
@@ -77,7 +76,7 @@ def test_truth_matches_the_labels_and_has_no_error(labels):
 
 def test_a_wrong_side_would_be_seen(labels):
     """Without knowing that the left knee was mirrored the same map is far off."""
-    wrong = PhantomTruth(SCANS, seed=2019, mirror_left=False)
+    wrong = PhantomTruth(SCANS, mirror_left=False)
     maps = [wrong.to_template(name, labels[name]) for name in ("fixed", "moving")]
     cartilage = np.isin(sitk.GetArrayFromImage(labels["fixed"]), (2, 4))
     matrix = index_to_physical(labels["moving"])[0]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from workflow.data.dess import (
+from workflow.phantom.dess import (
     BIAS_MAX,
     NOISE_SD,
     TISSUES,

@@ -1,6 +1,6 @@
 """The fairness card: every method and network has a row; nobody is in two splits unnoticed."""
 
-from workflow.data.scan import simulated_note
+from workflow.data.scans import simulated_note
 from workflow.referee.fairness import BY_VALIDATION, fairness_card, split_notes
 
 COMMON = {"params": {"n": 2}, "defaults": {"n": 1}}

@@ -16,8 +16,9 @@ from avsm.images import canonical
 from avsm.settings import Phase
 from tests.conftest import ROOT
 from workflow.config import check_config
-from workflow.data import dess
-from workflow.data.knees import (
+from workflow.phantom import dess
+from workflow.phantom.labels import draw_pose, draw_shape, phantom_label
+from workflow.phantom.people import (
     Appearance,
     KneeSource,
     People,
@@ -25,8 +26,6 @@ from workflow.data.knees import (
     render,
     usual_appearance,
 )
-from workflow.data.phantom import phantom_label
-from workflow.data.phantom_variation import draw_scan, draw_shape
 
 SIZE = (24, 32, 32)
 FINE = (48, 64, 64)
@@ -54,11 +53,8 @@ def test_fractions_of_a_voxel_are_all_of_it(label: sitk.Image) -> None:
 def test_fractions_times_signals_are_the_simulators_image(label: sitk.Image) -> None:
     """Without texture, bias and noise; one paints from the front, the other from the back."""
     maps = dess.tissue_fractions(label, (5, 0, 0), (5, 0))
-    labels, spacing = sitk.GetArrayFromImage(label), label.GetSpacing()[::-1]
-    rng, subject = np.random.default_rng((5, 0, 0)), np.random.default_rng((5, 0))
-    table = dess._contrast(rng)
-    image, texture = dess._soft_image(labels, spacing, table, subject, rng)
-    dess._mix_hard(image, texture, labels, spacing, table)
+    labels, spacing, subject, rng, table = dess._start(label, (5, 0, 0), (5, 0))
+    image, _ = dess._mixture(labels, spacing, table, subject, rng)
     means = np.array([tissue.mean for tissue in table.values()]) / 255
     # Sixteen fractions, each rounded by half of 1/255, of signals up to 240.
     np.testing.assert_allclose(
@@ -217,9 +213,9 @@ def test_no_person_of_a_test_was_trained_on() -> None:
             assert changed.get("seed", own) not in seeds, path
     assert own not in seeds
     seeds.add(yaml.safe_load((ROOT / "config.yaml").read_text())["phantom"]["training"]["seed"])
-    trained = {(*draw_shape(seed, n).scale, *draw_scan(seed, n, 0).joint)
+    trained = {(*draw_shape(seed, n).scale, *draw_pose(seed, n, 0).joint)
                for seed in seeds for n in range(300)}  # fmt: skip
-    tested = {(*draw_shape(own, n).scale, *draw_scan(own, n, 0).joint) for n in range(100)}
+    tested = {(*draw_shape(own, n).scale, *draw_pose(own, n, 0).joint) for n in range(100)}
     assert len(trained) == 300 * len(seeds) and not trained & tested
 
 

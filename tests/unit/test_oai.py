@@ -14,9 +14,8 @@ from avsm.images import canonical, read_image
 from tests.conftest import ROOT
 from tests.oai import SIZE, Release, edit, knee, write_label
 from workflow.data.cohort import load_cohort
-from workflow.data.oai import index
-from workflow.data.oai.__main__ import parse
-from workflow.data.oai.cohort import index_release
+from workflow.oai import release as release_module
+from workflow.oai.__main__ import index_release, parse
 
 TESTED, OTHERS = "9000099", [f"90{n:05d}" for n in range(800, 810)]
 
@@ -131,7 +130,7 @@ def test_every_planted_fault_is_left_out_with_its_reason(release):
 
 def test_a_stopped_run_goes_on(release, monkeypatch, capsys):
     add_others(release)
-    read, done = index.read_series, []
+    read, done = release_module.read_series, []
 
     def stop_after_nine(folder):
         if len(done) == 9:
@@ -139,7 +138,7 @@ def test_a_stopped_run_goes_on(release, monkeypatch, capsys):
         done.append(folder)
         return read(folder)
 
-    monkeypatch.setattr(index, "read_series", stop_after_nine)
+    monkeypatch.setattr(release_module, "read_series", stop_after_nine)
     with pytest.raises(KeyboardInterrupt):
         run(release, release.labels, "--threads", 1)
     progress = release.root.parent / "oai.csv.progress"
@@ -148,7 +147,9 @@ def test_a_stopped_run_goes_on(release, monkeypatch, capsys):
     assert kept > 5
     progress.write_text(progress.read_text()[:-9])  # killed while the last line was written
     again = []
-    monkeypatch.setattr(index, "read_series", lambda folder: again.append(folder) or read(folder))
+    monkeypatch.setattr(
+        release_module, "read_series", lambda folder: again.append(folder) or read(folder)
+    )
     scans, _ = run(release, release.labels)
     assert len(again) == 44 - (kept - 1) and len(scans) == 42
     assert "44 of 44 series read, 0 min left" in capsys.readouterr().err
@@ -263,7 +264,7 @@ def test_packages_of_the_data_archive(release, tmp_path):
 
 def command(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "workflow.data.oai", *map(str, arguments)],
+        [sys.executable, "-m", "workflow.oai", *map(str, arguments)],
         cwd=ROOT, capture_output=True, encoding="utf-8", check=False,
     )  # fmt: skip
 

@@ -9,8 +9,14 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
-from workflow.data.phantom import FIELD_OF_VIEW, phantom_label, scan_to_template
-from workflow.data.phantom_variation import draw_cartilage, draw_scan, draw_shape
+from workflow.phantom.labels import (
+    FIELD_OF_VIEW,
+    draw_cartilage,
+    draw_pose,
+    draw_shape,
+    phantom_label,
+    scan_to_template,
+)
 
 COARSE, MEDIUM = (40, 96, 96), (60, 144, 144)
 SUBJECTS = 12
@@ -144,7 +150,7 @@ def test_image_has_the_labels_and_the_field_of_view():
 
 def test_deterministic_and_seeded():
     first = sitk.GetArrayFromImage(phantom_label(3, 1, "right", COARSE))
-    for draw in (draw_scan, draw_shape, draw_cartilage):
+    for draw in (draw_pose, draw_shape, draw_cartilage):
         draw.cache_clear()
     again = sitk.GetArrayFromImage(phantom_label(3, 1, "right", COARSE))
     np.testing.assert_array_equal(first, again)
@@ -224,7 +230,7 @@ def test_pairs_are_as_far_apart_as_real_ones():
 
 @pytest.mark.parametrize("subject", range(3))
 def test_visits_differ_in_pose_and_cartilage_but_not_in_shape(subject):
-    first, second = draw_scan(2019, subject, 0), draw_scan(2019, subject, 1)
+    first, second = draw_pose(2019, subject, 0), draw_pose(2019, subject, 1)
     assert np.linalg.norm(first.joint - second.joint) > 1  # mm
     before, after = (label_array(subject, visit, size=MEDIUM) for visit in (0, 1))
     for cartilage in (2, 4, 6):

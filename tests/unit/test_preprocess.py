@@ -10,7 +10,7 @@ from avsm.images import canonical, write_image
 from avsm.physical import warp_image
 from tests.conftest import blobs, oblique_grid
 from workflow.data.preprocess import merge_labels, preprocess_image, preprocess_label
-from workflow.data.scan import Scan
+from workflow.data.scans import Scan, is_mirrored
 
 RIGHT = Scan("a", "1", "right", None, None)
 LEFT = Scan("a", "1", "left", None, None)
@@ -103,7 +103,7 @@ def test_working_grid_keeps_physical_places(tmp_path, spacing_mm):
     image = blobs(oblique_grid((40, 48, 44)), number=1)
     write_image(image, tmp_path / "a.nii")
     grid = WorkingGrid((20, 24, 22) if spacing_mm is None else (50, 44, 48), spacing_mm)
-    found = preprocess_image(RIGHT, str(tmp_path / "a.nii"), grid, True, (0, 100))
+    found = preprocess_image(str(tmp_path / "a.nii"), grid, False, (0, 100))
 
     def centre_mm(im):
         array = sitk.GetArrayFromImage(im) ** 4  # the tails, cut by the border, count little
@@ -129,7 +129,9 @@ def test_left_knees_are_mirrored_and_labels_follow(tmp_path):
     grid = WorkingGrid((16, 20, 18), None)
     pictures, labels = (
         {
-            (scan.side, mirror): sitk.GetArrayFromImage(make(scan, path, grid, mirror, last))
+            (scan.side, mirror): sitk.GetArrayFromImage(
+                make(path, grid, is_mirrored(scan, mirror), last)
+            )
             for scan in (RIGHT, LEFT)
             for mirror in (True, False)
         }

@@ -53,7 +53,7 @@ def test_imports_are_followed(tmp_path):
         assert "avsm/cli.py" in names(tmp_path / "baselines/mine", root=tmp_path)
 
 
-@pytest.mark.parametrize("script", ["evaluate", "preprocess_image", "make_table1", "register"])
+@pytest.mark.parametrize("script", ["evaluate", "preprocess", "make_table1", "register"])
 def test_no_module_that_python_loads_is_missed(script):
     text = (SCRIPTS / f"{script}.py").read_text(encoding="utf-8")
     body = ast.parse(text).body
@@ -76,8 +76,10 @@ def test_no_module_that_python_loads_is_missed(script):
 def test_what_decides_and_what_does_not():
     found = names(SCRIPTS / "evaluate.py")
     assert {"workflow/referee/tidy.py", "workflow/referee/metrics.py"} <= found
-    assert "workflow/data/phantom_truth.py" not in found  # of the phantom alone, see evaluate.smk
-    assert {"avsm/images.py", "avsm/grid.py"} <= names(SCRIPTS / "preprocess_image.py")
+    assert "workflow/phantom/labels.py" not in found  # of the phantom alone, see evaluate.smk
+    preprocess = names(SCRIPTS / "preprocess.py")
+    assert {"avsm/images.py", "avsm/grid.py"} <= preprocess
+    assert "workflow/phantom/dess.py" not in preprocess  # of simulated images alone, see data.smk
     assert not {"workflow/lock.py", "avsm/errors.py"} & found  # which all of them import
     assert "avsm/model.py" not in names(SCRIPTS / "training_part.py")
     assert {"workflow/provenance.py", "workflow/referee/page.html"} <= names(
@@ -86,7 +88,7 @@ def test_what_decides_and_what_does_not():
     networks = names(SCRIPTS / "train.py", *map(NETWORKS.joinpath, ("affine", "voxelmorph")))
     assert {"avsm/train.py", "avsm/trainer.py", "baselines/tools/voxelmorph.py"} <= networks
     assert not {"avsm/cli.py", "avsm/cli_register.py", "avsm/optimise.py"} & networks
-    assert not [name for name in networks if name.startswith("workflow/data/")]
+    assert not [name for name in networks if name.startswith(("workflow/data", "workflow/phantom"))]
     opt = names(SCRIPTS / "register.py", BASELINES / "affine-opt")
     assert "avsm/optimise.py" in opt
     assert not {"avsm/train.py", "workflow/config.py", "workflow/contract/methods.py"} & opt

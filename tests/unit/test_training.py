@@ -24,16 +24,15 @@ from workflow.contract.training import (
     check_trained,
     open_state,
 )
-from workflow.data.pairs import misfit
-from workflow.data.scan import Scan
-from workflow.data.training import (
-    COLUMNS,
+from workflow.data.pairs import (
     couple_rows,
     manifest_rows,
+    misfit,
     read_scan,
     training_couples,
     training_scans,
 )
+from workflow.data.scans import Scan
 from workflow.referee.notes import notes
 from workflow.run import load_run
 
@@ -229,7 +228,8 @@ def test_couples_of_one_task_alone_need_all_scans(config):
     run = load_run(config)
     everything = {scan.name for scan in run.scans.values() if scan.split == "train"}
     assert everything < {*run.trained}
-    assert [row["task"] for row in couple_rows(run.listed)] == 2 * ["longitudinal"]
+    rows = couple_rows(couple for own in run.listed.values() for couple in own)
+    assert [task for task, *_ in rows] == 2 * ["longitudinal"]
     config["training"]["couples"]["cross-subject"] = 1
     assert len(load_run(config).trained) < len(run.trained)
 
@@ -284,7 +284,7 @@ def test_pairs_are_trained_and_validated_on_by_the_rule_of_those_tested(tmp_path
                 row[kind] = row[kind].replace("../../", f"../../{row['split']}_")
                 (folder / row[kind]).parent.mkdir(exist_ok=True)
                 (folder / row[kind]).touch()
-    write_rows(folder / "manifest.csv", COLUMNS, rows)
+    write_rows(folder / "manifest.csv", [*rows[0]], rows)
     cohort = read_cohort(folder / "manifest.csv", "both")
     for task in ("longitudinal", "cross-subject"):
         expected = {

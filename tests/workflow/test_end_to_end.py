@@ -188,7 +188,7 @@ def test_a_changed_parameter_reruns_its_method_only(project):
     done = project.run("--configfile", "changed.yaml", "-n")
     methods, rules = registered(done.output)
     assert methods == {"demons"}
-    assert not {"preprocess_image", "simulate_image", "phantom_label"} & rules
+    assert not {"preprocess", "phantom_label"} & rules
 
 
 def test_an_edited_wrapper_reruns_the_methods_that_use_it(project):
@@ -201,7 +201,7 @@ def test_an_edited_wrapper_reruns_the_methods_that_use_it(project):
         wrapper.write_text(text)
     methods, rules = registered(output)
     assert {"affine-niftyreg", "niftyreg-nmi", "niftyreg-lncc", "demons"} <= methods
-    assert not {"syn", "identity", "mine"} & methods and "preprocess_image" not in rules
+    assert not {"syn", "identity", "mine"} & methods and "preprocess" not in rules
 
 
 def test_labels_are_kept_from_methods_and_networks(project):
@@ -255,7 +255,7 @@ def test_a_changed_network_parameter_reruns_what_builds_on_it(project):
     assert "network=momentum" in done.output and "avsm-3step" in methods
     # affine-net registers again too: Figure 4 shows its fields, which are temporary.
     assert "network=affine" not in done.output
-    assert "demons" not in methods and "preprocess_image" not in rules
+    assert "demons" not in methods and "preprocess" not in rules
 
 
 def test_kept_fields_reproduce_the_scores(project):
@@ -341,9 +341,7 @@ def test_the_report_is_one_page_that_shows_everything(project):
     assert len(shown["Training"]) == 4 and min(shown["Training"].values()) > 300
     graph, problems = look_at(report, GRAPH, project.folder)
     assert problems == [] and graph["width"] > 300
-    assert {"preprocess_image", "train", "register", "register_mine", "evaluate"} <= set(
-        graph["rules"]
-    )
+    assert {"preprocess", "train", "register", "register_mine", "evaluate"} <= set(graph["rules"])
 
 
 def test_a_killed_run_resumes(fresh_project):

@@ -9,8 +9,8 @@ import pytest
 import SimpleITK as sitk
 
 from tests.oai import Release
-from workflow.data.dess import simulate_dess
-from workflow.data.phantom import phantom_label
+from workflow.phantom.dess import simulate_dess
+from workflow.phantom.labels import phantom_label
 
 pytestmark = pytest.mark.workflow
 
@@ -41,7 +41,7 @@ def test_from_dicom_to_table_1(fresh_project):
     project = fresh_project
     release = make_release(project.folder)
     index = [
-        sys.executable, "-m", "workflow.data.oai", "--out", "oai.csv", "--expect", "32x48x48",
+        sys.executable, "-m", "workflow.oai", "--out", "oai.csv", "--expect", "32x48x48",
         "--labels", "labels", "--validation-labels", "automatic", "--", release.root.name,
     ]  # fmt: skip
     done = subprocess.run(

@@ -76,7 +76,7 @@ def test_jobs_went_where_they_belong(project):
     assert seen(project, "train") == seen(project, "register_wildcards_affine-net") == {"g1"}
     for rule in ("register_wildcards_affine-niftyreg", "register_wildcards_identity", "evaluate"):
         assert seen(project, rule) and seen(project, rule) <= {"n1", "n2"}
-    for rule in ("preprocess_image", "check_cohort", "make_table1", "visual_check"):
+    for rule in ("preprocess", "check_cohort", "make_table1", "visual_check"):
         assert not seen(project, rule)
 
 

@@ -16,7 +16,7 @@ from avsm.files import file_digest, files_of
 from avsm.images import canonical, read_image
 from avsm.labels import LIKE_LABELS, has_few_values, label_faults
 from workflow.data.preprocess import merge_labels
-from workflow.data.scan import Scan
+from workflow.data.scans import Scan
 
 # Femur, tibia and patella in OAI's label maps, which the simulator paints around.
 BONES = (1, 3, 5)
@@ -35,13 +35,13 @@ class Checked(NamedTuple):
 
 def check_scans(scans: Sequence[Scan], labels: dict[str, list], threads: int = 1) -> Checked:
     """Check the files of scans side by side."""
-    with ThreadPoolExecutor(threads) as pool:
-        found = [*pool.map(lambda scan: _check_scan(scan, labels), scans)]
     whole = Checked([], [], {})
-    for scan, own in zip(scans, found, strict=True):
-        whole.faults.extend(f"{scan.name}: {fault}" for fault in own.faults)
-        whole.warnings.extend(f"{scan.name}: {warning}" for warning in own.warnings)
-        whole.digests.update({f"{scan.name}: {file}": d for file, d in own.digests.items()})
+    with ThreadPoolExecutor(threads) as pool:
+        found = pool.map(lambda scan: _check_scan(scan, labels), scans)
+        for scan, (faults, warnings, digests) in zip(scans, found, strict=True):
+            whole.faults.extend(f"{scan.name}: {fault}" for fault in faults)
+            whole.warnings.extend(f"{scan.name}: {warning}" for warning in warnings)
+            whole.digests.update({f"{scan.name}: {file}": d for file, d in digests.items()})
     return whole
 
 

@@ -11,8 +11,7 @@ from typing import Any
 from avsm.errors import UserError, nearest, raise_all
 from avsm.manifest import same_files
 from avsm.tables import read_table
-from workflow.data.scan import PHANTOM_VISITS, Scan
-from workflow.data.splits import SPLITS, assign_splits
+from workflow.data.scans import PHANTOM_VISITS, SPLITS, Scan, assign_splits
 
 COLUMNS = ("subject", "visit", "side", "image", "label", "split")
 SIDES = ("left", "right", "")
@@ -25,12 +24,8 @@ NAME = re.compile(r"[A-Za-z0-9.-]+(_[A-Za-z0-9.-]+)*")
 def load_cohort(config: dict[str, Any], listed_test: set[str] = frozenset()) -> dict[str, Scan]:
     """Return all scans by name, every one with its split decided.
 
-    `listed_test` names scans that an explicit pair list puts into the test set.
-
-    Raises
-    ------
-    UserError
-        Listing all faults of the manifest or folder at once.
+    `listed_test` names scans that an explicit pair list puts into the test set. Raises one
+    `UserError` that lists all faults of the manifest or folder.
     """
     sources = {"phantom": _phantom, "manifest": _manifest, "decathlon": _decathlon}
     scans = sources[config["cohort"]["source"]](config)
@@ -42,13 +37,13 @@ def load_cohort(config: dict[str, Any], listed_test: set[str] = frozenset()) -> 
 
 def _phantom(config: dict[str, Any]) -> list[Scan]:
     """Return the embedded cohort; its label maps are made by a rule of the workflow."""
-    scans = []
-    for number in range(config["phantom"]["subjects"]):
-        for visit in PHANTOM_VISITS:
-            scan = Scan(f"P{number:03d}", visit, ("right", "left")[number % 2], None, "")
-            label = f"results/{config['run']}/raw/labels/{scan.name}.nii.gz"
-            scans.append(replace(scan, label=label))
-    return scans
+    scans = [
+        Scan(f"P{number:03d}", visit, ("right", "left")[number % 2], None, None)
+        for number in range(config["phantom"]["subjects"])
+        for visit in PHANTOM_VISITS
+    ]
+    folder = f"results/{config['run']}/raw/labels"
+    return [replace(scan, label=f"{folder}/{scan.name}.nii.gz") for scan in scans]
 
 
 def _manifest(config: dict[str, Any]) -> list[Scan]:
@@ -59,10 +54,9 @@ def _manifest(config: dict[str, Any]) -> list[Scan]:
     rows = _read_csv(path, names, simulate)
     faults, scans, lines = [], [], {}
     for line, row in rows.items():
-        files = {
-            key: str(path.parent / row[key]) if row[key] else None for key in ("image", "label")
-        }
-        scan = Scan(**row | files | {"side": row["side"].lower()})
+        for key in ("image", "label"):
+            row[key] = str(path.parent / row[key]) if row[key] else None
+        scan = Scan(**row | {"side": row["side"].lower()})
         wrong = _row_faults(scan, simulate)
         # Not all file systems tell capitals from small letters.
         first = lines.setdefault(scan.name.lower(), line)
@@ -107,21 +101,18 @@ def _row_faults(scan: Scan, simulate: bool) -> list[str]:
         value = getattr(scan, key)
         if (value or key == "subject") and not NAME.fullmatch(value):
             faults.append(f"{key} '{value}': expected letters, digits, '.', '-' and single '_'")
-    if len(scan.name) > LONGEST:
-        faults.append(
-            f"scan {scan.name}: found {len(scan.name)} letters, expected at most {LONGEST}"
-        )
+    if (length := len(scan.name)) > LONGEST:
+        faults.append(f"scan {scan.name}: found {length} letters, expected at most {LONGEST}")
     if scan.side not in SIDES:
         faults.append(f"side '{scan.side}': expected left, right or nothing")
     if scan.split not in ("", *SPLITS):
         faults.append(f"split '{scan.split}': expected {', '.join(SPLITS)} or nothing")
-    if not scan.image and not (scan.label and simulate):
-        lacks = (
-            "image, nor a label map to simulate it from"
-            if simulate
-            else ("image; cohort.simulate: true simulates those of knees that have a label map")
+    if not scan.image and simulate and not scan.label:
+        faults.append("no image, nor a label map to simulate it from")
+    if not scan.image and not simulate:
+        faults.append(
+            "no image; cohort.simulate: true simulates those of knees that have a label map"
         )
-        faults.append(f"no {lacks}")
     if scan.split == "test" and not scan.label:
         faults.append("a test scan needs a label map")
     return faults

@@ -1,97 +1,25 @@
-"""Test pairs: couples of scans, each registered in both directions."""
+"""Which scans are registered with one another: test pairs, and what networks are trained on.
+
+A couple is two scans of a task: longitudinal (same patient and side, other visit) or cross-subject
+(other patient, same side once left knees are mirrored).
+"""
 
 from __future__ import annotations
 
 import itertools
 import random
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from avsm.errors import UserError, nearest, raise_all
 from avsm.tables import read_table
 from workflow.config import TASKS
-from workflow.data.scan import Scan
+from workflow.data.scans import Scan, is_mirrored
 
 Couple = tuple[str, str, str]  # task, fixed, moving
-
-
-def read_pair_list(path: str) -> dict[int, Couple]:
-    """Read an explicit list by line: a CSV with the columns task, fixed, moving."""
-    _, rows = read_table(path, "pairs.list", ("task", "fixed", "moving"))
-    if not rows:
-        raise UserError(f"{path}: no pairs; list some, or set pairs.list to null")
-    return {line: (row["task"], row["fixed"], row["moving"]) for line, row in rows.items()}
-
-
-def select_couples(
-    scans: dict[str, Scan],
-    config: dict[str, Any],
-    listed: Mapping[int, Couple] | None = None,
-) -> list[Couple]:
-    """Return the test couples: those listed, or a seeded choice by `pairs` of the configuration.
-
-    A couple is a longitudinal pair (same patient and side, other visit) or a cross-subject pair
-    (other patient, same side once left knees are mirrored), both scans of the test split.
-
-    Raises
-    ------
-    UserError
-        If a listed pair breaks these rules, or there are fewer couples than asked for.
-    """
-    mirrored = config["preprocessing"]["mirror_left"]
-    if listed:
-        return _check_listed(listed, scans, mirrored, config["pairs"]["list"])
-    tested = [scan for scan in scans.values() if scan.split == "test" and scan.label]
-    couples, faults = [], []
-    for task in TASKS:
-        wanted = config["pairs"][task]
-        if wanted == 0:
-            continue
-        possible = [
-            (task, a.name, b.name)
-            for a, b in itertools.combinations(tested, 2)
-            if not misfit(task, a, b, mirrored)
-        ]
-        number = len(possible) if wanted == "all" else wanted
-        if not possible or len(possible) < number:
-            faults.append(f"{task}: found {len(possible)} couples, pairs.{task} asks for {wanted}")
-        else:
-            couples += choose_evenly(possible, number, config["seed"])
-    heading = (
-        f"Too few pairs among the {len(tested)} labelled test scans (ask for fewer in pairs, raise "
-        "split.test, or add scans):"
-    )
-    if not couples and not faults:
-        faults.append("no pairs left: pairs.longitudinal and pairs.cross-subject are both 0")
-    raise_all(heading, faults)
-    return couples
-
-
-def has_couples(scans: Sequence[Scan], task: str, mirrored: bool) -> bool:
-    """Tell whether two of the scans make a couple of a task."""
-    return any(not misfit(task, a, b, mirrored) for a, b in itertools.combinations(scans, 2))
-
-
-def choose_evenly(possible: list[Couple], number: int, seed: int) -> list[Couple]:
-    """Choose couples at random but evenly: no scan a second time before others had their first.
-
-    There must be so many.
-    """
-    random.Random(f"{seed}-{possible[0][0]}").shuffle(possible)
-    used: Counter[str] = Counter()
-    chosen: list[Couple] = []
-    often = 1
-    while len(chosen) < number:
-        rest = []
-        for couple in possible:
-            if len(chosen) < number and all(used[name] < often for name in couple[1:]):
-                chosen.append(couple)
-                used.update(couple[1:])
-            else:
-                rest.append(couple)
-        possible, often = rest, often + 1
-    return chosen
+COUPLE_COLUMNS = ("task", "fixed", "moving")
 
 
 def misfit(task: str, a: Scan, b: Scan, mirrored: bool) -> str:
@@ -108,6 +36,72 @@ def misfit(task: str, a: Scan, b: Scan, mirrored: bool) -> str:
             return "longitudinal, but different sides"
         return "longitudinal, but the same visit" if a.visit == b.visit else ""
     return "cross-subject, but the same patient" if a.subject == b.subject else ""
+
+
+def possible_couples(scans: Iterable[Scan], task: str, mirrored: bool) -> Iterator[Couple]:
+    """Yield all couples of a task that some scans make."""
+    for a, b in itertools.combinations(scans, 2):
+        if not misfit(task, a, b, mirrored):
+            yield task, a.name, b.name
+
+
+def choose_evenly(possible: list[Couple], number: int, seed: int) -> list[Couple]:
+    """Choose so many couples at random: no scan comes again before others had their first turn."""
+    random.Random(f"{seed}-{possible[0][0]}").shuffle(possible)
+    used: Counter[str] = Counter()
+    chosen: list[Couple] = []
+    often = 1
+    while len(chosen) < number:
+        rest = []
+        for couple in possible:
+            if len(chosen) < number and all(used[name] < often for name in couple[1:]):
+                chosen.append(couple)
+                used.update(couple[1:])
+            else:
+                rest.append(couple)
+        possible, often = rest, often + 1
+    return chosen
+
+
+def read_pair_list(path: str) -> dict[int, Couple]:
+    """Read an explicit list by line: a CSV with the columns task, fixed, moving."""
+    _, rows = read_table(path, "pairs.list", COUPLE_COLUMNS)
+    if not rows:
+        raise UserError(f"{path}: no pairs; list some, or set pairs.list to null")
+    return {line: tuple(row[column] for column in COUPLE_COLUMNS) for line, row in rows.items()}
+
+
+def select_couples(
+    scans: dict[str, Scan], config: dict[str, Any], listed: Mapping[int, Couple] | None = None
+) -> list[Couple]:
+    """Return the test couples: those listed, or a seeded choice by `pairs` of the configuration.
+
+    Both scans are of the test split and have label maps. Raises `UserError` if a listed pair is no
+    such couple, or there are fewer couples than asked for.
+    """
+    mirrored = config["preprocessing"]["mirror_left"]
+    if listed:
+        return _check_listed(listed, scans, mirrored, config["pairs"]["list"])
+    tested = [scan for scan in scans.values() if scan.split == "test" and scan.label]
+    couples, faults = [], []
+    for task in TASKS:
+        wanted = config["pairs"][task]
+        if wanted == 0:
+            continue
+        possible = [*possible_couples(tested, task, mirrored)]
+        number = len(possible) if wanted == "all" else wanted
+        if not possible or len(possible) < number:
+            faults.append(f"{task}: found {len(possible)} couples, pairs.{task} asks for {wanted}")
+        else:
+            couples += choose_evenly(possible, number, config["seed"])
+    if not couples and not faults:
+        faults.append("no pairs left: pairs.longitudinal and pairs.cross-subject are both 0")
+    raise_all(
+        f"Too few pairs among the {len(tested)} labelled test scans (ask for fewer in pairs, raise "
+        "split.test, or add scans):",
+        faults,
+    )
+    return couples
 
 
 def _check_listed(
@@ -145,3 +139,140 @@ def shards(couples: Sequence[Couple], size: int) -> dict[str, list[Couple]]:
 def both_directions(couples: Iterable[Couple]) -> list[Couple]:
     """Return each couple followed by its reverse: the directed pairs that are registered."""
     return [pair for task, a, b in couples for pair in ((task, a, b), (task, b, a))]
+
+
+def training_couples(
+    scans: dict[str, Scan], config: dict[str, Any], tasks: Sequence[str]
+) -> dict[str, list[Couple]]:
+    """Return so many couples of each task as the configuration asks for; none of a task: all.
+
+    They are a seeded choice that is spread evenly over the scans. Raises `UserError` if the
+    training scans make fewer.
+    """
+    mirrored, seed = config["preprocessing"]["mirror_left"], config["seed"]
+    training = [scan for _, scan in sorted(scans.items()) if scan.split == "train"]
+    couples: dict[str, list[Couple]] = {task: [] for task in tasks}
+    faults = []
+    for task in tasks:
+        wanted = config["training"]["couples"][task]
+        if wanted == "all":
+            continue
+        if task == "longitudinal":
+            possible = [*_visits(training, mirrored)]
+        else:
+            possible = [*itertools.islice(_across(training, mirrored, seed), wanted)]
+        if len(possible) < wanted:
+            faults.append(f"{task}: found {len(possible)}, asked for {wanted}")
+        else:
+            couples[task] = choose_evenly(possible, wanted, seed)
+    raise_all(
+        f"training.couples: more than the {len(training)} training scans make (ask for fewer, or "
+        "for all):",
+        faults,
+    )
+    return couples
+
+
+def _visits(scans: Sequence[Scan], mirrored: bool) -> Iterator[Couple]:
+    """Yield all longitudinal couples; only scans of one patient are compared."""
+    of_patient = defaultdict(list)
+    for scan in scans:
+        of_patient[scan.subject].append(scan)
+    for own in of_patient.values():
+        yield from possible_couples(own, "longitudinal", mirrored)
+
+
+def _across(scans: Sequence[Scan], mirrored: bool, seed: int) -> Iterator[Couple]:
+    """Yield all cross-subject couples in random rounds, in which no scan comes twice."""
+    # As in a tournament (the circle method), so that a few out of millions cost little.
+    rng = random.Random(f"{seed}-training")
+    order = [*scans]
+    rng.shuffle(order)
+    # Of an even number of places, one of them empty.
+    last = max(0, len(order) - 1 + len(order) % 2)
+    for turn in rng.sample(range(last), last):
+        for place in range(last):
+            other = (turn - place) % last
+            if other == place:
+                other = last
+            if place < other < len(order):
+                yield from possible_couples((order[place], order[other]), "cross-subject", mirrored)
+
+
+def training_scans(scans: dict[str, Scan], couples: dict[str, list[Couple]]) -> list[Scan]:
+    """Return the scans to train on, and those to validate on, which have labels, by name.
+
+    `couples` are those of `training_couples`; a task that they leave open may take any scan.
+    """
+    listed = {name for own in couples.values() for _, *names in own for name in names}
+    everything = not all(couples.values())
+    return [
+        scan
+        for name, scan in sorted(scans.items())
+        if (scan.split == "train" and (everything or name in listed))
+        or (scan.split == "validation" and scan.label)
+    ]
+
+
+def read_scan(scan: Scan) -> Scan:
+    """Return a scan without a label map that is never read: that of a training image."""
+    unread = scan.split == "train" and scan.image
+    return replace(scan, label=None) if unread else scan
+
+
+def check_training(
+    scans: Sequence[Scan],
+    tasks: Sequence[str],
+    mirrored: bool,
+    learned: Sequence[str],
+    own: bool = True,
+) -> None:
+    """Raise one `UserError` that names every task without training or validation pairs.
+
+    Networks that are not trained on the cohort's `own` scans need pairs for validation alone.
+    """
+    found = []
+    kinds = {"train": "training"} if own else {}
+    for split, kind in (kinds | {"validation": "labelled validation"}).items():
+        some = [scan for scan in scans if scan.split == split]
+        patients = len({scan.subject for scan in some})
+        found += [
+            f"{task}: no {kind} pairs among the {len(some)} {kind} scans of {patients} patients"
+            for task in tasks
+            if not any(possible_couples(some, task, mirrored))
+        ]
+    raise_all(
+        f"{', '.join(learned)}: too few scans to train networks on (lower split.test or raise "
+        "split.validation, give scans the split train or validation in the manifest, or take "
+        "these methods off methods):",
+        found,
+    )
+
+
+def listed_path(kind: str, scan: str) -> str:
+    """Return the path of a scan's preprocessed file in the CSVs of a training."""
+    return f"../../{kind}/{scan}.nii"
+
+
+def couple_rows(couples: Iterable[Couple]) -> list[Couple]:
+    """Return the rows, of `COUPLE_COLUMNS`, of a list of training couples."""
+    return [(task, *(listed_path("images", name) for name in names)) for task, *names in couples]
+
+
+def manifest_rows(scans: Sequence[Scan], mirror_left: bool) -> list[dict[str, str]]:
+    """Return the rows of the training manifest; left scans may be mirrored.
+
+    Only validation scans have label maps: their Dice chooses the weights that are kept.
+    """
+    return [
+        {
+            "subject": scan.subject,
+            "image": listed_path("images", scan.name),
+            "label": listed_path("labels", scan.name) if scan.split == "validation" else "",
+            "split": scan.split,
+            "visit": scan.visit,
+            "side": scan.side,
+            "mirrored": "yes" if is_mirrored(scan, mirror_left) else "",
+        }
+        for scan in scans
+    ]

@@ -9,24 +9,23 @@ import SimpleITK as sitk
 
 from avsm.grid import WorkingGrid, image_on_grid, labels_on_grid, like
 from avsm.images import read_image
-from workflow.data.scan import Scan
 
 
 def preprocess_image(
-    scan: Scan, path: str, grid: WorkingGrid, mirror_left: bool, percentiles: Sequence[float]
+    path: str, grid: WorkingGrid, mirrored: bool, percentiles: Sequence[float]
 ) -> sitk.Image:
-    """Return the scan's image on the working grid: float32 in [0, 1], true physical geometry."""
+    """Return an image on the working grid: float32 in [0, 1], true physical geometry."""
     image = read_image(path, notes=[])  # the check told of them
-    return image_on_grid(image, grid, path, percentiles, _is_mirrored(scan, mirror_left))
+    return image_on_grid(image, grid, path, percentiles, mirrored)
 
 
 def preprocess_label(
-    scan: Scan, path: str, grid: WorkingGrid, mirror_left: bool, merge: Sequence[dict[str, int]]
+    path: str, grid: WorkingGrid, mirrored: bool, merge: Sequence[dict[str, int]]
 ) -> sitk.Image:
-    """Return the scan's label map on the working grid, uint8, values merged as configured."""
+    """Return a label map on the working grid, uint8, values merged as configured."""
     labels = read_image(path, notes=[])
     merged = like(merge_labels(sitk.GetArrayFromImage(labels), merge), labels)
-    return labels_on_grid(merged, grid, _is_mirrored(scan, mirror_left))
+    return labels_on_grid(merged, grid, mirrored)
 
 
 def merge_labels(labels: np.ndarray, merge: Sequence[dict[str, int]]) -> np.ndarray:
@@ -35,8 +34,3 @@ def merge_labels(labels: np.ndarray, merge: Sequence[dict[str, int]]) -> np.ndar
     for rule in merge:
         merged[labels == rule["from"]] = rule["to"]
     return merged
-
-
-def _is_mirrored(scan: Scan, mirror_left: bool) -> bool:
-    """Tell whether a scan is reflected, so that all knees are right knees."""
-    return mirror_left and scan.side == "left"

@@ -36,7 +36,7 @@ Score = tuple[str, str, float]  # label, metric, value
 
 
 class Truth(Protocol):
-    """Knows where voxels of scans truly belong, as `workflow.data.phantom_truth` does."""
+    """Knows where voxels of scans truly belong, as `workflow.phantom.labels.PhantomTruth` does."""
 
     def to_template(self, name: str, grid: sitk.Image) -> ToTemplate:
         """Return the map from a scan's voxel indices to anatomical points."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from workflow.data.scan import simulated_note
+from workflow.data.scans import simulated_note
 from workflow.referee.tidy import MEAN
 
 PAPER = "paper "  # prefix of Table 1's columns that hold published numbers

@@ -20,6 +20,7 @@ import math
 import platform
 import re
 import shutil
+import zlib
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -29,11 +30,10 @@ from snakemake.logging import logger
 from avsm.errors import UserError
 from avsm.files import stamp
 from workflow import lock
-from workflow.data.scan import simulated_note
-from workflow.data.training import couple_rows, manifest_rows, read_scan
+from workflow.data.pairs import couple_rows, manifest_rows, read_scan
+from workflow.data.scans import PHANTOM_VISITS, in_parts, is_mirrored, simulated_note
 from workflow.examples import example_figures
 from workflow.job import told
-from workflow.parts import in_parts
 from workflow.run import load_run
 from workflow.schema import read_yaml
 from workflow.sources import digest
@@ -190,6 +190,35 @@ def files_in(cohort, time_ns):
     return json.loads(cohort.read_text(encoding="utf-8")).get("files", {})
 
 
+def raw(wildcards):
+    """Path of what preprocessing starts from: the label map, too, where the image is simulated."""
+    scan = RUN.scans[wildcards.scan]
+    return (scan.image if wildcards.kind == "images" else None) or scan.label
+
+
+def simulation(wildcards):
+    """How to simulate the image of a scan; None for label maps and scans with an image.
+
+    Checksums of the names seed each scan on its own, whatever else is in the cohort.
+    """
+    scan = RUN.scans[wildcards.scan]
+    if wildcards.kind == "labels" or scan.image:
+        return None
+    scan_seed, subject_seed = (
+        (config["seed"], zlib.crc32(name.encode()))
+        for name in (f"scan {scan.name}", f"subject {scan.subject}")
+    )
+    contrast = config["cohort"]["contrast"]
+    return {"seed": scan_seed, "subject_seed": subject_seed, "contrast": contrast}
+
+
+def phantom_scan(name):
+    """A scan of the embedded cohort as the arguments of `phantom_label`, without the size."""
+    scan = RUN.scans[name]
+    numbers = {"subject": int(scan.subject[1:]), "visit": PHANTOM_VISITS.index(scan.visit)}
+    return numbers | {"side": scan.side, "seed": config["seed"]}
+
+
 def check_part(wildcards):
     """Scans in a part of the check, without the label maps that are never read."""
     return [read_scan(RUN.scans[name]) for name in CHECK_PARTS[int(wildcards.part)]]
@@ -215,12 +244,8 @@ def phantom_of_shard(wildcards):
     """What the phantom knows of a shard's scans; None for other cohorts."""
     if not PHANTOM:
         return None
-    scans = RUN.scans_of(wildcards.method, wildcards.shard)
-    return {
-        "scans": {name: asdict(RUN.scans[name]) for name in scans},
-        "seed": config["seed"],
-        "mirror_left": config["preprocessing"]["mirror_left"],
-    }
+    scans = {name: phantom_scan(name) for name in RUN.scans_of(wildcards.method, wildcards.shard)}
+    return {"scans": scans, "mirror_left": config["preprocessing"]["mirror_left"]}
 
 
 def records(trainings):

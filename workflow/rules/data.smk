@@ -6,9 +6,7 @@
 localrules:
     check_cohort,
     phantom_label,
-    simulate_image,
-    preprocess_image,
-    preprocess_label,
+    preprocess,
 
 
 rule phantom_label:
@@ -20,34 +18,10 @@ rule phantom_label:
     conda:
         ENVIRONMENT
     params:
-        scan=lambda wildcards: asdict(RUN.scans[wildcards.scan]),
-        phantom=config["phantom"],
-        seed=config["seed"],
+        scan=lambda wildcards: phantom_scan(wildcards.scan),
+        size=config["phantom"]["size"],
     script:
         "../scripts/phantom_label.py"
-
-
-rule simulate_image:
-    input:
-        label=lambda wildcards: as_noted(RUN.scans[wildcards.scan].label),
-        checked=after_check,
-    output:
-        temp(f"{FOLDER}/raw/images/{{scan}}.nii"),
-    log:
-        f"{FOLDER}/logs/simulate/{{scan}}.log",
-    priority: 10
-    conda:
-        ENVIRONMENT
-    resources:
-        mem_mb=4000,
-    params:
-        scan=lambda wildcards: wildcards.scan,
-        subject=lambda wildcards: RUN.scans[wildcards.scan].subject,
-        seed=config["seed"],
-        contrast=config["cohort"]["contrast"],
-        noted=lambda wildcards: noted(RUN.scans[wildcards.scan].label),
-    script:
-        "../scripts/simulate_image.py"
 
 
 # Faults are handed on, so that those of all scans are told together.
@@ -91,44 +65,32 @@ checkpoint check_cohort:
         "../scripts/check_cohort.py"
 
 
-rule preprocess_image:
+# The image of a scan without one is simulated from the label map first.
+rule preprocess:
     input:
-        image=lambda wildcards: as_noted(RUN.raw_image(wildcards.scan)),
+        own=lambda wildcards: as_noted(raw(wildcards)),
         checked=after_check,
     output:
-        f"{FOLDER}/images/{{scan}}.nii",
+        f"{FOLDER}/{{kind}}/{{scan}}.nii",
     log:
-        f"{FOLDER}/logs/preprocess_image/{{scan}}.log",
+        f"{FOLDER}/logs/preprocess/{{kind}}/{{scan}}.log",
+    wildcard_constraints:
+        kind="images|labels",
     priority: 10
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=2000,
+        mem_mb=lambda wildcards: 4000 if simulation(wildcards) else 2000,
     params:
-        scan=lambda wildcards: asdict(RUN.scans[wildcards.scan]),
+        simulation=lambda wildcards: simulation(wildcards),
+        imported=lambda wildcards: (
+            imported("workflow/phantom/dess.py") if simulation(wildcards) else None
+        ),
         preprocessing=config["preprocessing"],
-        noted=lambda wildcards: noted(RUN.raw_image(wildcards.scan)),
+        mirrored=lambda wildcards: is_mirrored(
+            RUN.scans[wildcards.scan], config["preprocessing"]["mirror_left"]
+        ),
+        merge=lambda wildcards: config["labels"]["merge"] if wildcards.kind == "labels" else None,
+        noted=lambda wildcards: noted(raw(wildcards)),
     script:
-        "../scripts/preprocess_image.py"
-
-
-rule preprocess_label:
-    input:
-        label=lambda wildcards: as_noted(RUN.scans[wildcards.scan].label),
-        checked=after_check,
-    output:
-        f"{FOLDER}/labels/{{scan}}.nii",
-    log:
-        f"{FOLDER}/logs/preprocess_label/{{scan}}.log",
-    priority: 10
-    conda:
-        ENVIRONMENT
-    resources:
-        mem_mb=2000,
-    params:
-        scan=lambda wildcards: asdict(RUN.scans[wildcards.scan]),
-        preprocessing=config["preprocessing"],
-        merge=config["labels"]["merge"],
-        noted=lambda wildcards: noted(RUN.scans[wildcards.scan].label),
-    script:
-        "../scripts/preprocess_label.py"
+        "../scripts/preprocess.py"

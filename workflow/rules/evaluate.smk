@@ -25,7 +25,7 @@ rule evaluate:
         structures=config["labels"]["structures"],
         margin=config["evaluation"]["symmetry_margin"],
         phantom=phantom_of_shard,
-        imported=when_due("workflow/data/phantom_truth.py") if PHANTOM else None,
+        imported=when_due("workflow/phantom/labels.py") if PHANTOM else None,
     script:
         "../scripts/evaluate.py"
 

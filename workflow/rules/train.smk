@@ -42,7 +42,7 @@ rule training_manifest:
     params:
         scans=lambda wildcards: RUN.trained_on(RUN.tasks_of(wildcards.pairs)),
         couples=lambda wildcards: couple_rows(
-            {task: RUN.listed[task] for task in RUN.tasks_of(wildcards.pairs)}
+            couple for task in RUN.tasks_of(wildcards.pairs) for couple in RUN.listed[task]
         ),
     script:
         "../scripts/training_manifest.py"
@@ -82,7 +82,7 @@ rule train:
         folder=lambda wildcards: RUN.networks[wildcards.network].folder,
         imported=lambda wildcards: [
             imported(f"baselines/networks/{RUN.networks[wildcards.network].folder}"),
-            imported("workflow/data/knees.py") if RUN.phantoms else None,
+            imported("workflow/phantom/people.py") if RUN.phantoms else None,
             *map(imported, RUN.published(wildcards.network)),
         ],
         label=lambda wildcards: RUN.networks[wildcards.network].label,

@@ -4,7 +4,7 @@ import json
 
 from avsm.files import write_text
 from workflow.data.checks import check_scans, content
-from workflow.data.scan import Scan
+from workflow.data.scans import Scan
 from workflow.job import start_job
 
 params, threads = snakemake.params, snakemake.threads

@@ -5,7 +5,6 @@ from importlib import import_module
 from pathlib import Path
 
 from avsm.files import write_text
-from workflow.data.scan import Scan
 from workflow.job import start_job
 from workflow.referee.evaluate import Rules, evaluate_shard
 
@@ -14,9 +13,8 @@ labels = {Path(path).name.removesuffix(".nii"): path for path in snakemake.input
 record = json.loads(Path(snakemake.input.outcomes).read_text(encoding="utf-8"))
 params, truth = snakemake.params, None
 if params.phantom:
-    scans = {name: Scan(**scan) for name, scan in params.phantom["scans"].items()}
-    phantom_truth = import_module("workflow.data.phantom_truth")  # other cohorts go without
-    truth = phantom_truth.PhantomTruth(scans, params.phantom["seed"], params.phantom["mirror_left"])
+    phantom = import_module("workflow.phantom.labels")  # other cohorts go without
+    truth = phantom.PhantomTruth(**params.phantom)
 rules = Rules(params.structures, params.margin, truth)
 table = evaluate_shard(record, Path(snakemake.input.fields), labels.__getitem__, rules)
 write_text(snakemake.output[0], table.to_csv(index=False))

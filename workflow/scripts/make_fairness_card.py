@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from avsm.files import write_text
-from workflow.data.scan import simulated_note
+from workflow.data.scans import simulated_note
 from workflow.job import start_log
 from workflow.referee.fairness import fairness_card, split_notes
 from workflow.referee.render import write_tables

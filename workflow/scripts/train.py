@@ -28,15 +28,15 @@ open_state(state, decided_by | {"inputs": {path: file_digest(path) for path in s
 models = tuple(map(Path, snakemake.input.models))
 source, start = None, None
 if params.phantoms:
-    knees = import_module("workflow.data.knees")  # which other cohorts' networks do not depend on
-    people = knees.People(
+    phantom = import_module("workflow.phantom.people")  # others' networks do not depend on it
+    people = phantom.People(
         params.phantoms["seed"],
         params.phantoms["people"],
         params.phantoms["fresh"],
         params.phantoms["random_appearance"],
     )
     folder = Path(params.people_folder)
-    source = knees.KneeSource(people, tuple(params.size), pairs, folder, threads)
+    source = phantom.KneeSource(people, tuple(params.size), pairs, folder, threads)
     source.make_people()
 if snakemake.input.start:
     start = Path(snakemake.input.start[0])

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from avsm.files import write_text
-from workflow.data.training import COUPLE_COLUMNS, listed_path
+from workflow.data.pairs import COUPLE_COLUMNS, listed_path
 from workflow.job import start_log
 
 params, output = snakemake.params, snakemake.output

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from scipy.spatial.distance import cdist
 
 from avsm.dicom import Grid
 from avsm.errors import UserError
 from avsm.images import FORMATS, read_image, write_image
 from avsm.volume import corners
-from workflow.data.oai.index import anatomical_size
-from workflow.data.oai.release import VISITS, Excluded, Listed
+from workflow.oai.release import VISITS, Excluded, Listed, anatomical_size
 
 PATIENT = re.compile(r"(?<!\d)9\d{6}(?!\d)")
 DATE = re.compile(r"(?<!\d)20\d{6}(?!\d)")
@@ -47,8 +47,7 @@ def match_labels(
 ) -> tuple[dict[Listed, Path], list[Excluded]]:
     """Return the label map of each series that has one, and the maps that fit none, with reasons.
 
-    A map without a pose (identity direction, origin 0), as OAI-ZIB's are, is copied to the folder
-    `posed` with the pose of its series.
+    A map without a pose, as OAI-ZIB's are, is copied to `posed` with the pose of its series.
     """
     by_subject = defaultdict(list)
     for series in grids:
@@ -64,13 +63,13 @@ def match_labels(
             excluded.append(Excluded(str(path), reason, subject))
     matched = {}
     for series, own in of_series.items():
-        names = ", ".join(str(path.relative_to(folder)) for path in own)
         try:
             if len(own) > 1:
+                names = ", ".join(str(path.relative_to(folder)) for path in own)
                 raise UserError(f"several fit one series: {names}")
             matched[series] = _on_grid(own[0], series, grids[series], posed)
         except UserError as error:
-            excluded.append(Excluded(str(own[0]), str(error), *series.scan))
+            excluded.append(series.excluded(str(error))._replace(path=str(own[0])))
     return matched, excluded
 
 
@@ -78,21 +77,18 @@ def _fits(name: Path, series: Listed) -> bool:
     """Tell whether all that a label map's name says of date, series, visit and side is true."""
     text = str(name).lower()
     visits = {m["months"] or VISITS.get(int(m["number"]), "") for m in VISIT.finditer(text)}
-    numbers = SERIES.findall(text)
-    said = (
-        (set(DATE.findall(text)), series.date),
-        (visits, series.visit),
-        (set(SIDE.findall(text)), series.side),
-    )
-    return all(not found or found == {true} for found, true in said) and all(
-        number.endswith(series.number) for number in numbers
+    return (
+        {*DATE.findall(text)} <= {series.date}
+        and visits <= {series.visit}
+        and {*SIDE.findall(text)} <= {series.side}
+        and all(number.endswith(series.number) for number in SERIES.findall(text))
     )
 
 
 def _choose(
     path: Path, subject: str, fitting: Sequence[Listed], grids: dict[Listed, Grid]
 ) -> Listed:
-    """Return the one series that a label map lies on, by its header; else raise `UserError`."""
+    """Return the one series that a label map lies on, or without a pose the one of its name."""
     if not subject:
         raise UserError("no patient in its name: expected a number of 7 digits that begins with 9")
     if not fitting:
@@ -101,7 +97,7 @@ def _choose(
     on = [series for series in fitting if _same_place(grid, grids[series])]
     if len(on) == 1:
         return on[0]
-    if not _poseless(grid):
+    if np.any(grid.origin) or not np.array_equal(grid.direction, np.eye(3).ravel()):
         raise UserError(
             f"not on the grid of {fitting[0].folder}: found {grid}, expected {grids[fitting[0]]}"
         )
@@ -123,45 +119,35 @@ def _header(path: Path) -> Grid:
     return Grid.of(reader)
 
 
-def _corners(grid: Grid) -> np.ndarray:
-    """Return the centres of the corner voxels, mm, LPS, ``(8, 3)``."""
-    axes = np.reshape(grid.direction, (3, 3)) * np.asarray(grid.spacing)
-    return (axes @ corners(grid.size)).T + np.asarray(grid.origin)
-
-
 def _same_place(a: Grid, b: Grid) -> bool:
     """Tell whether two grids are one up to the order and direction of their axes."""
-    apart = np.linalg.norm(_corners(a)[:, None] - _corners(b)[None], axis=2)
-    nearest = apart.argmin(axis=1)
+    ends = []  # the centres of the corner voxels, mm, LPS, (8, 3)
+    for grid in (a, b):
+        axes = np.reshape(grid.direction, (3, 3)) * grid.spacing
+        ends.append((axes @ corners(grid.size)).T + grid.origin)
+    apart = cdist(*ends)
     return (
         anatomical_size(a) == anatomical_size(b)
-        and len(set(nearest)) == 8
+        and len({*apart.argmin(axis=1)}) == 8
         and bool(apart.min(axis=1).max() < TOLERANCE_MM)
     )
 
 
-def _poseless(grid: Grid) -> bool:
-    """Tell whether a header says nothing of where the patient lay: what MetaImage writes then."""
-    return not np.any(grid.origin) and np.array_equal(grid.direction, np.eye(3).ravel())
-
-
 def _on_grid(path: Path, series: Listed, grid: Grid, posed: Path) -> Path:
-    """Return the label map, or a copy of one without a pose that lies on its series' grid.
-
-    Such a map counts voxels to the left, the back and the top (LPS), as its identity direction
-    says; the copy has the slightly oblique axes and the place of the image.
-    """
-    found = _header(path)
-    if _same_place(found, grid):
+    """Return the label map, or a copy of one without a pose that lies on its series' grid."""
+    if _same_place(_header(path), grid):
         return path
+    # It counts voxels to the left, the back and the top (LPS), as its identity direction says; the
+    # copy has the slightly oblique axes and the place of the image.
     image = sitk.Image(grid.size, sitk.sitkUInt8)
     image.SetSpacing(grid.spacing)
     image.SetOrigin(grid.origin)
     image.SetDirection(grid.direction)
-    image = sitk.DICOMOrient(image, "LPS")
-    if image.GetSize() != found.size:
-        raise UserError(f"found {found.size} voxels, expected {image.GetSize()} as {series.folder}")
-    label = read_image(path)
+    image, label = sitk.DICOMOrient(image, "LPS"), read_image(path)
+    if image.GetSize() != label.GetSize():
+        raise UserError(
+            f"found {label.GetSize()} voxels, expected {image.GetSize()} as {series.folder}"
+        )
     label.CopyInformation(image)
     copy = posed / f"{'_'.join(series.scan)}.nii.gz"
     write_image(label, copy)

@@ -1,12 +1,10 @@
 """Training images without end: phantom people drawn anew all the time, in contrasts drawn anew.
 
-Each person is made once, as maps of how much of each voxel each tissue covers
-(`dess.tissue_fractions`), on the working grid. An image is the sum of these maps, each times the
-signal of its tissue, with texture, bias, blur and noise: so every batch has contrasts of its own,
-at the cost of one product. A part of the pairs has the usual contrast of the simulator; the others
-are of random appearance, alike in both images or each its own (SynthMorph: Hoffmann et al., IEEE
-TMI 2022). Images whose contrasts differ are judged in the usual one: the similarity of the paper's
-losses compares intensities.
+A person is made once, as maps of how much of each voxel each tissue covers; an image is the sum of
+these, each times the signal of its tissue, with texture, bias, blur and noise. Some pairs look as
+the simulator's images do; others have a random appearance, alike in both images or each its own
+(SynthMorph: Hoffmann et al., IEEE TMI 2022). Images whose contrasts differ are judged in the usual
+one, as the similarity of the paper's losses compares intensities.
 """
 
 from __future__ import annotations
@@ -34,9 +32,9 @@ from avsm.images import canonical
 from avsm.losses import both_directions
 from avsm.pyramid import downsample
 from avsm.settings import Phase
-from workflow.data import dess, phantom
-from workflow.data.dess import BIAS_MAX, BIAS_MM, MOTTLE_MM, NOISE_SD, TISSUES, tissue_fractions
-from workflow.data.phantom import FIELD_OF_VIEW, phantom_label
+from workflow.phantom import dess, labels
+from workflow.phantom.dess import BIAS_MAX, BIAS_MM, MOTTLE_MM, NOISE_SD, TISSUES, tissue_fractions
+from workflow.phantom.labels import FIELD_OF_VIEW, phantom_label
 from workflow.sources import digest
 
 log = logging.getLogger(__name__)
@@ -50,9 +48,7 @@ PERCENTILE = 0.001  # part of the intensities that become 0, and 1
 SPARSE = 3  # one voxel in so many tells the percentiles
 OUTER = ("skin", "fat", "fascia")  # tissues that random appearance may turn into air, from outside
 
-MEANS = torch.tensor([tissue.mean for tissue in TISSUES.values()], dtype=torch.float32)
-SPREADS = torch.tensor([tissue.sd for tissue in TISSUES.values()], dtype=torch.float32)
-TEXTURES = torch.tensor([tissue.texture for tissue in TISSUES.values()], dtype=torch.float32)
+MEANS, SPREADS, TEXTURES = torch.tensor([*TISSUES.values()], dtype=torch.float32).T.contiguous()
 
 
 class Appearance(NamedTuple):
@@ -101,7 +97,7 @@ def render(
     generator: torch.Generator,
     scale: float = 1.0,
 ) -> torch.Tensor:
-    """Make images of tissue fractions.
+    """Make images, float32 (B, D, H, W) in [0, 1], of tissue fractions, on their device.
 
     Parameters
     ----------
@@ -110,10 +106,6 @@ def render(
     generator : of texture, bias, noise and field of view. A GPU draws the fields itself, by a seed
         that this gives: the processor would draw for longer than the network computes.
     scale : part of the working grid's resolution along each axis at which the fractions are.
-
-    Returns
-    -------
-    float32 (B, D, H, W) in [0, 1], on the fractions' device.
     """
     device, (count, _, *shape) = fractions.device, fractions.shape
     fields = generator
@@ -211,8 +203,7 @@ class KneeSource:
     people : who they are.
     size : voxels (x, y, z) of the working grid.
     task : `longitudinal`, `cross-subject` or `both`.
-    folder : where people are kept, 1.2 MB each at 40x96x96; other trainings of the same population
-        find them there.
+    folder : where people are kept, 1.2 MB each at 40x96x96, and found by other trainings.
     workers : processes that make the first people.
     """
 
@@ -224,39 +215,38 @@ class KneeSource:
                 "people: expected at least 2 held and no more fresh ones than that, found "
                 f"{people.held} and {people.fresh}"
             )
-        self.people, self.size, self.task = people, size, task
-        self.folder, self.workers = folder / population(people.seed, size), workers
-        self.shape = (size[2], size[1], size[0])
+        self.people, self.size, self.task, self.workers = people, size, task, workers
+        self.shape = size[::-1]
+        # A population is all that decides it: seed, grid, and the code that makes people.
+        made_by = digest(*(Path(module.__file__).resolve() for module in (dess, labels)))
+        grid = "x".join(map(str, size))
+        self.folder = folder / f"{people.seed}-{grid}-{made_by[:8]}{file_digest(__file__)[:8]}"
         self.scans: dict[ScanKey, dict[float, torch.Tensor]] = {}
         self.epoch = -1
 
     def make_people(self) -> None:
         """Make the people of the first epoch, so that no training's time includes it."""
-        missing = [n for n in range(self.people.held) if not self._file(n).is_file()]
+        jobs = [*map(self._job, range(self.people.held))]
+        jobs = [job for job in jobs if not job[-1].is_file()]
         # Trainings that run side by side do not make the same ones: each in an order of its own.
-        random.Random(os.getpid()).shuffle(missing)
-        jobs = [self._job(number) for number in missing]
+        random.Random(os.getpid()).shuffle(jobs)
         with ExitStack() as stack:
             run = map
             if self.workers > 1 and len(jobs) > 1:
-                fork = get_context(
-                    "fork"
-                )  # a new interpreter would run the training's script again
-                pool = ProcessPoolExecutor(self.workers, mp_context=fork)
+                # A new interpreter would run the training's script again.
+                pool = ProcessPoolExecutor(self.workers, mp_context=get_context("fork"))
                 run = stack.enter_context(pool).map
-            for done, number in enumerate(run(make_person, jobs), start=1):
-                log.debug("phantom person %d made", number)
+            for done, _ in enumerate(run(make_person, jobs), start=1):
                 if done % 20 == 0:
-                    log.info("%d of %d phantom people made", done, len(missing))
+                    log.info("%d of %d phantom people made", done, len(jobs))
 
     def draw(
         self, phase: Phase, epoch: int, generator: torch.Generator
     ) -> tuple[list[ScanKey], float, torch.Generator]:
         """Draw the scans of pairs: all fixed ones, then all moving ones."""
         if epoch != self.epoch:
-            self._hold(
-                range(epoch * self.people.fresh, epoch * self.people.fresh + self.people.held)
-            )
+            first = epoch * self.people.fresh
+            self._hold(range(first, first + self.people.held))
             self.epoch = epoch
         pairs = [self._pair(epoch, generator) for _ in range(phase.pairs)]
         return [scan for role in zip(*pairs, strict=True) for scan in role], phase.scale, generator
@@ -311,35 +301,23 @@ class KneeSource:
 
     def _hold(self, numbers: range) -> None:
         """Have these people in memory and no others; make those that are not in the folder."""
-        for number, visit in [*self.scans]:
-            if number not in numbers:
-                del self.scans[number, visit]
-        for number in numbers:
-            make_person(self._job(number))
-        for number in numbers:
+        self.scans = {scan: own for scan, own in self.scans.items() if scan[0] in numbers}
+        for job in map(self._job, numbers):
+            _, number, _, path = job
             if (number, 0) not in self.scans:
-                maps = np.load(self._file(number))["fractions"]
-                for visit in range(VISITS):
-                    self.scans[number, visit] = {1.0: torch.from_numpy(maps[visit])}
+                make_person(job)
+                maps = torch.from_numpy(np.load(path)["fractions"])
+                self.scans |= {(number, visit): {1.0: maps[visit]} for visit in range(VISITS)}
 
     def _job(self, number: int) -> Job:
-        return self.people.seed, number, self.size, self._file(number)
-
-    def _file(self, number: int) -> Path:
-        return self.folder / f"{number:06d}.npz"
+        return self.people.seed, number, self.size, self.folder / f"{number:06d}.npz"
 
 
-def population(seed: int, size: tuple[int, int, int]) -> str:
-    """Name a population by all that decides it: seed, grid, and the code that makes people."""
-    made_by = digest(*(Path(module.__file__).resolve() for module in (dess, phantom)))
-    return f"{seed}-{'x'.join(map(str, size))}-{made_by[:8]}{file_digest(__file__)[:8]}"
-
-
-def make_person(job: Job) -> int:
-    """Make the tissue fractions of a person's scans, unless they are there; return the number."""
+def make_person(job: Job) -> None:
+    """Make the tissue fractions of a person's scans, unless they are there."""
     seed, number, size, path = job
     if path.is_file():
-        return number
+        return
     fine = tuple(FINE * n for n in size)
     maps = []
     for visit in range(VISITS):
@@ -348,4 +326,3 @@ def make_person(job: Job) -> int:
         maps.append(tissue_fractions(label, (seed, number, visit), (seed, number), FINE))
     with written_aside(path) as aside, aside.open("wb") as stream:
         np.savez_compressed(stream, fractions=np.stack(maps))
-    return number

@@ -1,8 +1,7 @@
-"""DESS-like knee MR images from label maps.
+"""DESS-like knee MR images from label maps, as a partial-volume mixture.
 
-The image is an exact partial-volume mixture: soft tissues are painted from depth maps, bone
-and cartilage are mixed in with their Gaussian-smoothed fractions; then texture, a coil bias
-field and Rician noise follow. Intensities are arbitrary units in which fluid is about 230.
+Soft tissues are painted from depth maps; bone and cartilage are mixed in with their smoothed
+fractions; texture, a coil bias field and Rician noise follow. In units in which fluid is about 230.
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter
 
-from workflow.data.knee import Knee, resample, smooth_field
-from workflow.data.tissues import soft_tissues
+from workflow.phantom.tissues import Knee, resample, smooth_field, soft_tissues
 
 
 class Tissue(NamedTuple):
@@ -84,27 +82,21 @@ def simulate_dess(
     ----------
     label : 3D integer image, index axes RAS+ (oblique headers are fine). 1 femur, 3 tibia,
         5 patella, 2/4/6 their cartilages, 7/8/9 lesions inside them, 0 everything else.
-    seed : non-negative integer, or integers such as (seed, subject, visit). It decides
-        contrast, texture, fluid, bias field and noise, which are new at every visit.
-    subject_seed : decides the soft-tissue outlines, muscles and vessels around the joint, which
-        a subject keeps between visits; by default they follow `seed` too.
+    seed : of contrast, texture, fluid, bias field and noise, which are new at every visit.
+    subject_seed : of the soft tissues around the joint, which a subject keeps between visits; by
+        default they follow `seed` too. Seeds are integers, or several such as (seed, subject).
     contrast : one of `CONTRASTS`.
 
     Returns
     -------
-    int16 image on the grid of `label`; the same label map and seed give the same image.
+    int16 image on the grid of `label`; the same label map and seeds give the same image.
 
     Raises
     ------
     ValueError : the label map is not 3D, not of an integer type, or has no bone.
     """
-    labels = _label_array(label)
-    spacing = label.GetSpacing()[::-1]
-    rng = np.random.default_rng(seed)
-    subject = np.random.default_rng(seed if subject_seed is None else subject_seed)
-    table = _contrast(rng, contrast)
-    image, texture = _soft_image(labels, spacing, table, subject, rng)
-    _mix_hard(image, texture, labels, spacing, table)
+    labels, spacing, subject, rng, table = _start(label, seed, subject_seed, contrast)
+    image, texture = _mixture(labels, spacing, table, subject, rng)
     texture *= _texture(labels.shape, spacing, rng)
     image += texture
     np.maximum(image, 0, out=image)
@@ -132,7 +124,8 @@ def rician(image: np.ndarray, sd: float, rng: np.random.Generator) -> np.ndarray
     return np.hypot(real, imaginary, out=real)
 
 
-def _label_array(label: sitk.Image) -> np.ndarray:
+def _start(label: sitk.Image, seed, subject_seed, contrast: str = "dess") -> tuple:
+    """Return labels, spacing (z, y, x), generators of subject and visit, and the tissues."""
     if label.GetDimension() != 3:
         raise ValueError(f"label map: expected 3 dimensions, found {label.GetDimension()}")
     labels = sitk.GetArrayFromImage(label)
@@ -142,7 +135,10 @@ def _label_array(label: sitk.Image) -> np.ndarray:
     if not np.isin(labels, BONES).any():
         found = np.unique(labels).tolist()
         raise ValueError(f"label map: expected bone (1, 3 or 5), found labels {found}")
-    return labels
+    rng = np.random.default_rng(seed)
+    subject = np.random.default_rng(seed if subject_seed is None else subject_seed)
+    # The contrast is drawn first, so that images and fractions of one seed have the same tissues.
+    return labels, label.GetSpacing()[::-1], subject, rng, _contrast(rng, contrast)
 
 
 def _contrast(rng, contrast: str = "dess") -> dict[str, Tissue]:
@@ -158,21 +154,25 @@ def _contrast(rng, contrast: str = "dess") -> dict[str, Tissue]:
     }
 
 
-def _soft_image(labels, spacing, table, subject, visit) -> tuple[np.ndarray, np.ndarray]:
-    """Signal and texture amplitude of all soft tissues, painted from back to front."""
+def _mixture(labels, spacing, table, subject, visit) -> tuple[np.ndarray, np.ndarray]:
+    """Signal and texture amplitude: soft tissues from back to front, then bone and cartilage."""
     image = np.full(labels.shape, table["air"].mean, np.float32)
     texture = np.full(labels.shape, table["air"].texture, np.float32)
     for name, fraction in _paint(labels, spacing, subject, visit):
         image += (table[name].mean - image) * fraction
         texture += (table[name].texture - texture) * fraction
+    hard = _hard_fractions(labels, spacing)
+    soft = hard.pop("soft")
+    image *= soft
+    texture *= soft
+    for name, fraction in hard.items():
+        image += table[name].mean * fraction
+        texture += table[name].texture * fraction
     return image, texture
 
 
 def _paint(labels, spacing, subject, visit, front_first: bool = False):
-    """Yield the soft tissues by name with how much of each voxel they cover, behind one another.
-
-    From back to front, or the other way round.
-    """
+    """Yield the soft tissues by name with how much of each voxel they cover, back to front."""
     step = [max(1, round(GRID_MM / s)) for s in spacing]
     start = [s // 2 for s in step]
     coarse = labels[tuple(slice(a, None, s) for a, s in zip(start, step, strict=True))]
@@ -187,22 +187,10 @@ def _paint(labels, spacing, subject, visit, front_first: bool = False):
         yield name, np.clip(fraction, 0, 1, out=fraction)
 
 
-def _mix_hard(image, texture, labels, spacing, table) -> None:
-    """Mix bone and cartilage into the soft tissues, in place."""
-    parts = _hard_fractions(labels, spacing)
-    soft = parts.pop("soft")
-    image *= soft
-    texture *= soft
-    for name, fraction in parts.items():
-        image += table[name].mean * fraction
-        texture += table[name].texture * fraction
-
-
 def _hard_fractions(labels, spacing) -> dict[str, np.ndarray]:
     """How much of each voxel is bone and cartilage of each kind, and how much is left as soft.
 
-    The smoothed masks of disjoint tissues sum to 1, so no dark or bright rim appears between
-    two of them.
+    The smoothed masks of disjoint tissues sum to 1: no rim appears between two of them.
     """
     bone = np.isin(labels, BONES + LESIONS)
     marrow = _smooth(bone, CORTEX_MM, spacing)
@@ -228,23 +216,12 @@ def tissue_fractions(
 ) -> np.ndarray:
     """How much of each voxel each tissue covers: what `simulate_dess` paints, without contrast.
 
-    An image of any contrast is the sum of these maps, each times the signal of its tissue.
-
-    Parameters
-    ----------
-    label, seed, subject_seed : as for `simulate_dess`.
-    reduction : maps are averaged over blocks of so many voxels a side, which must divide the
-        sides.
-
-    Returns
-    -------
-    uint8 (tissue, z, y, x), in the order of `TISSUES`; 255 is all of a voxel.
+    An image of any contrast is the sum of these maps, each times the signal of its tissue. They
+    are averaged over blocks of `reduction` voxels a side, which must divide the sides; the other
+    arguments are those of `simulate_dess`. Returns uint8 (tissue, z, y, x), in the order of
+    `TISSUES`; 255 is all of a voxel.
     """
-    labels = _label_array(label)
-    spacing = label.GetSpacing()[::-1]
-    rng = np.random.default_rng(seed)
-    subject = np.random.default_rng(seed if subject_seed is None else subject_seed)
-    _contrast(rng)  # drawn first by `simulate_dess` too: the same seed paints the same tissues
+    labels, spacing, subject, rng, _ = _start(label, seed, subject_seed)
     names = list(TISSUES)
     blocks = [size for n in labels.shape for size in (n // reduction, reduction)]
     maps = np.zeros((len(names), *blocks[::2]), np.float32)

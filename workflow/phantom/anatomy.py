@@ -1,11 +1,9 @@
-"""The template anatomy of the knee phantom: one right knee as implicit functions.
+"""The template anatomy of the knee phantom: one right knee as implicit functions, fitted to the
+mean of 42 manual segmentations of OAI scans.
 
-Frame: millimetres, x medial -> lateral (a right knee's left -> right), y posterior -> anterior,
-z inferior -> superior; the origin lies between the two plateaus. Arrays of points are
-component-first, ``(3, N)``. A bone is given by an approximate signed distance in mm, negative
-inside: a smooth union, intersection or difference of a few quadrics. A cartilage is the layer on
-a part of a bone's surface whose signed distance lies between 0 and the local thickness. The
-constants were fitted to the mean knee of 42 manual segmentations of OAI scans.
+Points are ``(3, N)`` in mm, x medial to lateral, y posterior to anterior, z inferior to superior,
+from an origin between the two plateaus. A bone is a signed distance, negative inside, of smoothly
+joined quadrics; a cartilage is the layer on its surface up to the local thickness.
 """
 
 from __future__ import annotations
@@ -16,23 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating]
-RelativeThickness = Callable[[Array, int], Array]
 
 FEMUR, FEMORAL_CARTILAGE, TIBIA, TIBIAL_CARTILAGE, PATELLA, PATELLAR_CARTILAGE = range(1, 7)
 
-# Where the axis of the femoral condyles runs: (y, z) in mm.
+# Where the axis of the femoral condyles runs: (y, z).
 CONDYLAR_AXIS = (5.0, 28.0)
-# No cartilage is thicker (mm), so points farther from a bone need no thickness.
+# No cartilage is thicker, so points farther from a bone need no thickness.
 MAX_THICKNESS = 6.0
-# Nominal thickness (mm) before the falloff towards the edges of each cartilage.
+# Nominal thickness before the falloff towards the edges of each cartilage.
 NOMINAL_THICKNESS = {FEMORAL_CARTILAGE: 1.95, TIBIAL_CARTILAGE: 2.05, PATELLAR_CARTILAGE: 2.65}
+# Where a cartilage may have defects: lowest and highest corner of a box.
+DEFECT_SITES = {
+    FEMORAL_CARTILAGE: ((-35, -15, 0), (32, 25, 6)),
+    TIBIAL_CARTILAGE: ((-32, -15, -4), (32, 15, -1)),
+    PATELLAR_CARTILAGE: ((-12, 43, 28), (18, 47, 46)),
+}
 
 
 def matrix_times(matrix: Array, points: Array) -> Array:
-    """Return ``matrix @ points``, always in one thread.
-
-    Threads of BLAS gain nothing on such narrow matrices, and wait for each other on a busy machine.
-    """
+    """Return ``matrix @ points`` in one thread: those of BLAS only wait for one another here."""
     return np.einsum("ij,jn->in", matrix, points)
 
 
@@ -64,8 +64,7 @@ def _quadric(p: Array, centre: tuple, semi: tuple) -> Array:
 def _barrel(p: Array, centre: tuple, semi: tuple, squareness: float) -> Array:
     """Return the distance (mm) to a barrel along x, exact to first order at its surface.
 
-    With ``u = (x/a)^2`` and ``r = (y/b)^2 + (z/c)^2`` the surface is
-    ``u^2 + 2 (1 - squareness) u r + r^2 = 1``: an ellipsoid for squareness 0.
+    ``u^2 + 2 (1 - squareness) u r + r^2 = 1`` with u = (x/a)^2 and r = (y/b)^2 + (z/c)^2.
     """
     (a, b, c), cross = semi, 2 * (1 - squareness)
     x, y, z = (value - middle for value, middle in zip(p, centre, strict=True))
@@ -78,10 +77,7 @@ def _barrel(p: Array, centre: tuple, semi: tuple, squareness: float) -> Array:
 
 
 def _column(x: Array, y: Array, a: Array, b: Array, squareness: float) -> Array:
-    """Return the in-plane distance (mm) to an elliptic column of semi-axes ``a(z)``, ``b(z)``.
-
-    ``squareness`` 0 is an ellipse, 1 the superellipse of power 4.
-    """
+    """Return the in-plane distance (mm) to a column of semi-axes ``a(z)``, ``b(z)``."""
     u, v = (x / a) ** 2, (y / b) ** 2
     cross = 2 * (1 - squareness)
     power = u * u + v * v + cross * u * v + 1e-6
@@ -201,22 +197,15 @@ _TISSUES = (
 )
 
 
-def template_label(p: Array, relative_thickness: RelativeThickness) -> NDArray[np.uint8]:
-    """Return the label of each template point.
+def template_label(
+    p: Array, relative_thickness: Callable[[Array, int], Array]
+) -> NDArray[np.uint8]:
+    """Return the label (N,) of each template point ``(3, N)``.
 
-    Parameters
-    ----------
-    p : ndarray, shape (3, N)
-        Points of the template frame, mm.
-    relative_thickness : callable
-        ``relative_thickness(points, cartilage_label)`` gives the factor, shape ``(M,)``, on the
-        nominal thickness of that cartilage at points ``(3, M)``.
-
-    Returns
-    -------
-    ndarray of uint8, shape (N,)
-        0 background, 1 femur, 2 femoral cartilage, 3 tibia, 4 tibial cartilage, 5 patella,
-        6 patellar cartilage. Where cartilages overlap, the one nearer to its own bone wins.
+    0 background, 1 femur, 2 femoral cartilage, 3 tibia, 4 tibial cartilage, 5 patella, 6 patellar
+    cartilage; where cartilages overlap, the one nearer to its own bone wins.
+    ``relative_thickness(points, cartilage)`` gives the factor ``(M,)`` on the nominal thickness of
+    a cartilage at points ``(3, M)``.
     """
     label = np.zeros(p.shape[1], np.uint8)
     depth = np.full(p.shape[1], np.inf, p.dtype)

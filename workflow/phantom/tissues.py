@@ -1,26 +1,141 @@
 """Soft tissues of a knee, placed around the bones and cartilages of a label map.
 
-Each tissue is a depth map (mm, positive inside), painted from back to front. Lengths in the
-recipes are those of an adult knee; each function draws one group of structures.
+Each is a depth map, mm to its surface, positive inside, on a coarse grid: sharp when up-sampled,
+where masks would turn into steps. Minimum and maximum are intersection and union. Arrays are
+(z, y, x), inferior to superior and posterior to anterior; lengths are those of an adult knee.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import SimpleITK as sitk
 from scipy.ndimage import gaussian_filter1d
 
-from workflow.data.knee import (
-    CARTILAGE,
-    FEMUR,
-    NOWHERE_MM,
-    PATELLA,
-    TIBIA,
-    Knee,
-    ellipsoid,
-    slab,
-)
+FEMUR, TIBIA, PATELLA = (1, 2, 7), (3, 4, 8), (5, 6, 9)  # bone, cartilage, lesion
+CARTILAGE = (2, 4, 6)
+NOWHERE_MM = -1e3  # depth of a structure that the label map lacks
+# The spline averages neighbouring knots: per axis, 151 / 315 of their variance is left.
+SPLINE_GAIN = np.float32((315 / 151) ** 1.5)
+REACH_MM = 200.0  # random anatomy is laid out this far around the joint
+
+
+def resample(coarse: np.ndarray, positions: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Cubic B-spline with the samples of `coarse` as coefficients, float32.
+
+    `positions` are those of the output along each axis, in index units of `coarse`. The spline
+    smooths slightly, which rounds the stairs of a coarse distance map.
+    """
+    z, y, x = (_spline_weights(p, n) for p, n in zip(positions, coarse.shape, strict=True))
+    rows = np.matmul(y, coarse @ x.T)
+    return (z @ rows.reshape(len(rows), -1)).reshape(len(z), len(y), len(x))
+
+
+def smooth_field(rng: np.random.Generator, shape, spacing, scale_mm) -> np.ndarray:
+    """Smooth random field, about N(0, 1) at every voxel, with features of `scale_mm`: one length
+    or one per axis (z, y, x), as `spacing`.
+    """
+    scale = np.broadcast_to(np.asarray(scale_mm, float), 3)
+    offset = rng.uniform(1, 2, 3)  # the knots must not sit at the same voxels in every image
+    axes = zip(offset, shape, spacing, scale, strict=True)
+    positions = [o + np.arange(n) * s / k for o, n, s, k in axes]
+    knots = rng.standard_normal([int(p[-1]) + 3 for p in positions], dtype=np.float32)
+    return resample(knots * SPLINE_GAIN, tuple(positions))
+
+
+def _spline_weights(positions: np.ndarray, knots: int) -> np.ndarray:
+    t = np.abs(np.asarray(positions)[:, None] - np.arange(knots))
+    weights = np.where(t < 1, 2 / 3 - t**2 + t**3 / 2, np.clip(2 - t, 0, None) ** 3 / 6)
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
+@dataclass
+class Knee:
+    """A label map on the coarse grid, with the landmarks that soft tissues hang on (mm)."""
+
+    labels: np.ndarray  # (Z, Y, X)
+    spacing: tuple[float, float, float]  # mm, (z, y, x)
+
+    def __post_init__(self) -> None:
+        axes = (np.arange(n) * s for n, s in zip(self.labels.shape, self.spacing, strict=True))
+        self.grid = np.ix_(*(axis.astype(np.float32) for axis in axes))  # open: z, y, x in mm
+        bones = self.femur, self.tibia, self.patella = [*map(self.depth, (FEMUR, TIBIA, PATELLA))]
+        self.hard = np.maximum.reduce(bones)
+
+    def depth(self, values: tuple[int, ...]) -> np.ndarray:
+        """Depth below the surface of the given labels together, in mm."""
+        mask = np.isin(self.labels, values)
+        if not mask.any():
+            return np.full(mask.shape, NOWHERE_MM, np.float32)
+        image = sitk.GetImageFromArray(mask.astype(np.uint8))
+        image.SetSpacing(self.spacing[::-1])
+        distance = sitk.SignedMaurerDistanceMap(
+            image, insideIsPositive=True, squaredDistance=False, useImageSpacing=True
+        )
+        return sitk.GetArrayViewFromImage(distance).astype(np.float32)
+
+    def points(self, values: tuple[int, ...]) -> np.ndarray:
+        """(N, 3) positions of the voxels of these labels, mm."""
+        return np.argwhere(np.isin(self.labels, values)) * np.asarray(self.spacing)
+
+    @cached_property
+    def plateau(self) -> np.ndarray:
+        """Middle of the tibial plateau at the height of the joint line, (z, y, x) in mm."""
+        for values, height in (((4,), 50), (TIBIA, 100), (FEMUR, 0), (PATELLA, 0)):
+            points = self.points(values)
+            if len(points):
+                middle = (points.min(0) + points.max(0)) / 2
+                return np.array([np.percentile(points[:, 0], height), *middle[1:]])
+        raise ValueError("label map has no femur, tibia or patella; found background only")
+
+    def field(self, rng: np.random.Generator, scale_mm) -> np.ndarray:
+        """Smooth random field, about N(0, 1), that moves with the joint: the same `rng` state
+        gives two images of a subject the same field around the plateau.
+        """
+        scale = np.broadcast_to(np.asarray(scale_mm, float), 3)
+        counts = [int(2 * REACH_MM / k) + 4 for k in scale]
+        knots = rng.standard_normal(counts, dtype=np.float32) * SPLINE_GAIN
+        axes = zip(self.grid, self.plateau, scale, counts, strict=True)
+        at = (np.clip((a.ravel() - o + REACH_MM) / k + 1, 1, n - 2) for a, o, k, n in axes)
+        return resample(knots, tuple(at))
+
+    def front(self, depth: np.ndarray, height: float) -> float:
+        """Most anterior y (mm) of a structure, in a band of heights round `height` (mm)."""
+        z, y, _ = self.grid
+        hit = ((depth > 0) & (np.abs(z - height) < 3)).any((0, 2))
+        return float(y.ravel()[hit].max()) if hit.any() else float(self.plateau[1] + 15)
+
+    def profile(self, anterior: bool) -> np.ndarray:
+        """Anterior or posterior edge of the bones per height, (Z, 1, 1) in mm, smoothed."""
+        z, y, _ = (axis.ravel() for axis in self.grid)
+        covered = (self.hard > 0).any(2)
+        filled = covered.any(1)
+        edge = (y[None] * covered).max(1) if anterior else np.where(covered, y, np.inf).min(1)
+        edge = np.interp(z, z[filled], edge[filled])
+        return gaussian_filter1d(edge, 7 / self.spacing[0], mode="nearest")[:, None, None]
+
+
+def slab(grid, start, end, thickness: float, width: float) -> np.ndarray:
+    """Depth in a flat band from point to point (mm): `thickness` in the sagittal plane, `width`
+    across, both in mm.
+    """
+    z, y, x = grid
+    (z0, y0, x0), (z1, y1, x1) = start, end
+    length = (z1 - z0) ** 2 + (y1 - y0) ** 2
+    t = np.clip(((z - z0) * (z1 - z0) + (y - y0) * (y1 - y0)) / length, 0, 1)
+    off = np.hypot(z - z0 - t * (z1 - z0), y - y0 - t * (y1 - y0))
+    across = np.abs(x - x0 - t * (x1 - x0))
+    # An elliptic section, as depth in units of the thinner half axis.
+    return (1 - np.hypot(off / (thickness / 2), across / (width / 2))) * thickness / 2
+
+
+def ellipsoid(grid, centre, radii) -> np.ndarray:
+    """Depth in an ellipsoid (mm), exact at its surface along the shortest axis."""
+    parts = (((a - c) / r) ** 2 for a, c, r in zip(grid, centre, radii, strict=True))
+    return (1 - np.sqrt(sum(parts))) * min(radii)
 
 
 def soft_tissues(
@@ -107,21 +222,16 @@ def _extensors(knee: Knee, fascia, rng) -> Iterator[tuple[str, np.ndarray]]:
     tubercle = min(low - 25, joint - 28)
     foot = (tubercle, knee.front(knee.tibia, max(tubercle, 2)) + 1, x)
     pole = (low + 3, ahead - 5, x)
-    pad = ellipsoid(
-        knee.grid,
-        ((low + tubercle) / 2 + 6, (pole[1] + foot[1]) / 2 - 9, x),
-        ((low - tubercle) / 2 + 4, 16, 27),
-    )
+    middle = ((low + tubercle) / 2 + 6, (pole[1] + foot[1]) / 2 - 9, x)
+    pad = ellipsoid(knee.grid, middle, ((low - tubercle) / 2 + 4, 16, 27))
     yield "hoffa", np.minimum(pad, fascia - 2)
     top = knee.spacing[0] * len(knee.labels) + 20
     thigh = knee.front(knee.femur, top - 24)
     pouch_end = min(high + rng.uniform(20, 40), top)
     pouch = (high - 4, ahead - 15, x), (pouch_end, thigh + 5, x)
     folds = knee.field(rng, 12)
-    yield (
-        "fluid",
-        slab(knee.grid, *pouch, rng.uniform(2, 6), rng.uniform(30, 45)) + 0.7 * folds - 0.5,
-    )
+    pouch = slab(knee.grid, *pouch, rng.uniform(2, 6), rng.uniform(30, 45))
+    yield "fluid", pouch + 0.7 * folds - 0.5
     yield "tendon", slab(knee.grid, (high - 4, ahead - 6, x), (top, thigh + 14, x), 7, 34)
     yield "tendon", slab(knee.grid, pole, foot, 5.5, 28)
     yield "tendon", np.minimum(knee.patella + 1.5, knee.grid[1] - ahead + 9)  # prepatellar
