@@ -20,7 +20,7 @@ from workflow.data.pairs import both_directions, read_pair_list, select_couples,
 from workflow.data.scan import Scan
 from workflow.data.splits import assign_splits
 from workflow.parts import in_parts
-from workflow.referee.notes import warning_note
+from workflow.referee.table1 import warning_note
 
 
 def write_manifest(folder, text, config, files=("x.nii",)):

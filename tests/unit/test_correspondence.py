@@ -12,7 +12,7 @@ from workflow.data.phantom_truth import PhantomTruth
 from workflow.data.preprocess import preprocess_label
 from workflow.data.scan import Scan
 from workflow.geometry import index_grid, index_to_physical
-from workflow.referee.correspondence import invert, target_error
+from workflow.referee.metrics import invert, target_error
 
 SIZE = (20, 48, 48)
 SCANS = {

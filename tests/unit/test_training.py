@@ -34,7 +34,7 @@ from workflow.data.training import (
     training_couples,
     training_scans,
 )
-from workflow.referee.notes import notes
+from workflow.referee.table1 import notes
 from workflow.run import load_run
 
 

@@ -1,15 +1,72 @@
-# The referee: scores every shard of every method in the same way.
+# The referee scores every shard of every method in the same way; and pictures of registrations.
 
 
 localrules:
     visual_check,
+    make_examples,
+
+
+def phantom_of_shard(wildcards):
+    """What the phantom knows of a shard's scans; None for other cohorts."""
+    if not PHANTOM:
+        return None
+    scans = RUN.scans_of(wildcards.method, wildcards.shard)
+    return {
+        "scans": {name: asdict(RUN.scans[name]) for name in scans},
+        "seed": config["seed"],
+        "mirror_left": config["preprocessing"]["mirror_left"],
+    }
+
+
+def picture_of(method, pair, title, affine=None):
+    """What a picture needs of a registration; `affine` is the method of its affine part."""
+    _, fixed, moving = pair
+    shard = RUN.shard_of(method, pair)
+    return {
+        "method": method,
+        "title": title,
+        "fixed": fixed,
+        "moving": moving,
+        "images": [RUN.image(fixed), RUN.image(moving)],
+        "labels": [RUN.label(fixed), RUN.label(moving)],
+        "fields": RUN.fields(method, shard),
+        "outcomes": RUN.outcomes(method, shard),
+        "affine": affine and RUN.fields(affine, RUN.shard_of(affine, pair)),
+    }
+
+
+def checked_pair(wildcards):
+    """The first pair of a task, for the visual check of a method."""
+    task, fixed, moving = pair = next(pair for pair in RUN.couples if pair[0] == wildcards.task)
+    title = f"{wildcards.method}, {task}: {moving} (moving) to {fixed} (fixed)"
+    return picture_of(wildcards.method, pair, title)
+
+
+def example_columns(wildcards):
+    """Registrations that an example figure shows."""
+    return [
+        picture_of(example.method, example.pair, example.title, example.affine)
+        for example in EXAMPLES[wildcards.number].columns
+    ]
+
+
+def files_of(registrations):
+    """Files that pictures of registrations are made from."""
+    files = [
+        path
+        for one in registrations
+        for path in (*one["images"], *one["labels"], one["fields"], one["outcomes"], one["affine"])
+    ]
+    return list(dict.fromkeys(filter(None, files)))
 
 
 rule evaluate:
     input:
         fields=RUN.fields("{method}", "{shard}"),
         outcomes=RUN.outcomes("{method}", "{shard}"),
-        labels=labels_of_shard,
+        labels=lambda wildcards: [
+            RUN.label(scan) for scan in RUN.scans_of(wildcards.method, wildcards.shard)
+        ],
     output:
         RUN.scores("{method}", "{shard}"),
     log:
@@ -32,8 +89,7 @@ rule evaluate:
 
 rule visual_check:
     input:
-        unpack(check_input),
-        style="matplotlibrc",
+        lambda wildcards: files_of([checked_pair(wildcards)]),
     output:
         report(
             f"{FOLDER}/figures/checks/{{method}}_{{task}}.png",
@@ -47,9 +103,38 @@ rule visual_check:
     conda:
         ENVIRONMENT
     params:
-        pair=lambda wildcards: RUN.pairs(
-            wildcards.method, first_shard(wildcards.method, wildcards.task)
-        )[0],
+        pair=checked_pair,
         structures=config["labels"]["structures"],
     script:
         "../scripts/visual_check.py"
+
+
+rule make_examples:
+    input:
+        lambda wildcards: files_of(example_columns(wildcards)),
+        scores=lambda wildcards: [
+            RUN.scores(example.method, RUN.shard_of(example.method, example.pair))
+            for example in EXAMPLES[wildcards.number].columns
+        ],
+    output:
+        csv=f"{FOLDER}/figures/examples/figure{{number}}.csv",
+        pdf=f"{FOLDER}/figures/examples/figure{{number}}.pdf",
+        png=report(
+            f"{FOLDER}/figures/examples/figure{{number}}.png",
+            caption="../report/examples.rst",
+            category="Examples",
+            labels={"figure": "Figure {number}"},
+        ),
+    log:
+        f"{FOLDER}/logs/make_examples/figure{{number}}.log",
+    wildcard_constraints:
+        number="|".join(EXAMPLES),
+    priority: 30
+    conda:
+        ENVIRONMENT
+    params:
+        columns=example_columns,
+        rows=lambda wildcards: EXAMPLES[wildcards.number].rows,
+        structures=config["labels"]["structures"],
+    script:
+        "../scripts/make_examples.py"

@@ -1,6 +1,5 @@
 """Score one shard of one method."""
 
-import json
 from importlib import import_module
 from pathlib import Path
 
@@ -8,15 +7,16 @@ from avsm.files import write_text
 from workflow.data.scan import Scan
 from workflow.job import start_job
 from workflow.referee.evaluate import Rules, evaluate_shard
+from workflow.referee.tidy import read_json
 
 start_job(snakemake.log[0], snakemake.threads)
-labels = {Path(path).name.removesuffix(".nii"): path for path in snakemake.input.labels}
-record = json.loads(Path(snakemake.input.outcomes).read_text(encoding="utf-8"))
-params, truth = snakemake.params, None
-if params.phantom:
-    scans = {name: Scan(**scan) for name, scan in params.phantom["scans"].items()}
-    phantom_truth = import_module("workflow.data.phantom_truth")  # other cohorts go without
-    truth = phantom_truth.PhantomTruth(scans, params.phantom["seed"], params.phantom["mirror_left"])
-rules = Rules(params.structures, params.margin, truth)
-table = evaluate_shard(record, Path(snakemake.input.fields), labels.__getitem__, rules)
+inputs, params, to_template = snakemake.input, snakemake.params, None
+labels = {Path(path).name.removesuffix(".nii"): path for path in inputs.labels}
+if phantom := params.phantom:
+    scans = {name: Scan(**scan) for name, scan in phantom["scans"].items()}
+    truth = import_module("workflow.data.phantom_truth")  # other cohorts go without
+    to_template = truth.PhantomTruth(scans, phantom["seed"], phantom["mirror_left"]).to_template
+rules = Rules(params.structures, params.margin, to_template)
+record = read_json(inputs.outcomes)
+table = evaluate_shard(record, Path(inputs.fields), labels.__getitem__, rules)
 write_text(snakemake.output[0], table.to_csv(index=False))
