@@ -53,7 +53,7 @@ def test_failed_registrations_leave_a_patient_as_before(comparison):
 
 
 def test_numbers_of_the_table(comparison):
-    table = table3.compute(comparison, METHODS).set_index("method")
+    table = table3.compute({"longitudinal": comparison}, METHODS).set_index("method")
     assert table["dice"].to_dict() == pytest.approx({"Before": 25, "Good": 65, "Bad": 25})
     # The two pairs that were worst before (30 % of four, rounded up).
     assert table["hardest"].to_dict() == pytest.approx({"Before": 15, "Good": 55, "Bad": 17.5})
@@ -66,10 +66,8 @@ def test_numbers_of_the_table(comparison):
 
 
 def test_table_as_text(comparison):
-    table = table3.compute(comparison, METHODS)
-    text = render.markdown(
-        {"": table3.formatted(table)}, table3.notes({"longitudinal": comparison})
-    )
+    table = table3.compute({"longitudinal": comparison}, METHODS)
+    text = render.markdown(table3.formatted(table), table3.notes({"longitudinal": comparison}))
     assert "| Before | 25.00 [" in text and "| -- |\n| Good |" in text
     assert "| 1.0 [1.0, 1.0] |" in text
     assert (
@@ -111,7 +109,7 @@ def test_no_usable_pair_leaves_a_table(metrics):
     own = metrics[metrics["method"] != "before"]
     found = compared(own, METHODS[1:])
     assert not len(found.dice)
-    table = table3.compute(found, METHODS[1:]).set_index("method")
+    table = table3.compute({"longitudinal": found}, METHODS[1:]).set_index("method")
     assert table.loc["Good", "dice"] == pytest.approx(65)
     assert np.isnan(table.loc["Bad", "dice"])
     assert found.tests["p"].isna().all()
@@ -128,7 +126,7 @@ def test_without_a_control_failed_pairs_are_left_out(metrics):
     methods, own = METHODS[1:], metrics[metrics["method"] != "before"]
     found = compared(own, methods)
     assert found.dice.index.get_level_values("fixed").tolist() == ["a_1", "b_1", "c_1"]
-    table = table3.compute(found, methods)
+    table = table3.compute({"longitudinal": found}, methods)
     assert table["hardest"].isna().all()
     assert table["worse"].isna().all()
 
@@ -138,7 +136,7 @@ def test_a_dice_that_is_not_defined_is_no_failure(metrics):
     chosen = (metrics["method"] == "good") & (metrics["fixed"] == "d_1")
     metrics.loc[chosen & (metrics["metric"] == "dice"), "value"] = np.nan
     found = compared(metrics, METHODS)
-    row = table3.compute(found, METHODS).set_index("method").loc["Good"]
+    row = table3.compute({"longitudinal": found}, METHODS).set_index("method").loc["Good"]
     assert row["dice"] == pytest.approx(60) and row["worse"] == 0
     assert row["hd95"] == pytest.approx(6.5)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from functools import partial
 from typing import NamedTuple
 
 import pandas as pd
@@ -39,26 +41,18 @@ def list_layers(network: nn.Module, run: Callable[[], object]) -> list[Layer]:
     """
     found: dict[str, Layer] = {}
 
-    def note(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: object, given: dict, output: torch.Tensor) -> None:
-            if name not in found:  # weights that several steps share are one layer
-                count = sum(p.numel() for p in module.parameters())
-                kind = _kind(module, given.get("stride"))
-                found[name] = Layer(name, kind, tuple(output.shape[1:]), count)
+    def note(name: str, module: nn.Module, _: object, given: dict, output: torch.Tensor) -> None:
+        if name not in found:  # weights that several steps share are one layer
+            count = sum(p.numel() for p in module.parameters())
+            kind = _kind(module, given.get("stride"))
+            found[name] = Layer(name, kind, tuple(output.shape[1:]), count)
 
-        return hook
-
-    handles = [
-        module.register_forward_hook(note(name), with_kwargs=True)
-        for name, module in network.named_modules()
-        if not any(module.children())
-    ]
-    try:
-        with torch.no_grad():
-            run()
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in network.named_modules():
+            if not any(module.children()):
+                hook = module.register_forward_hook(partial(note, name), with_kwargs=True)
+                hooks.callback(hook.remove)
+        run()
     counted = {id(p) for name in found for p in network.get_submodule(name).parameters()}
     rest = [
         Layer(name, "parameter", (), parameter.numel())

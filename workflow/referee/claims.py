@@ -80,19 +80,18 @@ def _rivals(name: str, wide: pd.DataFrame, methods: Sequence[dict]) -> list[str]
 
 
 def verdict(expect: str, low: float, high: float, margin: float) -> str:
-    """Judge an interval; one that is not known decides nothing."""
-    if expect == "less":
-        low, high = -high, -low
-    if expect == "alike":
-        if -margin < low and high < margin:
-            return SUPPORTED
-        return CONTRADICTED if low > margin or high < -margin else OPEN
-    least = -margin if expect == "not-less" else margin
-    if low == high == 0 and least >= 0:
-        return EQUAL
-    if low > least:
+    """Judge an interval by where the claim has it; one that is not known decides nothing."""
+    least, most = {
+        "more": (margin, np.inf),
+        "less": (-np.inf, -margin),
+        "not-less": (-margin, np.inf),
+        "alike": (-margin, margin),
+    }[expect]
+    if least < low and high < most:
         return SUPPORTED
-    return CONTRADICTED if high < least else OPEN
+    if low == high == 0:
+        return EQUAL
+    return CONTRADICTED if low > most or high < least else OPEN
 
 
 def formatted(table: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:

@@ -24,8 +24,8 @@ PRINTED = {  # mean of a measure: its title and digits in the printed table
 RANKS = {"rank": "rank", "low": "rank low", "high": "rank high"}
 
 
-def compute(comparison: Comparison, methods: Sequence[dict]) -> pd.DataFrame:
-    """Return the numbers of one task, a row a method in the given order.
+def compute(comparisons: Mapping[str, Comparison], methods: Sequence[dict]) -> pd.DataFrame:
+    """Return the numbers of the table, a row a task and method in the given order.
 
     dice, low, high : mean over the pairs that succeeded, in %, and its 95 % interval by patients,
         cut off where Dice ends.
@@ -36,32 +36,35 @@ def compute(comparison: Comparison, methods: Sequence[dict]) -> pd.DataFrame:
     rank, rank low, rank high : see `statistics.Ranks`; none for controls.
     The means of the measures of `PRINTED` are over the pairs that succeeded.
     """
-    ranks = comparison.ranks.table if comparison.dice.size else pd.DataFrame()
-    rows = []
-    for method in methods:
-        own = comparison.pairs[comparison.pairs["method"] == method["id"]]
-        scored, succeeded = own[own["dice"].notna()], own[own["reason"] == ""]
-        row: dict[str, object] = {"method": method["label"], "dice": scored["dice"].mean()}
-        dice = scored.set_index(SCANS)["dice"]
-        row["low"], row["high"] = comparison.interval(dice, BOUNDS["dice"])
-        known = own[own["before"].notna()]
-        hardest = known.sort_values("before", kind="stable").head(
-            int(np.ceil(HARDEST * len(known)))
-        )
-        row["hardest"] = hardest["dice_or_before"].mean()
-        judged = known[(known["reason"] != "") | known["dice"].notna()]
-        worse = (judged["reason"] != "") | (judged["dice"] < judged["before"])
-        row["worse"] = 100 * worse.mean()
-        row |= {metric: succeeded[metric].mean() for metric in PRINTED if metric in succeeded}
-        if method["id"] in ranks.index:
-            row |= ranks.loc[method["id"], [*RANKS]].rename(RANKS)
-        rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        [
+            {"task": task, "method": method["label"]} | _numbers(comparison, method["id"])
+            for task, comparison in comparisons.items()
+            for method in methods
+        ]
+    )
 
 
-def formatted(table: pd.DataFrame) -> pd.DataFrame:
-    """Return one task's table as text, one column for each column of the printed table."""
-    rows = []
+def _numbers(comparison: Comparison, method: str) -> dict[str, float]:
+    """Return the numbers of one method and task."""
+    own = comparison.pairs[comparison.pairs["method"] == method]
+    scored, succeeded = own[own["dice"].notna()], own[own["reason"] == ""]
+    low, high = comparison.interval(scored.set_index(SCANS)["dice"], BOUNDS["dice"])
+    known = own[own["before"].notna()].sort_values("before", kind="stable")
+    hardest = known.head(int(np.ceil(HARDEST * len(known))))
+    judged = known[(known["reason"] != "") | known["dice"].notna()]
+    worse = (judged["reason"] != "") | (judged["dice"] < judged["before"])
+    numbers = {"dice": scored["dice"].mean(), "low": low, "high": high}
+    numbers |= {"hardest": hardest["dice_or_before"].mean(), "worse": 100 * worse.mean()}
+    numbers |= {metric: succeeded[metric].mean() for metric in PRINTED if metric in succeeded}
+    if comparison.dice.size and method in comparison.dice:
+        numbers |= comparison.ranks.table.loc[method, [*RANKS]].rename(RANKS)
+    return numbers
+
+
+def formatted(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the table as text, one for each task, with the columns of the printed table."""
+    texts: dict[str, list[dict]] = {}
     for _, row in table.iterrows():
         cells = {"Method": row["method"]}
         cells["Dice [95 %]"] = with_limits(row["dice"], row["low"], row["high"], ".2f")
@@ -73,8 +76,8 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
             if name in row
         }
         cells["Rank [95 %]"] = with_limits(*map(row.get, RANKS.values()), ".1f")
-        rows.append(cells)
-    return pd.DataFrame(rows)
+        texts.setdefault(row["task"].capitalize(), []).append(cells)
+    return {task: pd.DataFrame(rows) for task, rows in texts.items()}
 
 
 def notes(comparisons: Mapping[str, Comparison]) -> list[str]:

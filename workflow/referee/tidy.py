@@ -25,7 +25,7 @@ def read_metrics(*paths: str) -> pd.DataFrame:
     return table
 
 
-def read_json(path: str) -> Any:
+def read_json(path: str | Path) -> Any:
     """Read a record, such as a shard's `outcomes.json`."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
 

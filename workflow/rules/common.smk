@@ -31,7 +31,7 @@ from avsm.files import stamp
 from workflow import lock
 from workflow.data.scan import simulated_note
 from workflow.data.training import couple_rows, manifest_rows, read_scan
-from workflow.examples import example_figures
+from workflow.examples import Example, example_figures
 from workflow.job import told
 from workflow.parts import in_parts
 from workflow.run import load_run

@@ -18,20 +18,22 @@ def phantom_of_shard(wildcards):
     }
 
 
-def picture_of(method, pair, title, affine=None):
-    """What a picture needs of a registration; `affine` is the method of its affine part."""
+def picture_of(example):
+    """What a picture needs of a registration."""
+    method, pair, affine = example.method, example.pair, example.affine
     _, fixed, moving = pair
     shard = RUN.shard_of(method, pair)
     return {
         "method": method,
-        "title": title,
+        "title": example.title,
         "fixed": fixed,
         "moving": moving,
         "images": [RUN.image(fixed), RUN.image(moving)],
         "labels": [RUN.label(fixed), RUN.label(moving)],
         "fields": RUN.fields(method, shard),
-        "outcomes": RUN.outcomes(method, shard),
         "affine": affine and RUN.fields(affine, RUN.shard_of(affine, pair)),
+        "outcomes": RUN.outcomes(method, shard),
+        "scores": RUN.scores(method, shard),
     }
 
 
@@ -39,15 +41,12 @@ def checked_pair(wildcards):
     """The first pair of a task, for the visual check of a method."""
     task, fixed, moving = pair = next(pair for pair in RUN.couples if pair[0] == wildcards.task)
     title = f"{wildcards.method}, {task}: {moving} (moving) to {fixed} (fixed)"
-    return picture_of(wildcards.method, pair, title)
+    return picture_of(Example(title, wildcards.method, pair))
 
 
 def example_columns(wildcards):
-    """Registrations that an example figure shows."""
-    return [
-        picture_of(example.method, example.pair, example.title, example.affine)
-        for example in EXAMPLES[wildcards.number].columns
-    ]
+    """The registrations that an example figure shows."""
+    return [*map(picture_of, EXAMPLES[wildcards.number].columns)]
 
 
 def files_of(registrations):
@@ -55,7 +54,7 @@ def files_of(registrations):
     files = [
         path
         for one in registrations
-        for path in (*one["images"], *one["labels"], one["fields"], one["outcomes"], one["affine"])
+        for path in (*one["images"], *one["labels"], one["fields"], one["affine"], one["outcomes"])
     ]
     return list(dict.fromkeys(filter(None, files)))
 
@@ -112,10 +111,7 @@ rule visual_check:
 rule make_examples:
     input:
         lambda wildcards: files_of(example_columns(wildcards)),
-        scores=lambda wildcards: [
-            RUN.scores(example.method, RUN.shard_of(example.method, example.pair))
-            for example in EXAMPLES[wildcards.number].columns
-        ],
+        scores=lambda wildcards: [one["scores"] for one in example_columns(wildcards)],
     output:
         csv=f"{FOLDER}/figures/examples/figure{{number}}.csv",
         pdf=f"{FOLDER}/figures/examples/figure{{number}}.pdf",

@@ -34,16 +34,6 @@ def files(name):
     return [path for path in snakemake.output if Path(path).stem == name]
 
 
-def by_task(tables):
-    """Return one table of some tasks' tables."""
-    return pd.concat([table.assign(task=task) for task, table in tables.items()])
-
-
-def titled(tables):
-    """Return tables of text by task with the tasks as headings."""
-    return {task.capitalize(): table for task, table in tables.items()}
-
-
 def make_figure(name, values, draw):
     """Write the values that a figure shows, and draw them."""
     csv, *pictures = files(name)
@@ -60,15 +50,13 @@ if files("table2"):
     text = table2.formatted(table, params.tasks)
     write_table(files("table2"), "Table 2", table, {"": text}, notes)
 
-tables = {task: table3.compute(found, params.main) for task, found in main.items()}
-table = by_task(tables)
-table.insert(0, "task", table.pop("task"))
-texts = titled({task: table3.formatted(found) for task, found in tables.items()})
-write_table(files("table3"), "Table 3", table, texts, table3.notes(main))
+table = table3.compute(main, params.main)
+write_table(files("table3"), "Table 3", table, table3.formatted(table), table3.notes(main))
 
 tests = {task: found.tests for task, found in main.items()}
-texts = titled({task: table3.formatted_tests(found, labels) for task, found in tests.items()})
-write_table(files("significance"), "All comparisons", by_task(tests), texts)
+table = pd.concat([found.assign(task=task) for task, found in tests.items()])
+texts = {task.capitalize(): table3.formatted_tests(own, labels) for task, own in tests.items()}
+write_table(files("significance"), "All comparisons", table, texts)
 
 if files("claims"):
     said = yaml.safe_load(claims.CLAIMS.read_text(encoding="utf-8"))
