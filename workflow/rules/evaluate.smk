@@ -114,13 +114,13 @@ rule make_examples:
         scores=lambda wildcards: [one["scores"] for one in example_columns(wildcards)],
     output:
         csv=f"{FOLDER}/figures/examples/figure{{number}}.csv",
-        pdf=f"{FOLDER}/figures/examples/figure{{number}}.pdf",
         png=report(
             f"{FOLDER}/figures/examples/figure{{number}}.png",
             caption="../report/examples.rst",
             category="Examples",
             labels={"figure": "Figure {number}"},
         ),
+        pdf=f"{FOLDER}/figures/examples/figure{{number}}.pdf",
     log:
         f"{FOLDER}/logs/make_examples/figure{{number}}.log",
     wildcard_constraints:

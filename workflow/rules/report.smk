@@ -49,7 +49,7 @@ def figure_files(name, title):
         category="Figures",
         labels={"figure": title},
     )
-    return [f"{FOLDER}/figures/{name}.csv", f"{FOLDER}/figures/{name}.pdf", picture]
+    return [f"{FOLDER}/figures/{name}.csv", picture, f"{FOLDER}/figures/{name}.pdf"]
 
 
 rule make_table1:
