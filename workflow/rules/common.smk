@@ -204,3 +204,106 @@ def files_of_part(wildcards):
 def training_part(wildcards):
     """Names of the scans in a part of the training manifest."""
     return TRAINING_PARTS[int(wildcards.part)]
+
+
+def phantom_of_shard(wildcards):
+    """What the phantom knows of a shard's scans; None for other cohorts."""
+    if not PHANTOM:
+        return None
+    scans = RUN.scans_of(wildcards.method, wildcards.shard)
+    return {
+        "scans": {name: asdict(RUN.scans[name]) for name in scans},
+        "seed": config["seed"],
+        "mirror_left": config["preprocessing"]["mirror_left"],
+    }
+
+
+def picture_of(example):
+    """What a picture needs of a registration."""
+    method, pair, affine = example.method, example.pair, example.affine
+    _, fixed, moving = pair
+    shard = RUN.shard_of(method, pair)
+    return {
+        "method": method,
+        "title": example.title,
+        "fixed": fixed,
+        "moving": moving,
+        "images": [RUN.image(fixed), RUN.image(moving)],
+        "labels": [RUN.label(fixed), RUN.label(moving)],
+        "fields": RUN.fields(method, shard),
+        "affine": affine and RUN.fields(affine, RUN.shard_of(affine, pair)),
+        "outcomes": RUN.outcomes(method, shard),
+        "scores": RUN.scores(method, shard),
+    }
+
+
+def checked_pair(wildcards):
+    """The first pair of a task, for the visual check of a method."""
+    task, fixed, moving = pair = next(pair for pair in RUN.couples if pair[0] == wildcards.task)
+    title = f"{wildcards.method}, {task}: {moving} (moving) to {fixed} (fixed)"
+    return picture_of(Example(title, wildcards.method, pair))
+
+
+def example_columns(wildcards):
+    """The registrations that an example figure shows."""
+    return [*map(picture_of, EXAMPLES[wildcards.number].columns)]
+
+
+def files_of(registrations):
+    """Files that pictures of registrations are made from."""
+    files = [
+        path
+        for one in registrations
+        for path in (*one["images"], *one["labels"], one["fields"], one["affine"], one["outcomes"])
+    ]
+    return list(dict.fromkeys(filter(None, files)))
+
+
+def of_shards(path, methods):
+    """Paths of a file that each shard of some methods has."""
+    return [path(method, shard) for method in methods for shard in RUN.shards[method]]
+
+
+def records_of(trainings):
+    """Paths of what trainings leave about themselves."""
+    return [RUN.training(*training, "training.json") for training in trainings]
+
+
+def described(entries):
+    """Descriptions of methods or networks with the run's parameters."""
+    return [asdict(entry) for entry in entries]
+
+
+def table_files(name, title, *suffixes, category="Tables", kind="table"):
+    """Files of a table: its page, which Snakemake's report shows, and others."""
+    page = report(
+        f"{FOLDER}/tables/{name}.html",
+        caption=f"../report/{name}.rst",
+        category=category,
+        labels={kind: title},
+    )
+    return [*(f"{FOLDER}/tables/{name}.{suffix}" for suffix in suffixes), page]
+
+
+def figure_files(name, title):
+    """Files of a figure: its picture, which Snakemake's report shows, and others."""
+    picture = report(
+        f"{FOLDER}/figures/{name}.png",
+        caption=f"../report/{name}.rst",
+        category="Figures",
+        labels={"figure": title},
+    )
+    return [f"{FOLDER}/figures/{name}.csv", picture, f"{FOLDER}/figures/{name}.pdf"]
+
+
+def final_outputs():
+    """Return what `snakemake` makes when it is asked for nothing in particular."""
+    return [
+        f"{FOLDER}/cohort.json",
+        *rules.make_table1.output,
+        *rules.make_report.output,
+        *(rules.make_figure11.output if AVSM else []),
+        *expand(rules.make_examples.output, number=EXAMPLES),
+        *expand(rules.visual_check.output, method=RUN.main, task=RUN.tasks),
+        *(RUN.training(*training, "history.png") for training in RUN.trainings),
+    ]

@@ -1,6 +1,4 @@
 # Tables and figures: pure functions of scores, records and the methods' descriptions.
-
-
 MAIN_TRAININGS = RUN.trainings_of(RUN.main)
 
 
@@ -10,53 +8,11 @@ localrules:
     make_figure11,
 
 
-def scores_of(methods):
-    """Paths of the scores of all registrations of some methods."""
-    return [RUN.scores(method, shard) for method in methods for shard in RUN.shards[method]]
-
-
-def outcomes_of(methods):
-    """Paths of the records of all registrations of some methods."""
-    return [RUN.outcomes(method, shard) for method in methods for shard in RUN.shards[method]]
-
-
-def records_of(trainings):
-    """Paths of what trainings leave about themselves."""
-    return [RUN.training(*training, "training.json") for training in trainings]
-
-
-def described(entries):
-    """Descriptions of methods or networks with the run's parameters."""
-    return [asdict(entry) for entry in entries]
-
-
-def table_files(name, title, *suffixes, category="Tables", kind="table"):
-    """Files of a table: its page, which Snakemake's report shows, and others."""
-    page = report(
-        f"{FOLDER}/tables/{name}.html",
-        caption=f"../report/{name}.rst",
-        category=category,
-        labels={kind: title},
-    )
-    return [*(f"{FOLDER}/tables/{name}.{suffix}" for suffix in suffixes), page]
-
-
-def figure_files(name, title):
-    """Files of a figure: its picture, which Snakemake's report shows, and others."""
-    picture = report(
-        f"{FOLDER}/figures/{name}.png",
-        caption=f"../report/{name}.rst",
-        category="Figures",
-        labels={"figure": title},
-    )
-    return [f"{FOLDER}/figures/{name}.csv", picture, f"{FOLDER}/figures/{name}.pdf"]
-
-
 rule make_table1:
     # By itself: it waits for no method of Table 2 or the curves.
     input:
-        scores=scores_of(RUN.main),
-        outcomes=outcomes_of(RUN.main),
+        scores=of_shards(RUN.scores, RUN.main),
+        outcomes=of_shards(RUN.outcomes, RUN.main),
         trainings=records_of(MAIN_TRAININGS),
         cohort=f"{FOLDER}/cohort.json",
     output:
@@ -81,8 +37,8 @@ rule make_table1:
 rule make_report:
     # All others in one job: each would take longer to start than to make.
     input:
-        scores=scores_of(RUN.shown),
-        outcomes=outcomes_of(RUN.shown),
+        scores=of_shards(RUN.scores, RUN.shown),
+        outcomes=of_shards(RUN.outcomes, RUN.shown),
         trainings=records_of(RUN.trainings),
         trainings_of_table2=records_of(RUN.trainings_of(RUN.table2.values())),
         cohort=f"{FOLDER}/cohort.json",
@@ -133,16 +89,3 @@ rule make_figure11:
         ENVIRONMENT
     script:
         "../scripts/make_figure11.py"
-
-
-def final_outputs():
-    """Return what `snakemake` makes when it is asked for nothing in particular."""
-    return [
-        f"{FOLDER}/cohort.json",
-        *rules.make_table1.output,
-        *rules.make_report.output,
-        *(rules.make_figure11.output if AVSM else []),
-        *expand(rules.make_examples.output, number=EXAMPLES),
-        *expand(rules.visual_check.output, method=RUN.main, task=RUN.tasks),
-        *(RUN.training(*training, "history.png") for training in RUN.trainings),
-    ]
