@@ -1,5 +1,7 @@
 """Example figures: which pairs and methods they show, and a drawing on an oblique grid."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ from tests.conftest import ROOT, blobs, oblique_grid
 from workflow.contract.shard import field_path
 from workflow.examples import example_figures
 from workflow.geometry import vector_image
-from workflow.referee.pictures import ROWS, draw_examples, example_scores
+from workflow.referee.pictures import ROWS, draw_check, draw_examples, example_scores
 from workflow.referee.tidy import COLUMNS
 from workflow.run import load_run
 
@@ -105,6 +107,12 @@ def test_drawing(tmp_path, registered):
     structures = [{"name": "inner", "value": 1}]
     draw_examples([column], list(ROWS), structures, [str(path)])
     assert path.stat().st_size > 3000
+    entry = {"fixed": "a", "moving": "b", "reason": "E: no"}
+    (tmp_path / "outcomes.json").write_text(json.dumps({"registrations": [entry]}))
+    check = tmp_path / "check.png"
+    outcomes = str(tmp_path / "outcomes.json")
+    draw_check(column | {"outcomes": outcomes}, structures, str(check))
+    assert check.stat().st_size > (15000 if registered else 3000)
 
 
 def test_scores_beside_a_figure_are_those_of_its_pairs():
