@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 PACKAGES = (
@@ -14,10 +15,12 @@ PACKAGES = (
     "seaborn", "simpleitk", "snakemake", "statsmodels", "torch", "voxelmorph",
 )  # fmt: skip
 
+_packages_of_modules = cache(importlib.metadata.packages_distributions)  # takes half a second
+
 
 def distribution(module: str) -> str:
     """Return the name of the package, in lower case, that a module is installed with."""
-    return importlib.metadata.packages_distributions().get(module, [module])[0].lower()
+    return _packages_of_modules().get(module, [module])[0].lower()
 
 
 def versions(modules: Sequence[str] = ()) -> dict[str, str]:

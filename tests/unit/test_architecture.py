@@ -6,22 +6,22 @@ from torch import nn
 
 from avsm.model import AVSM
 from avsm.presets import PRESETS
-from workflow.referee.architecture import Layer, formatted, layer_table, list_layers, notes
+from workflow.referee.architecture import Layer, compute, formatted, list_layers, notes
 from workflow.referee.render import markdown
 
 LAYERS = [
-    Layer("one.conv", "Conv3d 3", (16, 8, 12, 12), 1300),
-    Layer("one.weights", "parameter", (), 4),
-    Layer("two.down.0", "Conv3d 3, stride 2", (32, 4, 6, 6), 50),
+    Layer("affine_net.conv", "Conv3d 3", (16, 8, 12, 12), 1300),
+    Layer("affine_net.weights", "parameter", (), 4),
+    Layer("momentum_net.down.0", "Conv3d 3, stride 2", (32, 4, 6, 6), 50),
     Layer("smoother", "MultiGaussian", (3, 8, 12, 12), 0),
 ]
 
 
 def test_layers_stand_under_their_network():
-    table = layer_table(LAYERS, {"one": "First", "two": "Second"})
-    assert table["network"].tolist() == ["First", "First", "Second"]
+    table = compute(LAYERS)
+    assert table["network"].tolist() == 2 * ["Affine network"] + ["Momentum network"]
     texts = formatted(table)
-    assert list(texts) == ["First: 1,304 parameters", "Second: 50 parameters"]
+    assert list(texts) == ["Affine network: 1,304 parameters", "Momentum network: 50 parameters"]
     page = markdown(texts, notes((8, 12, 12), 7, 3))
     assert "| conv | Conv3d 3 | 16x8x12x12 | 1,300 |" in page
     assert "| weights | parameter | -- | 4 |" in page

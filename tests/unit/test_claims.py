@@ -6,10 +6,10 @@ import pytest
 import yaml
 from scipy import stats
 
-from tests.conftest import ROOT
 from workflow.config import TASKS
-from workflow.referee import claims, table3
+from workflow.referee import claims
 from workflow.referee.claims import ABSENT, CONTRADICTED, EQUAL, OPEN, SUPPORTED, verdict
+from workflow.referee.statistics import gather
 from workflow.referee.tidy import COLUMNS, MEAN, WHOLE
 from workflow.run import load_run
 
@@ -60,8 +60,8 @@ def metrics():
 
 def judge(said, metrics):
     """Judge claims by a run whose row IX of Table 2 is SyN."""
-    comparisons = table3.gather_tasks(metrics, METHODS, ["cross-subject"], PATIENTS, 1)
-    return claims.judge(said, comparisons, METHODS, PATIENTS, 1, {"IX": "syn"})
+    comparisons = gather(metrics, METHODS, ["cross-subject"], PATIENTS, 1)
+    return claims.compute(said, comparisons, METHODS, {"IX": "syn"})
 
 
 def test_table(metrics):
@@ -91,8 +91,8 @@ def test_rivals_are_of_another_family_whatever_their_labels(metrics):
              "b": "best", "expect": "more"}]  # fmt: skip
     named = [m | {"label": "SyN as AVSM's" if m["id"] == "syn" else m["id"]} for m in METHODS]
     own = named[:1] + [m | {"paper_row": "y"} for m in named[1:]]
-    comparisons = table3.gather_tasks(metrics, own, ["cross-subject"], PATIENTS, 1)
-    assert claims.judge(said, comparisons, own, PATIENTS, 1, {})["b"].tolist() == ["syn"]
+    comparisons = gather(metrics, own, ["cross-subject"], PATIENTS, 1)
+    assert claims.compute(said, comparisons, own, {})["b"].tolist() == ["syn"]
 
 
 def test_the_choice_of_the_best_rival_widens_the_interval(metrics):
@@ -121,7 +121,7 @@ def test_failed_pairs_count_as_before_registration(metrics):
 
 
 def test_claims_of_the_paper_name_what_a_whole_run_has(config):
-    said = yaml.safe_load((ROOT / "workflow/referee/paper_claims.yaml").read_text("utf-8"))
+    said = yaml.safe_load(claims.CLAIMS.read_text("utf-8"))
     run = load_run(config | {"training": config["training"] | {"start": "scratch"}})
     known = {*run.methods, "best", *(f"row {row}" for row in run.table2)}
     for claim in said:

@@ -18,7 +18,7 @@ from workflow.data.checks import check_scans, copies
 from workflow.data.cohort import load_cohort
 from workflow.data.pairs import both_directions, read_pair_list, select_couples, shards
 from workflow.data.scans import Scan, assign_splits, in_parts
-from workflow.referee.notes import warning_note
+from workflow.referee.table1 import warning_note
 
 
 def write_manifest(folder, text, config, files=("x.nii",)):

@@ -10,7 +10,7 @@ from tests.conftest import oblique_grid
 from workflow.data.preprocess import preprocess_label
 from workflow.geometry import index_grid, index_to_physical
 from workflow.phantom.labels import PhantomTruth, phantom_label
-from workflow.referee.correspondence import invert, target_error
+from workflow.referee.metrics import invert, target_error
 
 SIZE = (20, 48, 48)
 SCANS = {

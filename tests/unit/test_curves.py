@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from workflow.contract.methods import load_methods
-from workflow.referee import boxplot
-from workflow.referee.curves import curve_values, draw_curves
+from workflow.referee import boxplot, curves
+from workflow.referee.statistics import gather
 from workflow.referee.tidy import COLUMNS, MEAN, WHOLE
 
 PATIENTS = {f"{patient}_{visit}": patient for patient in "abcd" for visit in (1, 2)}
@@ -30,9 +30,9 @@ def metrics():
 
 
 def test_values_and_drawing(metrics, tmp_path):
-    values = curve_values(
-        "8", metrics, ["m1", "m2", "m3"], ["longitudinal"], PATIENTS, 1
-    ).set_index(["measure", "steps"])
+    methods = [{"id": name, "kind": "learned"} for name in ("m1", "m2", "m3")]
+    comparisons = gather(metrics, methods, ["longitudinal"], PATIENTS, 1)
+    values = curves.compute("8", comparisons, ["m1", "m2", "m3"]).set_index(["measure", "steps"])
     assert values.loc[("dice", 1), "mean"] == pytest.approx(41.5)
     assert values.loc[("dice", 2), "mean"] == pytest.approx(51)  # of three pairs
     assert values.loc[("folds", 3), "mean"] == 15
@@ -40,11 +40,9 @@ def test_values_and_drawing(metrics, tmp_path):
     assert (values.loc["dice", "low"] < values.loc["dice", "mean"]).all()
     assert values.loc[("dice", 3), "method"] == "m3"
     path = tmp_path / "figure8.png"
-    draw_curves("8", values.reset_index(), "matplotlibrc", [str(path)])
+    curves.draw("8", values.reset_index(), [str(path)])
     assert path.stat().st_size > 5000
-    assert set(curve_values("10", metrics, ["m1"], ["longitudinal"], PATIENTS, 1)["measure"]) == {
-        "dice"
-    }
+    assert set(curves.compute("10", comparisons, ["m1"])["measure"]) == {"dice"}
 
 
 def test_configured_curves_count_their_steps(config):
@@ -69,7 +67,7 @@ def test_boxes_below_the_floor_are_named_there(tmp_path):
     rows += [(*head, MEAN, "dice", 0.5, "") for head in heads]
     methods = [{"id": name, "label": name, "kind": "learned"} for name in ("tool", "net")]
     metrics = pd.DataFrame(rows, columns=COLUMNS)
-    values = boxplot.values_of("7", metrics, methods, ["longitudinal", "cross-subject"])
+    values = boxplot.compute("7", metrics, methods, ["longitudinal", "cross-subject"])
     figure, axes = plt.subplots()
     boxplot._draw(axes, boxplot.PLOTS["7"], values, ["tool", "net"])
     assert axes.get_ylim()[0] == boxplot.PLOTS["7"].floor
@@ -79,5 +77,5 @@ def test_boxes_below_the_floor_are_named_there(tmp_path):
     plt.close(figure)
     paths = [tmp_path / "first.png", tmp_path / "second.png"]
     for path in paths:
-        boxplot.draw_boxplot("7", values, "matplotlibrc", [str(path)])
+        boxplot.draw("7", values, [str(path)])
     assert paths[0].read_bytes() == paths[1].read_bytes()

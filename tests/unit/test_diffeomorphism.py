@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from workflow.referee.diffeomorphism import SLAB, TETRAHEDRA, folded_volume_percent
-from workflow.referee.metrics import regularity
+from workflow.referee.metrics import SLAB, TETRAHEDRA, folded_volume_percent, regularity
 
 
 def identity(size=(7, 6, 11)):

@@ -1,5 +1,7 @@
 """Example figures: which pairs and methods they show, and a drawing on an oblique grid."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ from tests.conftest import ROOT, blobs, oblique_grid
 from workflow.contract.shard import field_path
 from workflow.examples import example_figures
 from workflow.geometry import vector_image
-from workflow.referee.examples import ROWS, draw_examples, example_scores
+from workflow.referee.pictures import ROWS, draw_check, draw_examples, example_scores
 from workflow.referee.tidy import COLUMNS
 from workflow.run import load_run
 
@@ -103,8 +105,14 @@ def test_drawing(tmp_path, registered):
     }  # fmt: skip
     path = tmp_path / "figure.png"
     structures = [{"name": "inner", "value": 1}]
-    draw_examples([column], list(ROWS), structures, "matplotlibrc", [str(path)])
+    draw_examples([column], list(ROWS), structures, [str(path)])
     assert path.stat().st_size > 3000
+    entry = {"fixed": "a", "moving": "b", "reason": "E: no"}
+    (tmp_path / "outcomes.json").write_text(json.dumps({"registrations": [entry]}))
+    check = tmp_path / "check.png"
+    outcomes = str(tmp_path / "outcomes.json")
+    draw_check(column | {"outcomes": outcomes}, structures, str(check))
+    assert check.stat().st_size > (15000 if registered else 3000)
 
 
 def test_scores_beside_a_figure_are_those_of_its_pairs():
@@ -114,9 +122,9 @@ def test_scores_beside_a_figure_are_those_of_its_pairs():
     ]
     table = pd.DataFrame(rows, columns=COLUMNS)
     columns = [
-        {"title": "one\npair", "fixed": "b", "moving": "a", "scores": "x.csv"},
-        {"title": "two", "fixed": "a", "moving": "c", "scores": "x.csv"},
+        {"title": "one\npair", "method": "m", "fixed": "b", "moving": "a"},
+        {"title": "two", "method": "m", "fixed": "a", "moving": "c"},
     ]
-    found = example_scores(columns, {"x.csv": table})
+    found = example_scores(columns, table)
     assert found["title"].tolist() == ["one, pair", "two"]
     assert found["value"].tolist() == [0.2, 0.3]

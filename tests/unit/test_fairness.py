@@ -1,7 +1,7 @@
 """The fairness card: every method and network has a row; nobody is in two splits unnoticed."""
 
 from workflow.data.scans import simulated_note
-from workflow.referee.fairness import BY_VALIDATION, fairness_card, split_notes
+from workflow.referee.fairness import BY_VALIDATION, compute, notes
 
 COMMON = {"params": {"n": 2}, "defaults": {"n": 1}}
 METHODS = [
@@ -27,7 +27,7 @@ RECORDS = [
 
 
 def test_card():
-    card = fairness_card(METHODS, NETWORKS, TRAININGS, RECORDS).set_index("Method or network")
+    card = compute(METHODS, NETWORKS, TRAININGS, RECORDS).set_index("Method or network")
     assert card.index.tolist() == ["Tool", "Net", "Weights"]
     assert card.loc["Tool", "Versions"] == "numpy 2.3, reg_aladin 1.5"
     assert card.loc["Tool", "Changed here"] == "n 2 (default 1)"
@@ -50,10 +50,10 @@ def test_simulated_images_are_counted():
 def test_patients_of_two_splits_or_of_another_are_named():
     splits = {"a": "test", "b": "train", "c": "validation", "d": "test"}
     scans = [{"subject": name, "split": split} for name, split in splits.items()] * 2
-    good = split_notes(scans, {"a_1": "a", "a_2": "a", "d_1": "d"})
+    good = notes(scans, {"a_1": "a", "a_2": "a", "d_1": "d"})
     assert good[0] == "Patients: 2 test, 1 train, 1 validation. In two splits: none."
     assert good[1].startswith("Test pairs: 3 scans of 2 patients.") and good[1].endswith("none.")
-    assert split_notes(scans, {"a_1": "a", "b_1": "b"})[1].endswith("than test: b.")
+    assert notes(scans, {"a_1": "a", "b_1": "b"})[1].endswith("than test: b.")
     twice = [*scans, {"subject": "a", "split": "train"}]
-    assert split_notes(twice, {"a_1": "a"})[0].endswith("In two splits: a.")
-    assert split_notes(twice, {"a_1": "a"})[1].endswith("than test: a.")
+    assert notes(twice, {"a_1": "a"})[0].endswith("In two splits: a.")
+    assert notes(twice, {"a_1": "a"})[1].endswith("than test: a.")

@@ -18,7 +18,7 @@ from workflow.contract.shard import field_path, read_starts, register_shard, wri
 from workflow.contract.worker import Worker, WorkerDiedError
 from workflow.referee import boxplot, render, table1
 from workflow.referee.evaluate import Rules, evaluate_shard
-from workflow.referee.notes import notes
+from workflow.referee.table1 import notes
 from workflow.referee.tidy import read_metrics
 
 PAIRS = [("cross-subject", "a", "b"), ("cross-subject", "b", "a")]
@@ -136,7 +136,7 @@ def test_failures_are_counted_and_never_averaged(scans):
     }  # fmt: skip
     paper = pd.DataFrame({"row": ["x"], "seconds": [1]})
     records = [record_of(scans, outcomes)]
-    table = table1.summarise(metrics, [method], ["cross-subject"], records, paper)
+    table = table1.compute(metrics, [method], ["cross-subject"], records, paper)
     row = table.iloc[0]
     assert (row["cross-subject dice"], row["cross-subject n"], row["cross-subject N"]) == (50, 1, 2)
     assert (row["device"], row["threads"]) == ("x", "1")
@@ -158,7 +158,7 @@ def test_the_papers_columns_stand_where_its_numbers_are_given(scans):
               "defaults": {}}  # fmt: skip
     paper = pd.DataFrame({"row": ["x"], "cross-subject dice": [7.0], "seconds": [123]})
     for given in (paper, None):
-        table = table1.summarise(metrics, [method], ["cross-subject"], [], given)
+        table = table1.compute(metrics, [method], ["cross-subject"], [], given)
         text = render.markdown(
             {"": table1.formatted(table)}, notes(metrics, [method], table, [14, 12, 10])
         )
@@ -171,7 +171,7 @@ def test_an_undefined_dice_is_no_failure(scans):
     method = {"id": "mine", "label": "Mine", "paper_row": None, "starts_from": "",
               "params": {}, "defaults": {}}  # fmt: skip
     paper = pd.DataFrame({"row": ["x"], "seconds": [1]})
-    table = table1.summarise(metrics, [method], ["cross-subject"], [], paper)
+    table = table1.compute(metrics, [method], ["cross-subject"], [], paper)
     assert table.loc[0, "cross-subject n"] == 2 and np.isnan(table.loc[0, "cross-subject dice"])
     lines = notes(metrics, [method], table, [14, 12, 10])
     assert "Mine: 2 pair(s) without Dice: a structure in neither map." in lines
@@ -180,11 +180,9 @@ def test_an_undefined_dice_is_no_failure(scans):
 def test_controls_and_infinite_values_are_not_drawn_for_symmetry(scans):
     metrics = score(scans, run_shard(scans, "pass"))
     method = {"id": "mine", "label": "Mine", "kind": "control"}
-    assert boxplot.values_of("7", metrics, [method], ["cross-subject"]).empty
+    assert boxplot.compute("7", metrics, [method], ["cross-subject"]).empty
     method["kind"] = "classical"
-    assert np.isfinite(
-        boxplot.values_of("7", metrics, [method], ["cross-subject"])["symmetry"]
-    ).all()
+    assert np.isfinite(boxplot.compute("7", metrics, [method], ["cross-subject"])["symmetry"]).all()
 
 
 @pytest.mark.parametrize(

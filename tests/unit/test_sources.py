@@ -82,9 +82,10 @@ def test_what_decides_and_what_does_not():
     assert "workflow/phantom/dess.py" not in preprocess  # of simulated images alone, see data.smk
     assert not {"workflow/lock.py", "avsm/errors.py"} & found  # which all of them import
     assert "avsm/model.py" not in names(SCRIPTS / "training_part.py")
-    assert {"workflow/provenance.py", "workflow/referee/page.html"} <= names(
-        SCRIPTS / "make_fairness_card.py"
-    )
+    report = names(SCRIPTS / "make_report.py")
+    assert {"workflow/provenance.py", "workflow/referee/page.html"} <= report
+    assert {"workflow/referee/paper_claims.yaml", "workflow/referee/../../matplotlibrc"} <= report
+    assert not {"workflow/run.py", "avsm/train.py", "avsm/model.py"} & report
     networks = names(SCRIPTS / "train.py", *map(NETWORKS.joinpath, ("affine", "voxelmorph")))
     assert {"avsm/train.py", "avsm/trainer.py", "baselines/tools/voxelmorph.py"} <= networks
     assert not {"avsm/cli.py", "avsm/cli_register.py", "avsm/optimise.py"} & networks

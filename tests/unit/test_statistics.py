@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from workflow.referee.ranking import last_alike, ranking_table, worse_ones
+from workflow.referee import ranking
+from workflow.referee.ranking import last_alike, worse_ones
 from workflow.referee.statistics import compare, interval, rank, resample
 
 
@@ -214,13 +215,13 @@ def test_bars_join_what_the_literature_joins():
     dice, fixed, moving = demsars_couples()
     found = rank(dice, fixed, moving, resample(fixed, moving, 0))
     none, labels = {"auc": compare(dice[:0], resample(fixed[:0], moving[:0], 0))}, {}
-    table = ranking_table({"auc": found}, none, labels)
+    table = ranking.compute({"auc": found}, none, labels)
     order = ["C4.5+m+cf", "C4.5+m", "C4.5+cf", "C4.5"]
     assert table["method"].tolist() == order
     assert table["alike"].tolist() == ["C4.5"] * 4
-    table = ranking_table({"auc": found._replace(critical=1.12)}, none, labels)
+    table = ranking.compute({"auc": found._replace(critical=1.12)}, none, labels)
     assert table["alike"].tolist() == ["C4.5+cf", "C4.5+cf", "C4.5", "C4.5"]
-    table = ranking_table({"auc": found._replace(critical=np.nan)}, none, labels)
+    table = ranking.compute({"auc": found._replace(critical=np.nan)}, none, labels)
     assert table["method"].tolist() == found.table["rank"].sort_values().index.tolist()
 
 

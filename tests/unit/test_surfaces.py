@@ -5,7 +5,7 @@ import pytest
 import SimpleITK as sitk
 
 from tests.conftest import oblique_grid
-from workflow.referee.surfaces import surface_distances, surface_measures
+from workflow.referee.metrics import surface_distances, surface_measures
 
 SPACING = (0.9, 0.7, 1.4)  # mm, (z, y, x)
 

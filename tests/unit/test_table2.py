@@ -8,7 +8,8 @@ import yaml
 from tests.conftest import ROOT, merge
 from workflow.contract.methods import load_methods
 from workflow.contract.networks import load_networks
-from workflow.referee import render, table2, table3
+from workflow.referee import render, table2
+from workflow.referee.statistics import gather
 from workflow.referee.tidy import COLUMNS, MEAN, WHOLE
 
 METHODS = [
@@ -33,9 +34,9 @@ def table():
             rows.append((*head, MEAN, "dice", value, reason))
             rows.append((*head, WHOLE, "folds", 0.0, reason))
     metrics = pd.DataFrame(rows, columns=COLUMNS)
-    found = table3.gather(metrics, METHODS, "longitudinal", PATIENTS, 1)
-    paper = pd.read_csv(ROOT / "workflow/referee/paper_table2.csv")
-    return table2.summarise(ROWS, {"longitudinal": found}, PATIENTS, paper, 1)
+    found = gather(metrics, METHODS, ["longitudinal"], PATIENTS, 1)
+    paper = pd.read_csv(table2.PUBLISHED)
+    return table2.compute(ROWS, found, paper)
 
 
 TRAINING = {
@@ -90,7 +91,7 @@ def test_the_papers_rows_are_configured(config):
     """Each row has the parts that its networks' settings say."""
     methods = load_methods(config)
     networks = load_networks(config, methods.values())
-    paper = pd.read_csv(ROOT / "workflow/referee/paper_table2.csv")
+    paper = pd.read_csv(table2.PUBLISHED)
     assert [row["row"] for row in config["table2"]] == paper["row"].tolist()
     for row in config["table2"]:
         method = methods[row["method"]]

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from workflow.referee import ranking, render, table3
+from workflow.referee.statistics import gather
 from workflow.referee.tidy import COLUMNS, MEAN, WHOLE
 
 METHODS = [
@@ -19,6 +20,10 @@ DICE = {
     "good": [0.5, 0.6, 0.7, 0.8],
     "bad": [0.05, 0.3, 0.4, None],
 }
+
+
+def compared(metrics, methods, task="longitudinal"):
+    return gather(metrics, methods, [task], PATIENTS, 1)[task]
 
 
 @pytest.fixture
@@ -38,7 +43,7 @@ def metrics():
 
 @pytest.fixture
 def comparison(metrics):
-    return table3.gather(metrics, METHODS, "longitudinal", PATIENTS, 1)
+    return compared(metrics, METHODS)
 
 
 def test_failed_registrations_leave_a_patient_as_before(comparison):
@@ -48,7 +53,7 @@ def test_failed_registrations_leave_a_patient_as_before(comparison):
 
 
 def test_numbers_of_the_table(comparison):
-    table = table3.summarise(comparison, METHODS, PATIENTS, 1).set_index("method")
+    table = table3.compute({"longitudinal": comparison}, METHODS).set_index("method")
     assert table["dice"].to_dict() == pytest.approx({"Before": 25, "Good": 65, "Bad": 25})
     # The two pairs that were worst before (30 % of four, rounded up).
     assert table["hardest"].to_dict() == pytest.approx({"Before": 15, "Good": 55, "Bad": 17.5})
@@ -61,10 +66,8 @@ def test_numbers_of_the_table(comparison):
 
 
 def test_table_as_text(comparison):
-    table = table3.summarise(comparison, METHODS, PATIENTS, 1)
-    text = render.markdown(
-        {"": table3.formatted(table)}, table3.notes({"longitudinal": comparison})
-    )
+    table = table3.compute({"longitudinal": comparison}, METHODS)
+    text = render.markdown(table3.formatted(table), table3.notes({"longitudinal": comparison}))
     assert "| Before | 25.00 [" in text and "| -- |\n| Good |" in text
     assert "| 1.0 [1.0, 1.0] |" in text
     assert (
@@ -77,7 +80,7 @@ def test_notes_name_the_tests_of_three_methods(metrics):
     third = metrics[metrics["method"] == "good"].assign(method="third")
     third["value"] *= np.resize([0.9, 0.8], len(third))
     methods = [*METHODS, {"id": "third", "label": "Third", "kind": "learned"}]
-    found = table3.gather(pd.concat([metrics, third]), methods, "longitudinal", PATIENTS, 1)
+    found = compared(pd.concat([metrics, third]), methods)
     (line,) = table3.notes({"longitudinal": found})[-1:]
     assert "(Friedman, 4 blocks without a patient in common; Nemenyi's" in line
 
@@ -89,13 +92,13 @@ def test_notes_count_patients_and_couples(metrics):
         metrics["moving"].map({"a_2": "b_2", "b_2": "c_2", "c_2": "a_2", "d_2": "b_2"}),
     )
     own = metrics[metrics["fixed"].isin(["a_1", "b_1", "c_1"])]
-    found = table3.gather(own, METHODS, "cross-subject", PATIENTS, 1)
+    found = compared(own, METHODS, "cross-subject")
     (line,) = table3.notes({"cross-subject": found})[-1:]
     assert "3 directed pairs of 3 patients in 3 couples; no test of all methods at once: 1" in line
 
 
 def test_notes_say_where_one_couple_is_too_few(metrics):
-    found = table3.gather(metrics[metrics["fixed"] == "a_1"], METHODS, "longitudinal", PATIENTS, 1)
+    found = compared(metrics[metrics["fixed"] == "a_1"], METHODS)
     (line,) = table3.notes({"longitudinal": found})[-1:]
     assert "of 1 patients; too few for intervals and tests" in line
 
@@ -104,16 +107,16 @@ def test_no_usable_pair_leaves_a_table(metrics):
     metrics.loc[metrics["method"] == "bad", "value"] = np.nan
     metrics.loc[metrics["method"] == "bad", "reason"] = "E: no"
     own = metrics[metrics["method"] != "before"]
-    found = table3.gather(own, METHODS[1:], "longitudinal", PATIENTS, 1)
+    found = compared(own, METHODS[1:])
     assert not len(found.dice)
-    table = table3.summarise(found, METHODS[1:], PATIENTS, 1).set_index("method")
+    table = table3.compute({"longitudinal": found}, METHODS[1:]).set_index("method")
     assert table.loc["Good", "dice"] == pytest.approx(65)
     assert np.isnan(table.loc["Bad", "dice"])
-    assert found.compare()["p"].isna().all()
+    assert found.tests["p"].isna().all()
 
 
 def test_comparison_of_both(comparison):
-    found = comparison.compare()
+    found = comparison.tests
     assert found[["a", "b"]].to_numpy().tolist() == [["good", "bad"]]
     assert found["difference"].item() == pytest.approx((45 + 30 + 30 + 40) / 4)
     assert found["p"].item() < 0.05
@@ -121,9 +124,9 @@ def test_comparison_of_both(comparison):
 
 def test_without_a_control_failed_pairs_are_left_out(metrics):
     methods, own = METHODS[1:], metrics[metrics["method"] != "before"]
-    found = table3.gather(own, methods, "longitudinal", PATIENTS, 1)
+    found = compared(own, methods)
     assert found.dice.index.get_level_values("fixed").tolist() == ["a_1", "b_1", "c_1"]
-    table = table3.summarise(found, methods, PATIENTS, 1)
+    table = table3.compute({"longitudinal": found}, methods)
     assert table["hardest"].isna().all()
     assert table["worse"].isna().all()
 
@@ -132,20 +135,20 @@ def test_a_dice_that_is_not_defined_is_no_failure(metrics):
     """A structure in neither map: the registration succeeded, its distances and folds count."""
     chosen = (metrics["method"] == "good") & (metrics["fixed"] == "d_1")
     metrics.loc[chosen & (metrics["metric"] == "dice"), "value"] = np.nan
-    found = table3.gather(metrics, METHODS, "longitudinal", PATIENTS, 1)
-    row = table3.summarise(found, METHODS, PATIENTS, 1).set_index("method").loc["Good"]
+    found = compared(metrics, METHODS)
+    row = table3.compute({"longitudinal": found}, METHODS).set_index("method").loc["Good"]
     assert row["dice"] == pytest.approx(60) and row["worse"] == 0
     assert row["hd95"] == pytest.approx(6.5)
 
 
 def test_ranking_has_the_best_first_and_draws_nothing_without_methods(comparison, tmp_path):
     labels = {method["id"]: method["label"] for method in METHODS}
-    ranks, tests = {"longitudinal": comparison.rank()}, {"longitudinal": comparison.compare()}
-    table = ranking.ranking_table(ranks, tests, labels)
+    ranks, tests = {"longitudinal": comparison.ranks}, {"longitudinal": comparison.tests}
+    table = ranking.compute(ranks, tests, labels)
     assert table["label"].tolist() == ["Good", "Bad"]
     assert table["alike"].tolist() == ["", ""]  # two methods have no critical difference
     assert table["better_than"].tolist() == ["bad", ""]
-    for number, drawn in enumerate((table, ranking.ranking_table({}, {}, labels))):
+    for number, drawn in enumerate((table, ranking.compute({}, {}, labels))):
         path = tmp_path / f"{number}.png"
-        ranking.draw_ranking(drawn, "matplotlibrc", [str(path)])
+        ranking.draw(drawn, [str(path)])
         assert path.stat().st_size > 1000

@@ -33,7 +33,7 @@ from workflow.data.pairs import (
     training_scans,
 )
 from workflow.data.scans import Scan
-from workflow.referee.notes import notes
+from workflow.referee.table1 import notes
 from workflow.run import load_run
 
 

@@ -96,7 +96,7 @@ def test_what_is_made_again(fresh_project):
     assert found["register identity"] == 1 and "register affine-niftyreg" not in found
     undo()
     undo = edit("workflow/provenance.py")
-    assert due()["make_fairness_card"] == 1
+    assert due()["make_report"] == 1
     undo()
     undo = edit("workflow/referee/page.html")
     assert due()["make_table1"] == 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from functools import partial
 from typing import NamedTuple
 
 import pandas as pd
@@ -11,22 +13,17 @@ from torch import nn
 
 from workflow.referee.render import MISSING
 
+NETWORKS = {"affine_net": "Affine network", "momentum_net": "Momentum network"}
 COLUMNS = ["network", "layer", "kind", "shape", "parameters"]
 
 
 class Layer(NamedTuple):
     """One layer without layers inside.
 
-    Attributes
-    ----------
-    name
-        Its path in the network, such as ``down2.same.0``.
-    kind
-        Its type with kernel and stride, such as ``Conv3d 3, stride 2``.
-    shape
-        Of what it gives, batch left out: channels, then voxels or nothing.
-    parameters
-        Numbers that are learnt.
+    name : its path in the network, such as ``down2.same.0``.
+    kind : its type with kernel and stride, such as ``Conv3d 3, stride 2``.
+    shape : of what it gives, batch left out: channels, then voxels or nothing.
+    parameters : numbers that are learnt.
     """
 
     name: str
@@ -36,35 +33,26 @@ class Layer(NamedTuple):
 
 
 def list_layers(network: nn.Module, run: Callable[[], object]) -> list[Layer]:
-    """List a network's layers in the order in which they first run.
+    """List a network's layers in the order in which they first run, when `run` runs it once.
 
-    Operations that are no modules (most activations, sums, up-sampling of maps) have no layer.
-
-    Parameters
-    ----------
-    network
-        The network, or a model that holds it.
-    run
-        Runs the network once.
-
-    Returns
-    -------
-    list of Layer
-        One for each module that has no other inside and was run. Parameters that a network has
-        outside of such modules come last, without a shape.
+    A layer is a module that has no other inside. Operations that are no modules (most activations,
+    sums, up-sampling of maps) have none. Parameters that a network has outside of such modules come
+    last, without a shape.
     """
     found: dict[str, Layer] = {}
-    handles = [
-        module.register_forward_hook(_note(name, found), with_kwargs=True)
-        for name, module in network.named_modules()
-        if not any(module.children())
-    ]
-    try:
-        with torch.no_grad():
-            run()
-    finally:
-        for handle in handles:
-            handle.remove()
+
+    def note(name: str, module: nn.Module, _: object, given: dict, output: torch.Tensor) -> None:
+        if name not in found:  # weights that several steps share are one layer
+            count = sum(p.numel() for p in module.parameters())
+            kind = _kind(module, given.get("stride"))
+            found[name] = Layer(name, kind, tuple(output.shape[1:]), count)
+
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in network.named_modules():
+            if not any(module.children()):
+                hook = module.register_forward_hook(partial(note, name), with_kwargs=True)
+                hooks.callback(hook.remove)
+        run()
     counted = {id(p) for name in found for p in network.get_submodule(name).parameters()}
     rest = [
         Layer(name, "parameter", (), parameter.numel())
@@ -72,17 +60,6 @@ def list_layers(network: nn.Module, run: Callable[[], object]) -> list[Layer]:
         if id(parameter) not in counted
     ]
     return [*found.values(), *rest]
-
-
-def _note(name: str, found: dict[str, Layer]) -> Callable[..., None]:
-    def hook(module: nn.Module, inputs: object, given: dict, output: torch.Tensor) -> None:
-        if name not in found:  # weights that several steps share are one layer
-            count = sum(p.numel() for p in module.parameters())
-            found[name] = Layer(
-                name, _kind(module, given.get("stride")), tuple(output.shape[1:]), count
-            )
-
-    return hook
 
 
 def _kind(module: nn.Module, given: int | None) -> str:
@@ -97,19 +74,14 @@ def _kind(module: nn.Module, given: int | None) -> str:
     return f"{name} {kernel}" + (f", stride {stride}" if stride != 1 else "")
 
 
-def layer_table(layers: Iterable[Layer], networks: Mapping[str, str]) -> pd.DataFrame:
-    """Return a row for each layer of some networks, in their order.
-
-    Parameters
-    ----------
-    networks : title of each network, by the first part of its layers' names; others are left out.
-    """
+def compute(layers: Iterable[Layer]) -> pd.DataFrame:
+    """Return a row for each layer of AVSM's networks, in their order; others are left out."""
     rows = []
     for layer in layers:
         network, _, name = layer.name.partition(".")
         shape = "x".join(map(str, layer.shape))
-        if network in networks:
-            rows.append((networks[network], name, layer.kind, shape, layer.parameters))
+        if network in NETWORKS:
+            rows.append((NETWORKS[network], name, layer.kind, shape, layer.parameters))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 

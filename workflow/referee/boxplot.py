@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from workflow.referee.figure import save_figure
+from workflow.referee.figure import TASK_COLOURS, save_figure
 from workflow.referee.tidy import PAIR, pair_values
 
-# The paper's colours, in shades that colour-blind readers can tell apart (Okabe and Ito 2008).
-TASK_COLOURS = {"longitudinal": "#009E73", "cross-subject": "#E69F00"}
 
-
-@dataclass(frozen=True)
-class Plot:
+class Plot(NamedTuple):
     """Which measure a figure shows, how its axis is labelled, and whether controls belong in it.
 
     Boxes below `floor` are not drawn but named there, so that the rest can be told apart.
@@ -40,7 +36,7 @@ PLOTS = {
 }  # fmt: skip
 
 
-def values_of(
+def compute(
     number: str, metrics: pd.DataFrame, methods: Sequence[dict], tasks: Sequence[str]
 ) -> pd.DataFrame:
     """Return what a figure shows: one row a directed pair, methods and tasks in table order.
@@ -56,29 +52,26 @@ def values_of(
     return pairs.sort_values(["label", "task", "fixed", "moving"])
 
 
-def draw_boxplot(number: str, values: pd.DataFrame, style: str, paths: Sequence[str]) -> None:
+def draw(number: str, values: pd.DataFrame, paths: Sequence[str]) -> None:
     """Draw one box and its points for each method and task, and save to every path.
 
     Without any value the figure says so.
     """
-    plot = PLOTS[number]
     shown = [label for label in values["label"].cat.categories if (values["label"] == label).any()]
-    with plt.rc_context(fname=style):
-        figure, axes = plt.subplots(figsize=(1.5 + 1.1 * max(len(shown), 3), 3.6))
-        if shown:
-            _draw(axes, plot, values, shown)
-        else:
-            axes.set_axis_off()
-            axes.text(0.5, 0.5, "no finite values", ha="center", transform=axes.transAxes)
-        save_figure(figure, paths)
+    figure, axes = plt.subplots(figsize=(1.5 + 1.1 * max(len(shown), 3), 3.6))
+    if shown:
+        _draw(axes, PLOTS[number], values, shown)
+    else:
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "no finite values", ha="center", transform=axes.transAxes)
+    save_figure(figure, paths)
 
 
 def _draw(axes: plt.Axes, plot: Plot, values: pd.DataFrame, shown: Sequence[str]) -> None:
     """Draw the boxes, the points and the legend."""
-    colours = [TASK_COLOURS[task] for task in values["task"].cat.categories]
     common = {
         "data": values, "x": "label", "y": plot.metric, "hue": "task", "order": shown,
-        "palette": colours, "ax": axes,
+        "palette": [TASK_COLOURS[task] for task in values["task"].cat.categories], "ax": axes,
     }  # fmt: skip
     sns.boxplot(**common, showfliers=False, linewidth=0.8, gap=0.15, width=0.75)
     # Seaborn scatters points by this generator; equal figures are to be equal files.

@@ -3,52 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from workflow.referee.render import MISSING, signed
-from workflow.referee.statistics import interval_of
-from workflow.referee.table3 import Comparison
-from workflow.referee.tidy import SCANS
+from workflow.referee.render import MISSING, with_limits
+from workflow.referee.statistics import Comparison
 
+CLAIMS = Path(__file__).with_name("paper_claims.yaml")
 SUPPORTED, ABSENT = "supported", "not tested"
 CONTRADICTED = "not supported here: contradicted"
 OPEN = "not supported here: not decided"
 EQUAL = "not supported here: no difference"
 MEASURES = {"dice": "dice_or_before"}  # columns of pairs that differ from a measure's name
 UNITS = {"dice": "Dice points", "symmetry": "of the symmetry measure", "folds": "folds"}
+NOTES = [
+    "Supported or contradicted: the 95 % interval by patients lies where the claim has it, or "
+    "where it cannot be. Much and little: more than 2 Dice points, and less; saturate: within 1. "
+    "Not tested: the run lacks a method.",
+    "Best: against the best of the paper's other methods; as it is chosen on these pairs, the "
+    "interval is one that holds for all of them (Bonferroni). Dice of failed pairs: as before "
+    "registration.",
+]
 
 
-def judge(
+def compute(
     claims: Sequence[dict],
     comparisons: Mapping[str, Comparison],
     methods: Sequence[dict],
-    patients: Mapping[str, str],
-    seed: int,
     rows_of_table2: Mapping[str, str],
 ) -> pd.DataFrame:
-    """Return a row for each claim and task of the run.
+    """Return a row for each claim (see `paper_claims.yaml`) and task of the run.
 
     `difference` is a mean over pairs, `low` and `high` its 95 % interval by patients; `verdict`
     says whether the interval lies where the claim has it (supported), where it cannot be
     (contradicted), or neither (not decided). Failed pairs have the Dice from before registration;
-    `without` counts pairs that lack the measure for one of the two.
-
-    Parameters
-    ----------
-    claims : as in `paper_claims.yaml`.
-    comparisons : of all methods, by task, see `table3.gather`.
-    methods : descriptions of all methods of the run.
-    patients : of each scan.
-    rows_of_table2 : the method in each.
+    `without` counts pairs that lack the measure for one of the two. `rows_of_table2` gives the
+    method in each.
     """
     named = {f"row {row}": method for row, method in rows_of_table2.items()}
     rows = []
     for claim in claims:
         for task in [task for task in claim["tasks"] if task in comparisons]:
-            measure = MEASURES.get(claim["measure"], claim["measure"])
-            wide = comparisons[task].pairs.pivot(index=SCANS, columns="method", values=measure)
+            comparison = comparisons[task]
+            wide = comparison.wide(MEASURES.get(claim["measure"], claim["measure"]))
             a, b = (named.get(claim[side], claim[side]) for side in "ab")
             rivals = [b]
             if b == "best":
@@ -57,9 +56,12 @@ def judge(
             row = {"claim": claim["claim"], "task": task, "measure": claim["measure"]}
             row |= {"a": a, "b": b, "expect": claim["expect"]}
             if a in wide and b in wide:
-                row |= _difference(wide[a] - wide[b], patients, seed, len(rivals))
-                margin = claim.get("margin", 0.0)
-                row["verdict"] = verdict(claim["expect"], row["low"], row["high"], margin)
+                values = wide[a] - wide[b]
+                known = values[np.isfinite(values)]
+                low, high = comparison.interval(known, comparisons=len(rivals))
+                row |= {"difference": known.mean(), "low": low, "high": high}
+                row["without"] = len(values) - len(known)
+                row["verdict"] = verdict(claim["expect"], low, high, claim.get("margin", 0.0))
             else:
                 row["verdict"] = ABSENT
             rows.append(row)
@@ -77,30 +79,19 @@ def _rivals(name: str, wide: pd.DataFrame, methods: Sequence[dict]) -> list[str]
     ]
 
 
-def _difference(
-    values: pd.Series, patients: Mapping[str, str], seed: int, rivals: int
-) -> dict[str, float]:
-    """Return the mean of differences and its interval, from the best of several `rivals`."""
-    known = values[np.isfinite(values)]
-    low, high = interval_of(known, patients, seed, comparisons=rivals)
-    without = len(values) - len(known)
-    return {"difference": float(known.mean()), "low": low, "high": high, "without": without}
-
-
 def verdict(expect: str, low: float, high: float, margin: float) -> str:
-    """Judge an interval; one that is not known decides nothing."""
-    if expect == "less":
-        low, high = -high, -low
-    if expect == "alike":
-        if -margin < low and high < margin:
-            return SUPPORTED
-        return CONTRADICTED if low > margin or high < -margin else OPEN
-    least = -margin if expect == "not-less" else margin
-    if low == high == 0 and least >= 0:
-        return EQUAL
-    if low > least:
+    """Judge an interval by where the claim has it; one that is not known decides nothing."""
+    least, most = {
+        "more": (margin, np.inf),
+        "less": (-np.inf, -margin),
+        "not-less": (-margin, np.inf),
+        "alike": (-margin, margin),
+    }[expect]
+    if least < low and high < most:
         return SUPPORTED
-    return CONTRADICTED if high < least else OPEN
+    if low == high == 0:
+        return EQUAL
+    return CONTRADICTED if low > most or high < least else OPEN
 
 
 def formatted(table: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
@@ -109,8 +100,8 @@ def formatted(table: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
     for _, row in table.iterrows():
         text = MISSING
         if row["verdict"] != ABSENT:
-            a, b = (labels[row[side]] for side in "ab")
-            difference = signed(row["difference"], row["low"], row["high"])
+            difference = with_limits(row["difference"], row["low"], row["high"], "+.1f")
+            a, b = labels[row["a"]], labels[row["b"]]
             text = f"{a} against {b}: {difference} {UNITS[row['measure']]}"
             if row["without"]:
                 text += f"; unknown in {row['without']:.0f} pair(s)"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -15,31 +14,16 @@ from avsm.images import read_field, read_image
 from workflow.contract.shard import field_path
 from workflow.geometry import index_map, index_to_physical
 from workflow.referee import metrics
-from workflow.referee.correspondence import ToTemplate, target_error
-from workflow.referee.diffeomorphism import folded_volume_percent
-from workflow.referee.surfaces import surface_measures
 from workflow.referee.tidy import COLUMNS, MEAN, WHOLE
 
 STRUCTURE_METRICS = ("dice", "hd95", "assd")
-REGULARITY = (
-    "folds",
-    "folds_abs",
-    "folds_diagonal",
-    "nonpositive_percent",
-    "sdlogj",
-    "ndv_percent",
-)
 CONSISTENCY = ("symmetry", "inverse_error")
-WHOLE_METRICS = (*REGULARITY, *CONSISTENCY, "seconds")
+WHOLE_METRICS = (
+    "folds", "folds_abs", "folds_diagonal", "nonpositive_percent", "sdlogj", "ndv_percent",
+    *CONSISTENCY, "seconds",
+)  # fmt: skip
 
 Score = tuple[str, str, float]  # label, metric, value
-
-
-class Truth(Protocol):
-    """Knows where voxels of scans truly belong, as `workflow.phantom.labels.PhantomTruth` does."""
-
-    def to_template(self, name: str, grid: sitk.Image) -> ToTemplate:
-        """Return the map from a scan's voxel indices to anatomical points."""
 
 
 @dataclass(frozen=True)
@@ -48,23 +32,17 @@ class Rules:
 
     structures : ``{name, value}`` of each scored label.
     margin : of the measures of symmetry, in voxels.
-    truth : the true correspondence, where it is known.
+    to_template : where it is known, gives of a scan's name and grid the map from its voxel indices
+        to anatomical points.
     """
 
     structures: Sequence[dict]
     margin: int
-    truth: Truth | None = None
-
-    def whole_metrics(self) -> tuple[str, ...]:
-        """Return the measures of whole maps."""
-        return (*WHOLE_METRICS, *(("tre",) if self.truth else ()))
+    to_template: Callable[[str, sitk.Image], metrics.ToTemplate] | None = None
 
 
 def evaluate_shard(
-    record: dict,
-    fields: Path,
-    label_path: Callable[[str], str],
-    rules: Rules,
+    record: dict, fields: Path, label_path: Callable[[str], str], rules: Rules
 ) -> pd.DataFrame:
     """Return the scores of all directed pairs of a shard, tidy.
 
@@ -75,12 +53,10 @@ def evaluate_shard(
     record : the shard's `outcomes.json`, both directions of each couple.
     fields : folder of the displacement fields, see `field_path`.
     label_path : gives the path of a scan's label map on the working grid.
-    rules : by what to judge.
     """
     outcomes = {(entry["fixed"], entry["moving"]): entry for entry in record["registrations"]}
-    couples = dict.fromkeys(frozenset(pair) for pair in outcomes)
     rows = []
-    for couple in couples:
+    for couple in dict.fromkeys(frozenset(pair) for pair in outcomes):
         labels = {scan: read_image(label_path(scan)) for scan in couple}
         directed = {pair: entry for pair, entry in outcomes.items() if frozenset(pair) == couple}
         maps = {
@@ -88,13 +64,13 @@ def evaluate_shard(
             for pair, entry in directed.items()
             if entry["status"] == "ok"
         }
-        for (fixed, moving), entry in directed.items():
-            if entry["status"] == "ok":
-                scores = _scores((fixed, moving), labels, maps, rules)
+        for pair, entry in directed.items():
+            if pair in maps:
+                scores = _scores(pair, labels, maps, rules)
                 scores.append((WHOLE, "seconds", entry["seconds"]))
             else:
                 scores = _failed_scores(rules)
-            head = (record["method"], entry["task"], fixed, moving)
+            head = (record["method"], entry["task"], *pair)
             rows += [(*head, *score, entry["reason"]) for score in scores]
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -111,15 +87,16 @@ def _scores(
     scores = _structure_scores(fixed, moving, mapping, rules.structures)
     volumes = [abs(np.linalg.det(index_to_physical(grid)[0])) for grid in (fixed, moving)]
     whole = metrics.regularity(mapping, volumes[1] / volumes[0])
-    whole["ndv_percent"] = folded_volume_percent(mapping)
+    whole["ndv_percent"] = metrics.folded_volume_percent(mapping)
     if backward is None:
         whole |= dict.fromkeys(CONSISTENCY, np.nan)
     else:
         whole |= metrics.inverse_consistency(mapping, backward, fixed.GetSpacing(), rules.margin)
-    if rules.truth is not None:
+    if rules.to_template:
         mask = np.isin(sitk.GetArrayViewFromImage(fixed), [s["value"] for s in rules.structures])
-        maps_to_template = (rules.truth.to_template(scan, labels[scan]) for scan in pair)
-        whole["tre"] = target_error(mask, mapping, *maps_to_template, index_to_physical(moving)[0])
+        to_template = (rules.to_template(scan, labels[scan]) for scan in pair)
+        matrix = index_to_physical(moving)[0]
+        whole["tre"] = metrics.target_error(mask, mapping, *to_template, matrix)
     return scores + [(WHOLE, metric, value) for metric, value in whole.items()]
 
 
@@ -132,7 +109,7 @@ def _structure_scores(
     found = {}
     for structure in structures:
         a, b = truth == structure["value"], warped == structure["value"]
-        distances = surface_measures(a, b, fixed.GetSpacing()[::-1])
+        distances = metrics.surface_measures(a, b, fixed.GetSpacing()[::-1])
         found[structure["name"]] = {"dice": metrics.dice(a, b)} | distances
     found[MEAN] = {
         metric: float(np.mean([values[metric] for values in found.values()]))
@@ -146,6 +123,7 @@ def _structure_scores(
 def _failed_scores(rules: Rules) -> list[Score]:
     """Return the rows of a failed registration: all there, all empty."""
     names = [*(structure["name"] for structure in rules.structures), MEAN]
+    whole = (*WHOLE_METRICS, *(("tre",) if rules.to_template else ()))
     return [(name, metric, np.nan) for name in names for metric in STRUCTURE_METRICS] + [
-        (WHOLE, metric, np.nan) for metric in rules.whole_metrics()
+        (WHOLE, metric, np.nan) for metric in whole
     ]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from workflow.provenance import distribution
 from workflow.referee.notes import changed_parameters, timed_on, training_text
+from workflow.referee.render import MISSING
 
 NOT_STATED = "not stated"
 BY_VALIDATION = "validation patients' choose the weights"
 NO_LABELS = "none"
 
 
-def fairness_card(
+def compute(
     methods: Sequence[dict],
     networks: Sequence[dict],
     trainings: Sequence[dict],
@@ -33,60 +33,51 @@ def fairness_card(
     rows = []
     for method in methods:
         own = [record for record in records if record["method"] == method["id"]]
-        devices = {timed_on(e, r) for r in own for e in r["registrations"]}
-        threads = {str(record["threads"]) for record in own}
         row = _row(method, own, [labels[name] for name in method["networks"]])
         learned = f"{NO_LABELS}; {BY_VALIDATION}"
         row["Labels it sees"] = learned if method["networks"] else NO_LABELS
-        row["Time on"] = f"{', '.join(sorted(devices))}; threads: {', '.join(sorted(threads))}"
+        row["Time on"] = "{device}; threads: {threads}".format_map(timed_on(own))
         rows.append(row)
     for network in networks:
         own = [training for training in trainings if training["network"] == network["id"]]
         row = _row(network, own, [labels[name] for name in network["needs"]])
         row["Labels it sees"] = BY_VALIDATION
-        row["Training"] = "; ".join(training_text(training) for training in own)
+        row["Training"] = "; ".join(map(training_text, own))
         rows.append(row)
-    return pd.DataFrame(rows).fillna("--")
+    return pd.DataFrame(rows).fillna(MISSING)
 
 
 def _row(described: dict, records: Sequence[dict], needs: Sequence[str]) -> dict[str, str]:
     """Return what methods and networks have in common."""
-    return {
-        "Method or network": described["label"],
-        "Network it needs": ", ".join(needs) or "--",
-        "Settings from": described["settings"] or NOT_STATED,
-        "Tried to find them": described["tuning"] or NOT_STATED,
-        "Changed here": changed_parameters(described) or "nothing",
-        "Versions": _versions(described, records),
-    }
-
-
-def _versions(described: dict, records: Sequence[dict]) -> str:
-    """Return the recorded versions of the packages and programs that a method needs."""
     recorded = {name: v for record in records for name, v in record["versions"].items()}
     requires = described["requires"]
     names = [*map(distribution, requires["modules"]), *requires.get("programs", [])]
-    known = [f"{name} {recorded[name]}" for name in names if name in recorded]
-    return ", ".join(known) or "--"
+    versions = [f"{name} {recorded[name]}" for name in names if name in recorded]
+    return {
+        "Method or network": described["label"],
+        "Network it needs": ", ".join(needs) or MISSING,
+        "Settings from": described["settings"] or NOT_STATED,
+        "Tried to find them": described["tuning"] or NOT_STATED,
+        "Changed here": changed_parameters(described) or "nothing",
+        "Versions": ", ".join(versions) or MISSING,
+    }
 
 
-def split_notes(scans: Sequence[dict], tested: Mapping[str, str]) -> list[str]:
+def notes(scans: Sequence[dict], tested: Mapping[str, str]) -> list[str]:
     """State the patients of each split, who is in two, and who is tested but not of the split test.
 
-    Parameters
-    ----------
-    scans : `subject` and `split` of every scan of the cohort.
-    tested : the patient of each scan of the test pairs.
+    `scans` are the `subject` and `split` of every scan of the cohort, `tested` is the patient of
+    each scan of the test pairs.
     """
-    splits: dict[str, set[str]] = defaultdict(set)
+    splits: dict[str, set[str]] = {}
     for scan in scans:
-        splits[scan["subject"]].add(scan["split"])
-    counts = Counter(split for found in splits.values() for split in found)
+        splits.setdefault(scan["subject"], set()).add(scan["split"])
+    counts = pd.Series([split for found in splits.values() for split in found]).value_counts()
     twice = sorted(name for name, found in splits.items() if len(found) > 1)
     patients = set(tested.values())
-    elsewhere = sorted(name for name in patients if splits[name] != {"test"})
+    elsewhere = sorted(name for name in patients if splits.get(name) != {"test"})
     return [
-        f"Patients: {', '.join(f'{n} {split}' for split, n in sorted(counts.items()))}. "
+        f"Patients: {', '.join(f'{n} {split}' for split, n in counts.sort_index().items())}. "
         f"In two splits: {', '.join(twice) or 'none'}.",
         f"Test pairs: {len(tested)} scans of {len(patients)} patients. In another split than test: "
         f"{', '.join(elsewhere) or 'none'}.",

@@ -1,4 +1,4 @@
-"""Saving of figures, such that equal ones are equal files."""
+"""The look of all figures, and their saving, such that equal ones are equal files."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ import matplotlib.pyplot as plt
 
 from avsm.files import written_aside
 
+matplotlib.rc_file(Path(__file__).parent / "../../matplotlibrc")
+
+# The paper's colours, in shades that colour-blind readers can tell apart (Okabe and Ito 2008).
+TASK_COLOURS = {"longitudinal": "#009E73", "cross-subject": "#E69F00"}
 # Dates in a file would make equal figures differ.
 UNDATED = {".pdf": {"CreationDate": None}, ".png": {"Creation Time": None}}
 

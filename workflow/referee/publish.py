@@ -9,7 +9,6 @@ Dice, between markers. What sentences say of it is checked by tests/unit/test_do
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import pandas as pd
 from avsm.errors import UserError
 from workflow.config import ROOT, TASKS
 from workflow.referee.render import markdown
+from workflow.referee.tidy import read_json
 
 SMALL = (
     "tables/*.csv", "tables/*.md", "tables/*.tex", "figures/figure*", "figures/ranking*",
@@ -40,7 +40,7 @@ def publish(run: str, root: Path = ROOT) -> list[Path]:
         raise UserError(f"{source}: no tables/table1.md; finish the run first")
     shutil.rmtree(target, ignore_errors=True)
     copies = []
-    config = json.loads((source / "manifest.json").read_text(encoding="utf-8"))["config"]
+    config = read_json(source / "manifest.json")["config"]
     shown = PICTURES if config["cohort"]["source"] == "phantom" else ()
     for pattern in (*SMALL, *shown):
         for path in sorted(source.glob(pattern)):

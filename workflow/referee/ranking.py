@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import ListedColormap
 
-from workflow.referee.boxplot import TASK_COLOURS
-from workflow.referee.figure import save_figure
+from workflow.referee.figure import TASK_COLOURS, save_figure
 from workflow.referee.statistics import LEVEL, Ranks
 
 ROW_INCHES = 0.28
@@ -21,8 +20,8 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def ranking_table(
-    ranks: Mapping[str, Ranks], comparisons: Mapping[str, pd.DataFrame], labels: Mapping[str, str]
+def compute(
+    ranks: Mapping[str, Ranks], tests: Mapping[str, pd.DataFrame], labels: Mapping[str, str]
 ) -> pd.DataFrame:
     """Return what the figure shows: a row a task and method, the best first.
 
@@ -33,23 +32,22 @@ def ranking_table(
 
     Parameters
     ----------
-    ranks, comparisons : of each task, see `statistics.rank` and `statistics.compare`.
+    ranks, tests : of each task, see `statistics.rank` and `statistics.compare`.
     labels : of the methods.
     """
-    parts = []
+    parts = [pd.DataFrame(columns=COLUMNS)] if not ranks else []
     for task, found in ranks.items():
         by = "rank" if np.isnan(found.critical) else "block_rank"
         table = found.table.sort_values(by, kind="stable").rename_axis("method").reset_index()
         order = list(table["method"])
         last = last_alike(table[by].to_numpy(), found.critical)
-        worse = worse_ones(order, comparisons[task])
         table["task"] = task
         table["label"] = table["method"].map(labels)
         table["critical"] = found.critical
         table["alike"] = ["" if place is None else order[place] for place in last]
-        table["better_than"] = [" ".join(others) for others in worse]
+        table["better_than"] = [" ".join(others) for others in worse_ones(order, tests[task])]
         parts.append(table)
-    return pd.concat(parts or [pd.DataFrame(columns=COLUMNS)], ignore_index=True)
+    return pd.concat(parts, ignore_index=True)
 
 
 def last_alike(ranks: np.ndarray, critical: float) -> list[int | None]:
@@ -59,9 +57,9 @@ def last_alike(ranks: np.ndarray, critical: float) -> list[int | None]:
     return [int(np.flatnonzero(ranks - rank < critical)[-1]) for rank in ranks]
 
 
-def worse_ones(order: Sequence[str], comparisons: pd.DataFrame) -> list[list[str]]:
+def worse_ones(order: Sequence[str], tests: pd.DataFrame) -> list[list[str]]:
     """Return for each method those with significantly less Dice, in the given order."""
-    found = comparisons[comparisons["p_holm"] < LEVEL]
+    found = tests[tests["p_holm"] < LEVEL]
     less = {
         (row["a"], row["b"]) if row["difference"] > 0 else (row["b"], row["a"])
         for _, row in found.iterrows()
@@ -69,24 +67,23 @@ def worse_ones(order: Sequence[str], comparisons: pd.DataFrame) -> list[list[str
     return [[other for other in order if (method, other) in less] for method in order]
 
 
-def draw_ranking(table: pd.DataFrame, style: str, paths: Sequence[str]) -> None:
+def draw(table: pd.DataFrame, paths: Sequence[str]) -> None:
     """Draw a row of panels for each task, methods from the best down, and save to every path."""
     tasks = list(dict.fromkeys(table["task"]))
     side = ROW_INCHES * max([4, *table["task"].value_counts()])
-    with plt.rc_context(fname=style):
-        figure, axes = plt.subplots(
-            max(len(tasks), 1), 2, figsize=(4.8 + side, max(len(tasks), 1) * (1.2 + side)),
-            width_ratios=[3.4, side], squeeze=False, layout="constrained",
-        )  # fmt: skip
-        if not tasks:
-            for ax in axes[0]:
-                ax.set_axis_off()
-            axes[0, 0].text(0.5, 0.5, "nothing to rank", ha="center")
-        for (left, right), task in zip(axes, tasks, strict=False):
-            own = table[table["task"] == task]
-            _draw_ranks(left, task, own)
-            _draw_better(right, task, own)
-        save_figure(figure, paths)
+    figure, axes = plt.subplots(
+        max(len(tasks), 1), 2, figsize=(4.8 + side, max(len(tasks), 1) * (1.2 + side)),
+        width_ratios=[3.4, side], squeeze=False, layout="constrained",
+    )  # fmt: skip
+    if not tasks:
+        for ax in axes[0]:
+            ax.set_axis_off()
+        axes[0, 0].text(0.5, 0.5, "nothing to rank", ha="center")
+    for (left, right), task in zip(axes, tasks, strict=False):
+        own = table[table["task"] == task]
+        _draw_ranks(left, task, own)
+        _draw_better(right, task, own)
+    save_figure(figure, paths)
 
 
 def _draw_ranks(axes: plt.Axes, task: str, table: pd.DataFrame) -> None:

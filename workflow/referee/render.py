@@ -28,22 +28,24 @@ def number(value: float, digits: int) -> str:
     return MISSING if pd.isna(value) else f"{value:.{digits}f}"
 
 
-def signed(difference: float, low: float, high: float) -> str:
-    """Format a difference with its sign and, where it is known, its interval."""
-    limits = "" if pd.isna(low) else f" [{low:+.1f}, {high:+.1f}]"
-    return f"{difference:+.1f}{limits}"
+def with_limits(value: float, low: float, high: float, form: str) -> str:
+    """Format a number and, where it is known, its interval, as in `25.1 [20.0, 30.2]`."""
+    limits = "" if pd.isna(low) else f" [{low:{form}}, {high:{form}}]"
+    return MISSING if pd.isna(value) else f"{value:{form}}{limits}"
 
 
-def write_tables(
-    paths: Iterable[str], title: str, tables: Tables, notes: Sequence[str] = ()
+def write_table(
+    paths: Iterable[str], title: str, table: pd.DataFrame, texts: Tables, notes: Sequence[str] = ()
 ) -> None:
-    """Write tables of text and their notes to every path, as its suffix says."""
+    """Write a table to every path as its suffix says: its numbers, or as text with notes."""
     for path in paths:
         suffix = Path(path).suffix
-        if suffix == ".html":
-            write_text(path, page(title, tables, notes))
+        if suffix == ".csv":
+            write_text(path, table.to_csv(index=False))
+        elif suffix == ".html":
+            write_text(path, page(title, texts, notes))
         else:
-            write_text(path, {".md": markdown, ".tex": latex}[suffix](tables, notes))
+            write_text(path, {".md": markdown, ".tex": latex}[suffix](texts, notes))
 
 
 def markdown(tables: Tables, notes: Sequence[str]) -> str:

@@ -10,7 +10,8 @@ for few patients; where pairs are fewer than patients, as when no two share one,
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from workflow.referee.tidy import SCANS
+from workflow.referee.tidy import SCANS, pair_values
 
 DRAWS = 4000
 LEVEL = 0.05  # of tests; intervals cover the rest
@@ -61,9 +62,7 @@ class Resampling(NamedTuple):
 def resample(fixed: np.ndarray, moving: np.ndarray, seed: int) -> Resampling:
     """Draw patients with replacement, for pairs of them.
 
-    Parameters
-    ----------
-    fixed, moving : patient of each pair's scans; the same one for a longitudinal pair.
+    `fixed` and `moving` are the patients of each pair's scans, for a longitudinal pair the same.
     """
     couples = {frozenset(pair) for pair in zip(fixed, moving, strict=True)}
     shared = frozenset.intersection(*couples) if len(couples) > 1 else frozenset()
@@ -102,46 +101,12 @@ def interval(
     return float(values.mean() - half), float(values.mean() + half)
 
 
-def patients_of(pairs: pd.MultiIndex, patients: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the patients of the fixed and of the moving scans of pairs `(fixed, moving)`."""
-    fixed, moving = (pairs.get_level_values(name).map(patients).to_numpy() for name in SCANS)
-    return fixed, moving
-
-
-def interval_of(
-    values: pd.Series,
-    patients: Mapping[str, str],
-    seed: int,
-    bounds: tuple[float, float] = (-np.inf, np.inf),
-    comparisons: int = 1,
-) -> tuple[float, float]:
-    """Return the 95 % interval of the mean of values by `(fixed, moving)`; NaN without any.
-
-    Parameters
-    ----------
-    patients : of each scan.
-    bounds : between which the mean is for certain; what lies outside is cut off.
-    comparisons : see `interval`.
-    """
-    if values.empty:
-        return float("nan"), float("nan")
-    resampling = resample(*patients_of(values.index, patients), seed)
-    low, high = np.clip(interval(values.to_numpy(), resampling, comparisons), *bounds)
-    return float(low), float(high)
-
-
 def compare(dice: pd.DataFrame, resampling: Resampling) -> pd.DataFrame:
-    """Compare all methods with each other.
+    """Compare all methods with each other by their Dice, one row a pair, one column a method.
 
-    Parameters
-    ----------
-    dice : one row a pair, one column a method.
-
-    Returns
-    -------
-    One row for each two methods `a`, `b`: mean `difference` a - b, its 95 % interval `low`, `high`,
-    `p` of a two-sided test (Student's t) and `p_holm`, corrected for the number of comparisons
-    (Holm 1979). NaN where nothing can be said.
+    Returns one row for each two methods `a`, `b`: mean `difference` a - b, its 95 % interval `low`,
+    `high`, `p` of a two-sided test (Student's t) and `p_holm`, corrected for the number of
+    comparisons (Holm 1979). NaN where nothing can be said.
     """
     couples = list(itertools.combinations(dice.columns, 2))
     table = pd.DataFrame(couples, columns=["a", "b"])
@@ -186,12 +151,8 @@ def rank(
 ) -> Ranks:
     """Rank methods, and see how stable the order is when patients are redrawn.
 
-    Friedman 1937; Nemenyi 1963, as in Demsar, JMLR 2006.
-
-    Parameters
-    ----------
-    dice : one row a pair, one column a method.
-    fixed, moving : patient of each pair's scans.
+    Friedman 1937; Nemenyi 1963, as in Demsar, JMLR 2006. `dice` has one row a pair and one column a
+    method; `fixed` and `moving` are the patients of each pair's scans.
     """
     methods = dice.shape[1]
     ranks = stats.rankdata(-dice.to_numpy(), axis=1)
@@ -237,3 +198,79 @@ def _stability(drawn: np.ndarray, dice: np.ndarray) -> float:
     orders, counts = np.unique(drawn, axis=0, return_counts=True)
     taus = [stats.kendalltau(order, whole).statistic for order in orders]
     return float(np.average(taus, weights=counts))
+
+
+class Comparison:
+    """All methods on the pairs of one task.
+
+    Attributes
+    ----------
+    pairs : a row a directed pair and method, see `pair_values`, with `before`, its Dice in % before
+        registration (NaN without such a row), and `dice_or_before`, which replaces the Dice of
+        failed registrations: whoever gets none is left with that.
+    dice : `dice_or_before`, one row a pair, one column a method that is no control; without pairs
+        in which some method has no Dice and nothing to replace it.
+    """
+
+    def __init__(
+        self, pairs: pd.DataFrame, methods: Sequence[dict], patients: Mapping[str, str], seed: int
+    ) -> None:
+        self.patients, self.seed = patients, seed  # patient of each scan
+        controls = [method["id"] for method in methods if method["kind"] == "control"]
+        before = pairs[pairs["method"].isin(controls)].groupby(SCANS)["dice"].first()
+        before = before.reindex(pd.MultiIndex.from_frame(pairs[SCANS]))
+        pairs = pairs.assign(before=before.to_numpy())
+        self.pairs = pairs.assign(dice_or_before=pairs["dice"].fillna(pairs["before"]))
+        wide = self.wide("dice_or_before")
+        ranked = [m["id"] for m in methods if m["id"] not in controls and m["id"] in wide]
+        self.dice = wide[ranked].dropna()
+        self.fixed, self.moving = self._patients_of(self.dice.index)
+        self.resampling = resample(self.fixed, self.moving, seed)
+
+    def wide(self, measure: str) -> pd.DataFrame:
+        """Return a measure, one row a pair, one column a method."""
+        return self.pairs.pivot(index=SCANS, columns="method", values=measure)
+
+    def interval(
+        self,
+        values: pd.Series,
+        bounds: tuple[float, float] = (-np.inf, np.inf),
+        comparisons: int = 1,
+    ) -> tuple[float, float]:
+        """Return the 95 % interval of the mean of values by pair; NaN without any.
+
+        `bounds` are those of the mean for certain: what lies outside is cut off. Of several
+        `comparisons` see `interval`.
+        """
+        if values.empty:
+            return float("nan"), float("nan")
+        resampling = resample(*self._patients_of(values.index), self.seed)
+        low, high = np.clip(interval(values.to_numpy(), resampling, comparisons), *bounds)
+        return float(low), float(high)
+
+    def _patients_of(self, pairs: pd.MultiIndex) -> list[np.ndarray]:
+        return [pairs.get_level_values(name).map(self.patients).to_numpy() for name in SCANS]
+
+    @cached_property
+    def tests(self) -> pd.DataFrame:
+        """All methods compared with each other, see `compare`."""
+        return compare(self.dice, self.resampling)
+
+    @cached_property
+    def ranks(self) -> Ranks:
+        """All methods ranked, see `rank`."""
+        return rank(self.dice, self.fixed, self.moving, self.resampling)
+
+
+def gather(
+    metrics: pd.DataFrame,
+    methods: Sequence[dict],
+    tasks: Sequence[str],
+    patients: Mapping[str, str],
+    seed: int,
+) -> dict[str, Comparison]:
+    """Bring the scores of each task together; `patients` are those of each scan."""
+    pairs = pair_values(metrics)
+    return {
+        task: Comparison(pairs[pairs["task"] == task], methods, patients, seed) for task in tasks
+    }

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
 from workflow.config import TASKS
-from workflow.referee.notes import PAPER, has_paper, timed_on
+from workflow.data.scans import simulated_note
+from workflow.referee.notes import changed_parameters, timed_on, training_text
 from workflow.referee.render import MISSING, number
-from workflow.referee.tidy import pair_values
+from workflow.referee.tidy import MEAN, pair_values
+
+PUBLISHED = Path(__file__).with_name("paper_table1.csv")
+PAPER = "paper "  # prefix of the columns that hold published numbers
+MEANS = ("folds", "folds_abs", "folds_diagonal")
 
 
-def summarise(
+def compute(
     metrics: pd.DataFrame,
     methods: Sequence[dict],
     tasks: Sequence[str],
@@ -30,77 +36,138 @@ def summarise(
     published = pd.DataFrame() if paper is None else paper.set_index("row")
     rows = []
     for method in methods:
-        own = pairs[pairs["method"] == method["id"]]
+        every = pairs[pairs["method"] == method["id"]]
         row: dict[str, object] = {"method": method["label"]}
         for task in tasks:
-            numbers = _of_task(own[own["task"] == task])
+            own = every[every["task"] == task]
+            numbers = {"dice": own["dice"].mean(), "sd": own["dice"].std(ddof=0)}
+            numbers |= own[[*MEANS]].mean()
+            numbers |= {"n": int((own["reason"] == "").sum()), "N": len(own)}
             row |= {f"{task} {key}": value for key, value in numbers.items()}
-        row["seconds"] = own["seconds"].mean()
-        row |= _circumstances([r for r in records if r["method"] == method["id"]])
+        row["seconds"] = every["seconds"].mean()
+        row |= timed_on([r for r in records if r["method"] == method["id"]])
         values = published.reindex([method["paper_row"]]).iloc[0]
         row |= {PAPER + key: value for key, value in values.items()}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _of_task(pairs: pd.DataFrame) -> dict[str, float]:
-    """Return one method's numbers of one task."""
-    return {
-        "dice": pairs["dice"].mean(),
-        "sd": pairs["dice"].std(ddof=0),
-        "folds": pairs["folds"].mean(),
-        "folds_abs": pairs["folds_abs"].mean(),
-        "folds_diagonal": pairs["folds_diagonal"].mean(),
-        "n": int((pairs["reason"] == "").sum()),
-        "N": len(pairs),
-    }
-
-
-def _circumstances(records: Sequence[dict]) -> dict[str, str]:
-    """Return where a method was timed; several devices or thread counts are all named."""
-    devices = {timed_on(entry, record) for record in records for entry in record["registrations"]}
-    threads = {str(record["threads"]) for record in records}
-    return {"device": ", ".join(sorted(devices)), "threads": ", ".join(sorted(threads))}
-
-
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table as text, one column for each column of the printed table."""
-    tasks, compared = [task for task in TASKS if f"{task} dice" in table], has_paper(table)
+    tasks, compared = [task for task in TASKS if f"{task} dice" in table], _has_paper(table)
     rows = []
     for _, row in table.iterrows():
         cells = {"Method": row["method"]}
         for task in tasks:
             title = task.capitalize()
-            cells[f"{title} Dice"] = _dice(row, task, "")
-            cells[f"{title} folds"] = _folds(row, task, "")
+            cells[f"{title} Dice"] = _dice(row, task)
+            cells[f"{title} folds"] = _folds(row, task)
             if compared:
-                cells[f"{title} diag."] = _diagonal(row, task)
+                diagonal = row[f"{task} folds_diagonal"]
+                cells[f"{title} diag."] = "0" if diagonal == 0 else number(diagonal, 1)
             cells[f"{title} n/N"] = f"{row[f'{task} n']}/{row[f'{task} N']}"
         cells["Time (s)"] = number(row["seconds"], 2)
         if compared:
             for task in tasks:
-                cells[f"Paper: {task} Dice"] = _dice(row, task, PAPER)
-                cells[f"Paper: {task} folds"] = _folds(row, task, PAPER)
+                cells[f"Paper: {task} Dice"] = _dice(row, PAPER + task)
+                cells[f"Paper: {task} folds"] = _folds(row, PAPER + task)
             cells["Paper: time (s)"] = number(row.get(f"{PAPER}seconds"), 2)
         rows.append(cells)
     return pd.DataFrame(rows)
 
 
-def _dice(row: pd.Series, task: str, prefix: str) -> str:
+def _has_paper(table: pd.DataFrame) -> bool:
+    return any(column.startswith(PAPER) for column in table)
+
+
+def _dice(row: pd.Series, of: str) -> str:
     """Return `mean (sd)`."""
-    mean, sd = row.get(f"{prefix}{task} dice"), row.get(f"{prefix}{task} sd")
+    mean, sd = row.get(f"{of} dice"), row.get(f"{of} sd")
     return MISSING if pd.isna(mean) else f"{number(mean, 2)} ({number(sd, 2)})"
 
 
-def _folds(row: pd.Series, task: str, prefix: str) -> str:
+def _folds(row: pd.Series, of: str) -> str:
     """Return `count [absolute determinants]`; the bracket is left out where there are no folds."""
-    count, total = row.get(f"{prefix}{task} folds"), row.get(f"{prefix}{task} folds_abs")
+    count, total = row.get(f"{of} folds"), row.get(f"{of} folds_abs")
     if pd.isna(count):
         return MISSING
     return "0" if count == 0 else f"{number(count, 1)} [{number(total, 2)}]"
 
 
-def _diagonal(row: pd.Series, task: str) -> str:
-    """Return the authors' count of folds."""
-    count = row[f"{task} folds_diagonal"]
-    return "0" if count == 0 else number(count, 1)
+def notes(
+    metrics: pd.DataFrame,
+    methods: Sequence[dict],
+    table: pd.DataFrame,
+    grid: Sequence[int],
+    networks: Sequence[dict] = (),
+    trainings: Sequence[dict] = (),
+    images: Sequence[bool] = (),
+) -> list[str]:
+    """Return the lines under the table: definitions, device, trainings, budgets, failures.
+
+    `methods` and `networks` are descriptions, `trainings` the networks' `training.json`, `images`
+    says of each scan whether it has one.
+    """
+    compared = _has_paper(table)
+    lines = [
+        "Dice: mean (population sd) in % over the directed pairs, mean of the structures, at "
+        f"{'x'.join(map(str, grid))} voxels. n/N: pairs that succeeded of those attempted.",
+        "Folds: voxels with a negative full Jacobian determinant of the composed map, mean of the "
+        "pairs [sum of their absolute determinants]."
+        + " Diag.: voxels with a negative product of the diagonal derivatives, which the authors' "
+        "code counts for learned methods." * compared,
+        "Time: mean seconds of one registration, reading of the images excluded; other jobs of the "
+        f"run, trainings among them, may have used other cores. {_device_note(table)}",
+    ]
+    if compared:
+        lines.append(
+            "Paper: Shen et al., CVPR 2019, Table 1 (80x192x192 voxels of OAI; classical tools on "
+            "10 cores, networks on a GTX 1080 Ti; other data, so for orientation only)."
+        )
+    lines += simulated_note(images)
+    if trainings:
+        lines.append(f"Networks: {'; '.join(map(training_text, trainings))}.")
+    for first in filter(None, dict.fromkeys(method["starts_from"] for method in methods)):
+        own = [method["label"] for method in methods if method["starts_from"] == first]
+        lines.append(
+            f"{', '.join(own)}: from the affine map of {first}, which is computed once for all; "
+            "its seconds are counted in theirs."
+        )
+    for one in (*methods, *networks):
+        if changed := changed_parameters(one):
+            lines.append(f"{one['label']}: {changed}.")
+    return lines + _failure_notes(metrics, methods)
+
+
+def warning_note(warnings: Sequence[str], shown: int = 5) -> list[str]:
+    """Say what the check of the cohort warned of."""
+    if not warnings:
+        return []
+    more = f"; {len(warnings) - shown} more in cohort.json" if len(warnings) > shown else ""
+    return [f"Warnings of the check of images: {'; '.join(warnings[:shown])}{more}."]
+
+
+def _device_note(table: pd.DataFrame) -> str:
+    """Say on which device and with how many threads the methods were timed."""
+    parts = []
+    groups = list(table.groupby(["device", "threads"], sort=False))
+    for (device, threads), rows in groups:
+        who = "" if len(groups) == 1 else f"{', '.join(rows['method'])}: "
+        parts.append(f"{who}{device}, {threads} thread{'' if threads == '1' else 's'}")
+    return "; ".join(parts) + "."
+
+
+def _failure_notes(metrics: pd.DataFrame, methods: Sequence[dict]) -> list[str]:
+    """Count each method's failures by reason, and its successes without a Dice."""
+    means = metrics[(metrics["label"] == MEAN) & (metrics["metric"] == "dice")]
+    lines = []
+    for method in methods:
+        own = means[means["method"] == method["id"]]
+        for reason, count in own["reason"][own["reason"] != ""].value_counts().items():
+            lines.append(f"{method['label']}: {count} pair(s) failed: {reason}")
+        undefined = int((own["value"].isna() & (own["reason"] == "")).sum())
+        if undefined:
+            lines.append(
+                f"{method['label']}: {undefined} pair(s) without Dice: a structure in neither map."
+            )
+    return lines

@@ -1,24 +1,15 @@
-"""Table 3: what mean Dice does not say, for each method and task."""
+"""Table 3: what mean Dice does not say, for each method and task; and all comparisons."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from workflow.referee.render import MISSING, number, signed
-from workflow.referee.statistics import (
-    Ranks,
-    Resampling,
-    compare,
-    interval_of,
-    patients_of,
-    rank,
-    resample,
-)
-from workflow.referee.tidy import BOUNDS, SCANS, pair_values
+from workflow.referee.render import number, with_limits
+from workflow.referee.statistics import Comparison
+from workflow.referee.tidy import BOUNDS, SCANS
 
 HARDEST = 0.3  # of the pairs, by Dice before registration
 PRINTED = {  # mean of a measure: its title and digits in the printed table
@@ -30,77 +21,11 @@ PRINTED = {  # mean of a measure: its title and digits in the printed table
     "nonpositive_percent": ("det <= 0 (%)", 4),
     "ndv_percent": ("Folded volume (%)", 4),
 }
+RANKS = {"rank": "rank", "low": "rank low", "high": "rank high"}
 
 
-class Comparison(NamedTuple):
-    """All methods on the pairs of one task.
-
-    pairs : a row a directed pair and method, see `pair_values`, with `before`, its Dice in % before
-        registration (NaN without such a row), and `dice_or_before`, which replaces the Dice of
-        failed registrations: whoever gets none is left with that.
-    dice : `dice_or_before`, one row a pair, one column a method that is no control.
-    fixed, moving : patient of each row of `dice`.
-    resampling : of its rows.
-    """
-
-    pairs: pd.DataFrame
-    dice: pd.DataFrame
-    fixed: np.ndarray
-    moving: np.ndarray
-    resampling: Resampling
-
-    def compare(self) -> pd.DataFrame:
-        """Compare all methods with each other, see `statistics.compare`."""
-        return compare(self.dice, self.resampling)
-
-    def rank(self) -> Ranks:
-        """Rank all methods, see `statistics.rank`."""
-        return rank(self.dice, self.fixed, self.moving, self.resampling)
-
-
-def gather(
-    metrics: pd.DataFrame,
-    methods: Sequence[dict],
-    task: str,
-    patients: Mapping[str, str],
-    seed: int,
-) -> Comparison:
-    """Bring the scores of one task together.
-
-    Pairs in which some method has no Dice and nothing to replace it are left out of `dice`.
-
-    Parameters
-    ----------
-    patients : of each scan.
-    """
-    pairs = pair_values(metrics)
-    pairs = pairs[pairs["task"] == task].copy()
-    controls = [method["id"] for method in methods if method["kind"] == "control"]
-    before = pairs[pairs["method"].isin(controls)].groupby(SCANS)["dice"].first()
-    keys = pd.MultiIndex.from_frame(pairs[SCANS])
-    pairs["before"] = before.reindex(keys).to_numpy()
-    pairs["dice_or_before"] = pairs["dice"].fillna(pairs["before"])
-    wide = pairs.pivot(index=SCANS, columns="method", values="dice_or_before")
-    wide = wide[[m["id"] for m in methods if m["id"] not in controls and m["id"] in wide]].dropna()
-    fixed, moving = patients_of(wide.index, patients)
-    return Comparison(pairs, wide, fixed, moving, resample(fixed, moving, seed))
-
-
-def gather_tasks(
-    metrics: pd.DataFrame,
-    methods: Sequence[dict],
-    tasks: Sequence[str],
-    patients: Mapping[str, str],
-    seed: int,
-) -> dict[str, Comparison]:
-    """Bring the scores of each task together, see `gather`."""
-    return {task: gather(metrics, methods, task, patients, seed) for task in tasks}
-
-
-def summarise(
-    comparison: Comparison, methods: Sequence[dict], patients: Mapping[str, str], seed: int
-) -> pd.DataFrame:
-    """Return the numbers of Table 3, a row a method in the given order.
+def compute(comparisons: Mapping[str, Comparison], methods: Sequence[dict]) -> pd.DataFrame:
+    """Return the numbers of the table, a row a task and method in the given order.
 
     dice, low, high : mean over the pairs that succeeded, in %, and its 95 % interval by patients,
         cut off where Dice ends.
@@ -111,32 +36,38 @@ def summarise(
     rank, rank low, rank high : see `statistics.Ranks`; none for controls.
     The means of the measures of `PRINTED` are over the pairs that succeeded.
     """
-    ranks = comparison.rank().table if comparison.dice.size else pd.DataFrame()
-    rows = []
-    for method in methods:
-        own = comparison.pairs[comparison.pairs["method"] == method["id"]]
-        scored, succeeded = own[own["dice"].notna()], own[own["reason"] == ""]
-        row: dict[str, object] = {"method": method["label"], "dice": scored["dice"].mean()}
-        dice = scored.set_index(SCANS)["dice"]
-        row["low"], row["high"] = interval_of(dice, patients, seed, BOUNDS["dice"])
-        row["hardest"] = _hardest(own)
-        judged = own[own["before"].notna() & ((own["reason"] != "") | own["dice"].notna())]
-        worse = (judged["reason"] != "") | (judged["dice"] < judged["before"])
-        row["worse"] = 100 * worse.mean()
-        row |= {metric: succeeded[metric].mean() for metric in PRINTED if metric in succeeded}
-        if method["id"] in ranks.index:
-            found = ranks.loc[method["id"]]
-            row |= {"rank": found["rank"], "rank low": found["low"], "rank high": found["high"]}
-        rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        [
+            {"task": task, "method": method["label"]} | _numbers(comparison, method["id"])
+            for task, comparison in comparisons.items()
+            for method in methods
+        ]
+    )
 
 
-def formatted(table: pd.DataFrame) -> pd.DataFrame:
-    """Return one task's table as text, one column for each column of the printed table."""
-    rows = []
+def _numbers(comparison: Comparison, method: str) -> dict[str, float]:
+    """Return the numbers of one method and task."""
+    own = comparison.pairs[comparison.pairs["method"] == method]
+    scored, succeeded = own[own["dice"].notna()], own[own["reason"] == ""]
+    low, high = comparison.interval(scored.set_index(SCANS)["dice"], BOUNDS["dice"])
+    known = own[own["before"].notna()].sort_values("before", kind="stable")
+    hardest = known.head(int(np.ceil(HARDEST * len(known))))
+    judged = known[(known["reason"] != "") | known["dice"].notna()]
+    worse = (judged["reason"] != "") | (judged["dice"] < judged["before"])
+    numbers = {"dice": scored["dice"].mean(), "low": low, "high": high}
+    numbers |= {"hardest": hardest["dice_or_before"].mean(), "worse": 100 * worse.mean()}
+    numbers |= {metric: succeeded[metric].mean() for metric in PRINTED if metric in succeeded}
+    if comparison.dice.size and method in comparison.dice:
+        numbers |= comparison.ranks.table.loc[method, [*RANKS]].rename(RANKS)
+    return numbers
+
+
+def formatted(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the table as text, one for each task, with the columns of the printed table."""
+    texts: dict[str, list[dict]] = {}
     for _, row in table.iterrows():
         cells = {"Method": row["method"]}
-        cells["Dice [95 %]"] = _with_limits(row["dice"], row.get("low"), row.get("high"), 2)
+        cells["Dice [95 %]"] = with_limits(row["dice"], row["low"], row["high"], ".2f")
         cells["Hardest 30 %"] = number(row["hardest"], 2)
         cells["Worse than before (%)"] = number(row["worse"], 1)
         cells |= {
@@ -144,33 +75,9 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
             for name, (title, digits) in PRINTED.items()
             if name in row
         }
-        rank = (row.get("rank"), row.get("rank low"), row.get("rank high"))
-        cells["Rank [95 %]"] = _with_limits(*rank, 1)
-        rows.append(cells)
-    return pd.DataFrame(rows)
-
-
-def compared(table: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
-    """Return the comparisons of one task (`Comparison.compare`) as text, methods by label."""
-    rows = [
-        {
-            "Method": labels[row["a"]],
-            "Against": labels[row["b"]],
-            "Difference [95 %]": signed(row["difference"], row["low"], row["high"]),
-            "p": number(row["p"], 4),
-            "p (Holm)": number(row["p_holm"], 4),
-        }
-        for _, row in table.iterrows()
-    ]
-    return pd.DataFrame(rows, columns=["Method", "Against", "Difference [95 %]", "p", "p (Holm)"])
-
-
-def _with_limits(value: float, low: float | None, high: float | None, digits: int) -> str:
-    """Return `value [low, high]`."""
-    if pd.isna(value):
-        return MISSING
-    limits = "" if pd.isna(low) else f" [{number(low, digits)}, {number(high, digits)}]"
-    return number(value, digits) + limits
+        cells["Rank [95 %]"] = with_limits(*map(row.get, RANKS.values()), ".1f")
+        texts.setdefault(row["task"].capitalize(), []).append(cells)
+    return {task: pd.DataFrame(rows) for task, rows in texts.items()}
 
 
 def notes(comparisons: Mapping[str, Comparison]) -> list[str]:
@@ -186,15 +93,14 @@ def notes(comparisons: Mapping[str, Comparison]) -> list[str]:
         "Rank: mean over the pairs, with its 95 % interval. Failed registrations count as none.",
     ]
     for task, comparison in comparisons.items():
-        if not comparison.dice.size:
-            continue
-        lines.append(f"{task.capitalize()}: {_tests(comparison)}.")
+        if comparison.dice.size:
+            lines.append(f"{task.capitalize()}: {_tests(comparison)}.")
     return lines
 
 
 def _tests(comparison: Comparison) -> str:
     """Say what the tests of a task found."""
-    found, resampling = comparison.rank(), comparison.resampling
+    found, resampling = comparison.ranks, comparison.resampling
     patients = {*comparison.fixed, *comparison.moving}
     couples = {frozenset(pair) for pair in zip(comparison.fixed, comparison.moving, strict=True)}
     texts = [f"{len(comparison.dice)} directed pairs of {len(patients)} patients"]
@@ -223,7 +129,15 @@ def _tests(comparison: Comparison) -> str:
     return "; ".join(texts)
 
 
-def _hardest(own: pd.DataFrame) -> float:
-    """Return the mean Dice of the pairs that were worst before registration."""
-    known = own.dropna(subset=["before"]).sort_values("before", kind="stable")
-    return known["dice_or_before"].head(int(np.ceil(HARDEST * len(known)))).mean()
+def formatted_tests(tests: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
+    """Return the comparisons of one task (`Comparison.tests`) as text, methods by label."""
+    limits = zip(tests["difference"], tests["low"], tests["high"], strict=True)
+    return pd.DataFrame(
+        {
+            "Method": tests["a"].map(labels),
+            "Against": tests["b"].map(labels),
+            "Difference [95 %]": [with_limits(*found, "+.1f") for found in limits],
+            "p": [number(p, 4) for p in tests["p"]],
+            "p (Holm)": [number(p, 4) for p in tests["p_holm"]],
+        }
+    )

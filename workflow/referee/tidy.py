@@ -1,8 +1,11 @@
-"""The tidy table of scores: its columns, and how it is read."""
+"""The tidy table of scores: its columns, and how it and other records are read."""
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,11 +17,17 @@ WHOLE = "all"  # label of what measures the whole map
 BOUNDS = {"dice": (0.0, 100.0), "folds": (0.0, math.inf)}  # what means of `pair_values` can be
 
 
-def read_metrics(path: str) -> pd.DataFrame:
+def read_metrics(*paths: str) -> pd.DataFrame:
     """Read scores: `value` is a number or NaN, `reason` empty for a success, all else text."""
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    tables = (pd.read_csv(path, dtype=str, keep_default_na=False) for path in paths)
+    table = pd.concat(tables, ignore_index=True)
     table["value"] = pd.to_numeric(table["value"].replace("", None))
     return table
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a record, such as a shard's `outcomes.json`."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def pair_values(metrics: pd.DataFrame) -> pd.DataFrame:

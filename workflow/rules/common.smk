@@ -32,7 +32,7 @@ from avsm.files import stamp
 from workflow import lock
 from workflow.data.pairs import couple_rows, manifest_rows, read_scan
 from workflow.data.scans import PHANTOM_VISITS, in_parts, is_mirrored, simulated_note
-from workflow.examples import example_figures
+from workflow.examples import Example, example_figures
 from workflow.job import told
 from workflow.run import load_run
 from workflow.schema import read_yaml
@@ -106,7 +106,7 @@ def mark_code():
             inputs = [str(path) for path in one.input if isinstance(path, str)]  # not functions
             own = [path for path in inputs if Path(workflow.basedir, path).is_file()]
             read = [path for path in own if not path.startswith(FOLDER)]
-            one.set_params(code=when_due(f"workflow/scripts/{one.script}", *read))
+            one.set_params(code=when_due(f"workflow/rules/{one.script}", *read))
 
 
 def when_due(*paths):
@@ -235,11 +235,6 @@ def training_part(wildcards):
     return TRAINING_PARTS[int(wildcards.part)]
 
 
-def labels_of_shard(wildcards):
-    """Label maps the referee needs to score a shard."""
-    return [RUN.label(scan) for scan in RUN.scans_of(wildcards.method, wildcards.shard)]
-
-
 def phantom_of_shard(wildcards):
     """What the phantom knows of a shard's scans; None for other cohorts."""
     if not PHANTOM:
@@ -248,95 +243,92 @@ def phantom_of_shard(wildcards):
     return {"scans": scans, "mirror_left": config["preprocessing"]["mirror_left"]}
 
 
-def records(trainings):
-    """Paths of what trainings leave about themselves."""
-    return [RUN.training(*training, "training.json") for training in trainings]
-
-
-def outcomes(methods):
-    """Paths of the records of all registrations of some methods."""
-    return [RUN.outcomes(method, shard) for method in methods for shard in RUN.shards[method]]
-
-
-def avsm_model():
-    """Path of AVSM's networks in one file, those for the first task."""
-    return RUN.models_of(AVSM, next(iter(RUN.shards[AVSM])))[0]
-
-
-def first_shard(method, task):
-    """Name of the first shard of a task."""
-    return next(shard for shard in RUN.shards[method] if shard.startswith(task))
-
-
-def check_input(wildcards):
-    """Inputs of the visual check of the first pair of a task."""
-    method, task = wildcards.method, wildcards.task
-    shard = first_shard(method, task)
-    _, fixed, moving = RUN.pairs(method, shard)[0]
+def picture_of(example):
+    """What a picture needs of a registration."""
+    method, pair, affine = example.method, example.pair, example.affine
+    _, fixed, moving = pair
+    shard = RUN.shard_of(method, pair)
     return {
-        "fields": RUN.fields(method, shard),
-        "outcomes": RUN.outcomes(method, shard),
-        "images": [RUN.image(fixed), RUN.image(moving)],
-        "labels": [RUN.label(fixed), RUN.label(moving)],
-    }
-
-
-def example_column(example):
-    """What an example figure needs of one registration."""
-    _, fixed, moving = example.pair
-    affine = example.affine
-    return {
+        "method": method,
         "title": example.title,
         "fixed": fixed,
         "moving": moving,
         "images": [RUN.image(fixed), RUN.image(moving)],
         "labels": [RUN.label(fixed), RUN.label(moving)],
-        "fields": RUN.fields(example.method, RUN.shard_of(example.method, example.pair)),
-        "affine": affine and RUN.fields(affine, RUN.shard_of(affine, example.pair)),
-        "scores": RUN.scores(example.method, RUN.shard_of(example.method, example.pair)),
+        "fields": RUN.fields(method, shard),
+        "affine": affine and RUN.fields(affine, RUN.shard_of(affine, pair)),
+        "outcomes": RUN.outcomes(method, shard),
+        "scores": RUN.scores(method, shard),
     }
 
 
-def example_files(wildcards):
-    """Files that an example figure is made from."""
-    columns = [example_column(example) for example in EXAMPLES[wildcards.number].columns]
-    fields = [column[kind] for column in columns for kind in ("fields", "affine") if column[kind]]
-    images = [path for column in columns for path in (*column["images"], *column["labels"])]
-    scores = [column["scores"] for column in columns]
-    found = {"fields": fields, "images": images, "scores": scores}
-    return {kind: list(dict.fromkeys(paths)) for kind, paths in found.items()}
+def checked_pair(wildcards):
+    """The first pair of a task, for the visual check of a method."""
+    task, fixed, moving = pair = next(pair for pair in RUN.couples if pair[0] == wildcards.task)
+    title = f"{wildcards.method}, {task}: {moving} (moving) to {fixed} (fixed)"
+    return picture_of(Example(title, wildcards.method, pair))
+
+
+def example_columns(wildcards):
+    """The registrations that an example figure shows."""
+    return [*map(picture_of, EXAMPLES[wildcards.number].columns)]
+
+
+def files_of(registrations):
+    """Files that pictures of registrations are made from."""
+    files = [
+        path
+        for one in registrations
+        for path in (*one["images"], *one["labels"], one["fields"], one["affine"], one["outcomes"])
+    ]
+    return list(dict.fromkeys(filter(None, files)))
+
+
+def of_shards(path, methods):
+    """Paths of a file that each shard of some methods has."""
+    return [path(method, shard) for method in methods for shard in RUN.shards[method]]
+
+
+def records_of(trainings):
+    """Paths of what trainings leave about themselves."""
+    return [RUN.training(*training, "training.json") for training in trainings]
+
+
+def described(entries):
+    """Descriptions of methods or networks with the run's parameters."""
+    return [asdict(entry) for entry in entries]
+
+
+def table_files(name, title, *suffixes, category="Tables", kind="table"):
+    """Files of a table: its page, which Snakemake's report shows, and others."""
+    page = report(
+        f"{FOLDER}/tables/{name}.html",
+        caption=f"../report/{name}.rst",
+        category=category,
+        labels={kind: title},
+    )
+    return [*(f"{FOLDER}/tables/{name}.{suffix}" for suffix in suffixes), page]
+
+
+def figure_files(name, title):
+    """Files of a figure: its picture, which Snakemake's report shows, and others."""
+    picture = report(
+        f"{FOLDER}/figures/{name}.png",
+        caption=f"../report/{name}.rst",
+        category="Figures",
+        labels={"figure": title},
+    )
+    return [f"{FOLDER}/figures/{name}.csv", picture, f"{FOLDER}/figures/{name}.pdf"]
 
 
 def final_outputs():
     """Return what `snakemake` makes when it is asked for nothing in particular."""
-    tables = [
-        f"{FOLDER}/tables/{table}.{suffix}"
-        for table in ("table1", "table3", *(["table2"] if RUN.config["table2"] else []))
-        for suffix in ("csv", "md", "tex", "html")
+    return [
+        f"{FOLDER}/cohort.json",
+        *rules.make_table1.output,
+        *rules.make_report.output,
+        *(rules.make_figure11.output if AVSM else []),
+        *expand(rules.make_examples.output, number=EXAMPLES),
+        *expand(rules.visual_check.output, method=RUN.main, task=RUN.tasks),
+        *(RUN.training(*training, "history.png") for training in RUN.trainings),
     ]
-    figures = [
-        f"{FOLDER}/figures/{figure}.{suffix}"
-        for figure in (
-            "figure5",
-            "figure7",
-            *(["figure9"] if RUN.paper else []),
-            "ranking",
-            *(f"examples/figure{number}" for number in EXAMPLES),
-            *filter(RUN.config["curves"].get, RUN.config["curves"]),
-        )
-        for suffix in ("png", "pdf", "csv")
-    ]
-    checks = [
-        f"{FOLDER}/figures/checks/{method}_{task}.png" for method in RUN.main for task in RUN.tasks
-    ]
-    curves = [RUN.training(*training, "history.png") for training in RUN.trainings]
-    texts = ["fairness", *(["claims"] if RUN.paper else []), *(["figure11"] if AVSM else [])]
-    tables += [
-        f"{FOLDER}/tables/{name}.{suffix}" for name in texts for suffix in ("csv", "md", "html")
-    ]
-    tables += [
-        f"{FOLDER}/tables/{name}"
-        for name in ("metrics.csv", "significance.csv", "significance.html")
-    ]
-    records = [f"{FOLDER}/cohort.json", f"{FOLDER}/manifest.json"]
-    return [*tables, *figures, *checks, *curves, *records]

@@ -1,15 +1,18 @@
-# The referee: scores every shard of every method in the same way.
+# The referee scores every shard of every method in the same way; and pictures of registrations.
 
 
 localrules:
     visual_check,
+    make_examples,
 
 
 rule evaluate:
     input:
         fields=RUN.fields("{method}", "{shard}"),
         outcomes=RUN.outcomes("{method}", "{shard}"),
-        labels=labels_of_shard,
+        labels=lambda wildcards: [
+            RUN.label(scan) for scan in RUN.scans_of(wildcards.method, wildcards.shard)
+        ],
     output:
         RUN.scores("{method}", "{shard}"),
     log:
@@ -32,8 +35,7 @@ rule evaluate:
 
 rule visual_check:
     input:
-        unpack(check_input),
-        style="matplotlibrc",
+        lambda wildcards: files_of([checked_pair(wildcards)]),
     output:
         report(
             f"{FOLDER}/figures/checks/{{method}}_{{task}}.png",
@@ -47,9 +49,35 @@ rule visual_check:
     conda:
         ENVIRONMENT
     params:
-        pair=lambda wildcards: RUN.pairs(
-            wildcards.method, first_shard(wildcards.method, wildcards.task)
-        )[0],
+        pair=checked_pair,
         structures=config["labels"]["structures"],
     script:
         "../scripts/visual_check.py"
+
+
+rule make_examples:
+    input:
+        lambda wildcards: files_of(example_columns(wildcards)),
+        scores=lambda wildcards: [one["scores"] for one in example_columns(wildcards)],
+    output:
+        csv=f"{FOLDER}/figures/examples/figure{{number}}.csv",
+        png=report(
+            f"{FOLDER}/figures/examples/figure{{number}}.png",
+            caption="../report/examples.rst",
+            category="Examples",
+            labels={"figure": "Figure {number}"},
+        ),
+        pdf=f"{FOLDER}/figures/examples/figure{{number}}.pdf",
+    log:
+        f"{FOLDER}/logs/make_examples/figure{{number}}.log",
+    wildcard_constraints:
+        number="|".join(EXAMPLES),
+    priority: 30
+    conda:
+        ENVIRONMENT
+    params:
+        columns=example_columns,
+        rows=lambda wildcards: EXAMPLES[wildcards.number].rows,
+        structures=config["labels"]["structures"],
+    script:
+        "../scripts/make_examples.py"

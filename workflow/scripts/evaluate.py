@@ -1,20 +1,20 @@
 """Score one shard of one method."""
 
-import json
 from importlib import import_module
 from pathlib import Path
 
 from avsm.files import write_text
 from workflow.job import start_job
 from workflow.referee.evaluate import Rules, evaluate_shard
+from workflow.referee.tidy import read_json
 
 start_job(snakemake.log[0], snakemake.threads)
-labels = {Path(path).name.removesuffix(".nii"): path for path in snakemake.input.labels}
-record = json.loads(Path(snakemake.input.outcomes).read_text(encoding="utf-8"))
-params, truth = snakemake.params, None
-if params.phantom:
-    phantom = import_module("workflow.phantom.labels")  # other cohorts go without
-    truth = phantom.PhantomTruth(**params.phantom)
-rules = Rules(params.structures, params.margin, truth)
-table = evaluate_shard(record, Path(snakemake.input.fields), labels.__getitem__, rules)
+inputs, params, to_template = snakemake.input, snakemake.params, None
+labels = {Path(path).name.removesuffix(".nii"): path for path in inputs.labels}
+if phantom := params.phantom:
+    truth = import_module("workflow.phantom.labels")  # other cohorts go without
+    to_template = truth.PhantomTruth(**phantom).to_template
+rules = Rules(params.structures, params.margin, to_template)
+record = read_json(inputs.outcomes)
+table = evaluate_shard(record, Path(inputs.fields), labels.__getitem__, rules)
 write_text(snakemake.output[0], table.to_csv(index=False))

@@ -2,13 +2,11 @@
 
 from avsm.files import write_text
 from workflow.job import start_job
-from workflow.referee.examples import draw_examples, example_scores
+from workflow.referee.pictures import draw_examples, example_scores
 from workflow.referee.tidy import read_metrics
 
 start_job(snakemake.log[0], snakemake.threads)
-params, output = snakemake.params, snakemake.output
-scores = {path: read_metrics(path) for path in snakemake.input.scores}
-write_text(output.csv, example_scores(params.columns, scores).to_csv(index=False))
-draw_examples(
-    params.columns, params.rows, params.structures, snakemake.input.style, [output.png, output.pdf]
-)
+params, (csv, *pictures) = snakemake.params, snakemake.output
+scores = example_scores(params.columns, read_metrics(*dict.fromkeys(snakemake.input.scores)))
+write_text(csv, scores.to_csv(index=False))
+draw_examples(params.columns, params.rows, params.structures, pictures)
