@@ -224,7 +224,7 @@ def _pairs(arguments: argparse.Namespace) -> list[Pair]:
 
 def _listed(path: Path, folder: Path) -> Iterator[Pair]:
     """Read the CSV of ``--pairs``."""
-    from avsm.tables import read_table
+    from avsm.files import read_table
 
     faults, names = [], set()
     for line, row in read_table(path, "--pairs", PAIR_COLUMNS)[1].items():
@@ -244,8 +244,8 @@ def run_warp(arguments: argparse.Namespace) -> None:
     """Carry out ``avsm warp``."""
     import SimpleITK as sitk
 
+    from avsm.grid import LIKE_LABELS, has_few_values
     from avsm.images import check_output, read_field, read_image, write_image
-    from avsm.labels import LIKE_LABELS, has_few_values
     from avsm.physical import warp_image
 
     path = check_output(arguments.out)
@@ -268,10 +268,9 @@ def run_points(arguments: argparse.Namespace) -> None:
     """Carry out ``avsm points``."""
     import numpy as np
 
-    from avsm.files import write_rows
+    from avsm.files import read_table, write_rows
     from avsm.images import read_field
     from avsm.physical import move_points
-    from avsm.tables import read_table
 
     check_apart([arguments.points, arguments.transform], [arguments.out])
     (columns, rows), faults, points = read_table(arguments.points, "POINTS", AXES), [], []

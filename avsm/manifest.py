@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avsm.errors import UserError, nearest, raise_all
-from avsm.tables import read_table
+from avsm.files import read_table
 
 TASKS = ("longitudinal", "cross-subject", "both")
 SPLITS = ("train", "validation")

@@ -10,7 +10,7 @@ points are in mm, LPS, as in ITK.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -57,21 +57,10 @@ def mirror_map(phi: torch.Tensor) -> torch.Tensor:
 def physical_affine(
     affine: Affine, fixed: sitk.Image, moving: sitk.Image, shape: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Carry affine parameters of one pair on the model's grids to physical space.
+    """Carry affine parameters ``(1, 3, 3)``, ``(1, 3)`` on grids (D, H, W) to physical space.
 
-    Parameters
-    ----------
-    affine
-        Matrix ``(1, 3, 3)`` and offset ``(1, 3)``, normalised coordinates.
-    fixed, moving
-        The images, with any orientation.
-    shape
-        (D, H, W) of the model's grids.
-
-    Returns
-    -------
-    tuple
-        M (3, 3) and t (3,) of ``x_moving = M x_fixed + t``, mm, LPS, float64.
+    The images have any orientation. Gives M (3, 3) and t (3,) of ``x_moving = M x_fixed + t``, mm,
+    LPS, float64.
     """
     target, source = (grid_frame(canonical(image), shape) for image in (fixed, moving))
     matrix, offset = (part[0].detach().cpu().double().numpy() for part in affine)
@@ -89,30 +78,16 @@ def normalised_affine(
     """Inverse of ``physical_affine``: float32 parameters of one pair, on the processor."""
     target, source = (grid_frame(canonical(image), shape) for image in (fixed, moving))
     offset = matrix @ target.centre + translation - source.centre
-    parts = (
-        np.linalg.solve(source.matrix, matrix @ target.matrix),
-        np.linalg.solve(source.matrix, offset),
-    )
-    return Affine(*(_tensor(part)[None] for part in parts))
+    parts = (matrix @ target.matrix, offset)
+    return Affine(*(_tensor(np.linalg.solve(source.matrix, part))[None] for part in parts))
 
 
 def physical_displacement(phi: torch.Tensor, fixed: sitk.Image, moving: sitk.Image) -> sitk.Image:
-    """Carry a map on the model's grids to physical space.
+    """Carry a map ``(1, 3, D, H, W)`` on the model's grids to physical space.
 
-    Between the grid's voxels the map is interpolated; beyond the outermost centres its affine part
-    goes on and the rest stays constant.
-
-    Parameters
-    ----------
-    phi
-        ``(1, 3, D, H, W)`` in normalised coordinates.
-    fixed, moving
-        The images, with any orientation.
-
-    Returns
-    -------
-    sitk.Image
-        Displacement in mm (LPS) on the fixed image's own grid, float32.
+    The images have any orientation. Gives the displacement in mm (LPS) on the fixed image's own
+    grid, float32. Between the grid's voxels the map is interpolated; beyond the outermost centres
+    its affine part goes on and the rest stays constant.
     """
     shape = phi.shape[2:]
     own = grid_frame(fixed)
@@ -120,7 +95,9 @@ def physical_displacement(phi: torch.Tensor, fixed: sitk.Image, moving: sitk.Ima
     inverse = np.linalg.inv(target.matrix)
     width, height, depth = fixed.GetSize()
     field = np.empty((depth, height, width, 3), np.float32)
-    for first, last in _slabs(depth, height * width):
+    slabs = max(1, min(depth // 2, -(-depth * height * width // SLAB_VOXELS)))  # of two planes
+    edges = np.linspace(0, depth, slabs + 1).round().astype(int).tolist()
+    for first, last in itertools.pairwise(edges):
         # The slab in its own normalised coordinates, which run from -1 to 1 over its planes.
         part = (last - first - 1) / (depth - 1)
         middle = (first + last - 1) / (depth - 1) - 1
@@ -142,17 +119,6 @@ def physical_displacement(phi: torch.Tensor, fixed: sitk.Image, moving: sitk.Ima
     return image
 
 
-def _limits(kind: np.dtype) -> tuple[int, int]:
-    return int(np.iinfo(kind).min), int(np.iinfo(kind).max) + 1
-
-
-def _slabs(depth: int, plane: int) -> Iterator[tuple[int, int]]:
-    """Cut planes into slabs of at least two."""
-    count = max(1, min(depth // 2, -(-depth * plane // SLAB_VOXELS)))
-    edges = np.linspace(0, depth, count + 1).round().astype(int)
-    yield from zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
-
-
 def _tensor(values: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.asarray(values, np.float32))
 
@@ -168,18 +134,13 @@ def warp_image(
     reference: sitk.Image | None = None,
     outside: float | None = None,
 ) -> sitk.Image:
-    """Resample an image through a displacement field with SimpleITK.
+    """Resample an image through a displacement field (see ``registration.Result``), by SimpleITK.
 
-    Linear interpolation, float32; float64 where values so far from zero lose digits in float32.
+    Interpolation is linear, in float32, or float64 where values so far from zero lose digits in
+    float32; that of a ``label`` map is by nearest neighbour and keeps the pixel type.
 
     Parameters
     ----------
-    moving
-        The image, any grid.
-    displacement
-        See ``registration.Result``.
-    label
-        Interpolate by nearest neighbour and keep the pixel type.
     reference
         An image whose grid the result has; None takes the field's. Beyond the field is outside.
     outside
@@ -195,16 +156,15 @@ def warp_image(
     transform = sitk.DisplacementFieldTransform(sitk.Cast(displacement, sitk.sitkVectorFloat64))
     values = sitk.GetArrayViewFromImage(moving)
     if label:
-        outside, kind = outside or 0.0, moving.GetPixelID()
-        if values.dtype.kind in "iu" and outside not in range(*_limits(values.dtype)):
+        outside, kind, interpolator = outside or 0.0, moving.GetPixelID(), sitk.sitkNearestNeighbor
+        limits = np.iinfo(values.dtype) if values.dtype.kind in "iu" else None
+        if limits and outside not in range(limits.min, limits.max + 1):
             raise UserError(f"outside: found {outside:g}, which is no {values.dtype.name}")
-        interpolator = sitk.sitkNearestNeighbor
     else:
         low, high = float(values.min()), float(values.max())
         outside = low if outside is None else outside
         far = max(abs(low), abs(high)) > FAR * (high - low)
-        kind = sitk.sitkFloat64 if far else sitk.sitkFloat32
-        interpolator = sitk.sitkLinear
+        kind, interpolator = sitk.sitkFloat64 if far else sitk.sitkFloat32, sitk.sitkLinear
     warped = sitk.Resample(moving, grid, transform, interpolator, outside, kind)
     if reference is None:
         return warped
@@ -218,26 +178,11 @@ def warp_image(
 
 
 def move_points(points: np.ndarray, displacement: sitk.Image, inverse: bool = False) -> np.ndarray:
-    """Carry landmarks through a displacement field.
+    """Carry landmarks ``(N, 3)``, mm, LPS, of the fixed image through a displacement field.
 
-    Parameters
-    ----------
-    points
-        ``(N, 3)``, mm, LPS: of the fixed image, or with ``inverse`` of the moving image.
-    displacement
-        See ``registration.Result``: x_moving = x_fixed + u(x_fixed).
-    inverse
-        Find x_fixed of x_moving, by iteration to within ``WITHIN_MM``.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(N, 3)``, mm, LPS: of the other image.
-
-    Raises
-    ------
-    UserError
-        If a point lies, or ends, outside of the field, or has no inverse; all such are listed.
+    With ``inverse`` they are the moving image's, and x_fixed of ``x_moving = x_fixed + u(x_fixed)``
+    is found by iteration to within ``WITHIN_MM``. Gives their places in the other image. A
+    UserError lists the points that lie, or end, outside of the field, or have no inverse.
     """
     transform = sitk.DisplacementFieldTransform(sitk.Cast(displacement, sitk.sitkVectorFloat64))
     result, faults = np.empty((len(points), 3)), []

@@ -11,9 +11,16 @@ from pathlib import Path
 
 from avsm.errors import UserError, raise_all
 from avsm.files import stamp, write_rows
-from avsm.grid import PERCENTILES, WorkingGrid, image_on_grid, labels_on_grid
+from avsm.grid import (
+    LIKE_LABELS,
+    PERCENTILES,
+    WorkingGrid,
+    has_few_values,
+    image_on_grid,
+    label_faults,
+    labels_on_grid,
+)
 from avsm.images import canonical, read_image, write_image
-from avsm.labels import LIKE_LABELS, has_few_values, label_faults
 from avsm.manifest import OPTIONAL, REQUIRED, Scan, read_manifest
 
 log = logging.getLogger(__name__)

@@ -6,10 +6,17 @@ from dataclasses import replace
 
 import torch
 
+from avsm.descent import Callback
 from avsm.maps import warp
 from avsm.model import AVSM
-from avsm.optimise import AffineSettings, Callback, full_pair, optimise_affine
-from avsm.optimise_vsvf import OptimisedVSVF, VSVFSettings, optimise_vsvf
+from avsm.optimise import (
+    AffineSettings,
+    OptimisedVSVF,
+    VSVFSettings,
+    full_pair,
+    optimise_affine,
+    optimise_vsvf,
+)
 from avsm.pyramid import downsample
 from avsm.smoothing import MultiGaussian
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from avsm.errors import UserError, nearest, raise_all
+from avsm.files import read_table
 from avsm.manifest import same_files
-from avsm.tables import read_table
 from workflow.data.scan import PHANTOM_VISITS, Scan
 from workflow.data.splits import SPLITS, assign_splits
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from avsm.errors import UserError, nearest, raise_all
-from avsm.tables import read_table
+from avsm.files import read_table
 from workflow.config import TASKS
 from workflow.data.scan import Scan
 

@@ -7,14 +7,21 @@ import logging
 import pytest
 import torch
 
-import avsm.optimise_vsvf
+import avsm.optimise
 from avsm.affine import Affine, affine_from_residual, identity_affine
 from avsm.affine_net import AffineNetConfig
+from avsm.descent import Progress
 from avsm.maps import half_shape, identity_map, jacobian_determinant, resize, warp
 from avsm.model import AVSM, AVSMConfig, vsvf_step
 from avsm.momentum import MomentumNetConfig
-from avsm.optimise import AffineSettings, Progress, optimise_affine
-from avsm.optimise_vsvf import FINE_SIGMAS, FINE_WEIGHTS, VSVFSettings, optimise_vsvf
+from avsm.optimise import (
+    FINE_SIGMAS,
+    FINE_WEIGHTS,
+    AffineSettings,
+    VSVFSettings,
+    optimise_affine,
+    optimise_vsvf,
+)
 from avsm.refine import refine
 from avsm.smoothing import PAPER_SIGMAS, PAPER_WEIGHTS, MultiGaussian
 
@@ -148,7 +155,7 @@ def test_affine_part_and_given_momentum_are_where_it_starts() -> None:
 
 def test_each_evaluation_is_one_pass_forward_and_one_back(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = {"forward": 0, "backward": 0}
-    loss = avsm.optimise_vsvf.mk_lncc_loss
+    loss = avsm.optimise.mk_lncc_loss
 
     def counted(*args: object) -> torch.Tensor:
         value = loss(*args)
@@ -157,7 +164,7 @@ def test_each_evaluation_is_one_pass_forward_and_one_back(monkeypatch: pytest.Mo
             value.register_hook(lambda _: counts.update(backward=counts["backward"] + 1))
         return value
 
-    monkeypatch.setattr(avsm.optimise_vsvf, "mk_lncc_loss", counted)
+    monkeypatch.setattr(avsm.optimise, "mk_lncc_loss", counted)
     fixed, moving, _ = deformed()
     settings = VSVFSettings(scales=(0.5, 1.0), iterations=(6, 6))
     result = optimise_vsvf(fixed, moving, identity_affine(1, moving), settings)
