@@ -23,7 +23,7 @@ from avsm.volume import (
     sibling,
     skew,
     take,
-)
+)  # fmt: skip
 
 HEADERS = {
     b"n+1": nibabel.Nifti1Header, b"ni1": Nifti1PairHeader,
@@ -46,12 +46,8 @@ def is_nifti(head: bytes) -> bool:
 def read_nifti(path: Path, stream: BinaryIO) -> Volume:
     """Read a file from its beginning, or a header and the ``.img`` beside it.
 
-    Raises
-    ------
-    UserError
-        If it holds something else than one 3D image, or its geometry cannot be used.
-    OSError, EOFError, ValueError, zlib.error
-        If it is damaged.
+    A UserError says that it holds something else than one 3D image, or that its geometry cannot be
+    used; OSError, EOFError, ValueError or zlib.error that it is damaged.
     """
     head = stream.read(4)
     size = next(n for n in SIZES if n.to_bytes(4, "little") in (head, head[::-1]))
