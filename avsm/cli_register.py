@@ -211,9 +211,9 @@ def run_warp(arguments: argparse.Namespace) -> None:
     """Carry out ``avsm warp``."""
     import SimpleITK as sitk
 
+    from avsm.fields import warp_image
     from avsm.grid import LIKE_LABELS, has_few_values
     from avsm.images import check_output, read_field, read_image, write_image
-    from avsm.physical import warp_image
 
     path = check_output(arguments.out)
     check_apart([arguments.image, arguments.transform, arguments.reference], [path])
@@ -235,9 +235,9 @@ def run_points(arguments: argparse.Namespace) -> None:
     """Carry out ``avsm points``."""
     import numpy as np
 
+    from avsm.fields import move_points
     from avsm.files import read_table, write_rows
     from avsm.images import read_field
-    from avsm.physical import move_points
 
     check_apart([arguments.points, arguments.transform], [arguments.out])
     (columns, rows), faults, points = read_table(arguments.points, "POINTS", AXES), [], []

@@ -18,7 +18,7 @@ import torch
 
 from avsm.losses import Losses, velocity_energy
 
-Field = Callable[[torch.Tensor], torch.Tensor]
+Function = Callable[[torch.Tensor], torch.Tensor]
 Report = Callable[[int, torch.Tensor], None]  # of an iteration, from 0, and its loss
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Objective:
     the factor of the energy <m, v>, which is summed over the batch. ``evaluations`` counts.
     """
 
-    def __init__(self, data: Field, smoother: Field, weight: float) -> None:
+    def __init__(self, data: Function, smoother: Function, weight: float) -> None:
         self.data, self.smoother, self.weight = data, smoother, weight
         self.evaluations = 0
 

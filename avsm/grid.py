@@ -54,8 +54,7 @@ def describe_grid(grid: sitk.Image) -> str:
 class WorkingGrid:
     """The grid on which images are registered: ``size`` in voxels (x, y, z), RAS+ axes.
 
-    With ``spacing_mm`` None it covers the image's own field of view, else it is centred on it and
-    pads or crops.
+    Without ``spacing_mm`` it covers an image's own field of view; else it pads or crops it.
     """
 
     size: tuple[int, int, int]

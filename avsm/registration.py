@@ -13,10 +13,11 @@ from avsm.checkpoint import TrainedModel
 from avsm.descent import Callback
 from avsm.device import find_device
 from avsm.errors import UserError
+from avsm.fields import warp_image
 from avsm.grid import to_grid
 from avsm.images import canonical, check_image
 from avsm.optimise import optimise_affine, optimise_vsvf
-from avsm.physical import X_AXIS, mirror_map, physical_displacement, warp_image
+from avsm.physical import X_AXIS, mirror_map, physical_displacement
 from avsm.refine import refine as refine_pair
 
 MOST_VOXELS = 80 * 192 * 192  # the paper's grid
@@ -28,7 +29,7 @@ class Result(NamedTuple):
 
     ``displacement`` is a vector image on the fixed image's grid, float32, mm, LPS: x_moving =
     x_fixed + u(x_fixed). ``sitk.DisplacementFieldTransform``, ANTs and Slicer apply it as is.
-    ``warped`` is the moving image on that grid, see ``physical.warp_image``.
+    ``warped`` is the moving image on that grid, see ``fields.warp_image``.
     """
 
     displacement: sitk.Image
@@ -78,7 +79,7 @@ def register(
     callback
         Called with ``descent.Progress`` in every iteration of an optimisation.
     outside, warp
-        The value outside of the warped image (see ``physical.warp_image``), and whether to make it.
+        The value outside of the warped image (see ``fields.warp_image``), and whether to make it.
 
     Raises
     ------
