@@ -10,6 +10,7 @@ the smoothing is linear and done once per direction, not once per trial step.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -23,45 +24,26 @@ Report = Callable[[int, torch.Tensor], None]  # of an iteration, from 0, and its
 
 logger = logging.getLogger(__name__)
 
+LOG_EVERY = 20  # iterations
 HISTORY = 5  # pairs that L-BFGS remembers, as in the authors' code
 ARMIJO = 1e-4  # sufficient decrease, as in the authors' code
 SHRINK = 0.5
 TRIALS = 12  # step lengths that a line search tries: down to 1/2048
 
 
-class Progress(NamedTuple):
-    """What a callback gets: the level, the iterations done there, their number, the total loss."""
-
-    scale: float
-    iteration: int
-    iterations: int
-    loss: float
-
-
-Callback = Callable[[Progress], None]
-
-
-def reporter(
-    name: str, scale: float, iterations: int, every: int, callback: Callback | None
-) -> Report:
-    """Make what is called on a level with an iteration, from 0, and the loss at its start.
-
-    It logs the loss every so many iterations, hands all to the callback, and raises
-    FloatingPointError where the loss is not finite.
-    """
+def reporter(name: str, scale: float, iterations: int) -> Report:
+    """Make what logs the losses of a level now and then, and stops where one is not finite."""
 
     def report(iteration: int, loss: torch.Tensor) -> None:
         value = float(loss)
-        if not abs(value) < float("inf"):
+        if not math.isfinite(value):
             raise FloatingPointError(
                 f"{name}: expected a finite loss, found {value} at scale {scale:g}, "
                 f"iteration {iteration + 1}; a smaller learning rate may help"
             )
-        if every and (iteration % every == 0 or iteration + 1 == iterations):
+        if iteration % LOG_EVERY == 0 or iteration + 1 == iterations:
             line = "%s: scale %g, iteration %d/%d, loss %.5f"
             logger.info(line, name, scale, iteration + 1, iterations, value)
-        if callback is not None:
-            callback(Progress(scale, iteration + 1, iterations, value))
 
     return report
 
@@ -127,13 +109,12 @@ def descend_lbfgs(
     iterations: int,
     report: Report,
     first_step: float,
-    tolerance: float = 0.0,
 ) -> torch.Tensor:
     """Descend from a momentum ``(B, 3, D, H, W)`` with L-BFGS; give that of the lowest loss.
 
-    A backtracking line search chooses the step. It ends after ``iterations``, when no step length
-    lowers the loss, or when a step lowers it by less than ``tolerance`` of it. The first step adds
-    a velocity of at most ``first_step``, in normalised coordinates.
+    A backtracking line search chooses the step. It ends after ``iterations``, or when no step
+    lowers the loss. The first step adds a velocity of at most ``first_step``, in normalised
+    coordinates.
     """
     m, smoother, memory = momentum.detach(), objective.smoother, _Memory()
     if not iterations:
@@ -166,7 +147,7 @@ def descend_lbfgs(
         memory.add(length * direction, length * push, *change)
         gain = float(point.loss - new.loss)
         m, v, point, dual = m + length * direction, v + length * push, new, new_dual
-        if gain <= tolerance * abs(float(point.loss)):
+        if gain <= 0:
             break
     return m
 

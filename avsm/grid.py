@@ -30,15 +30,15 @@ def index_to_physical(grid: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
     return direction * np.asarray(grid.GetSpacing()), np.asarray(grid.GetOrigin())
 
 
-def same_grid(a: sitk.Image, b: sitk.Image, tolerance_voxels: float = 1e-2) -> bool:
-    """Tell whether two grids have the same size and all corners agree within a part of a voxel."""
+def same_grid(a: sitk.Image, b: sitk.Image) -> bool:
+    """Tell whether two grids have the same size and corners, within a hundredth of a voxel."""
     if a.GetSize() != b.GetSize():
         return False
     ends = corners(a.GetSize())
     matrix_a, origin_a = index_to_physical(a)
     matrix_b, origin_b = index_to_physical(b)
     in_b = np.linalg.solve(matrix_b, matrix_a @ ends + (origin_a - origin_b)[:, None])
-    return bool(np.abs(in_b - ends).max() <= tolerance_voxels)
+    return bool(np.abs(in_b - ends).max() <= 1e-2)
 
 
 def describe_grid(grid: sitk.Image) -> str:

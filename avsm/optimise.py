@@ -16,14 +16,7 @@ import torch
 
 from avsm.affine import Affine, affine_from_residual, identity_affine
 from avsm.checks import check_same_batch, check_same_shape, check_volume
-from avsm.descent import (
-    Callback,
-    Objective,
-    Report,
-    descend_adam,
-    descend_lbfgs,
-    reporter,
-)
+from avsm.descent import Objective, Report, descend_adam, descend_lbfgs, reporter
 from avsm.errors import choose
 from avsm.flow import SOLVERS
 from avsm.losses import LAMBDA_VR, Losses
@@ -33,6 +26,7 @@ from avsm.pyramid import WINDOWS, downsample, level_windows
 from avsm.similarity import Window, mk_lncc_loss
 from avsm.smoothing import PAPER_SIGMAS, PAPER_WEIGHTS, MultiGaussian
 
+NESTEROV = 0.9  # momentum, the authors' code's; the paper names the learning rate alone
 # Deviation: finer than the paper's K, whose velocities are too coarse for cartilage.
 FINE_SIGMAS = (0.03, 0.06, 0.1, 0.15, 0.2)
 FINE_WEIGHTS = (0.2, 0.2, 0.2, 0.2, 0.2)
@@ -43,8 +37,7 @@ class LevelSettings:
     """What both optimisations are told; ``preset`` gives named settings.
 
     ``scales`` are the image levels from coarse to fine, ``iterations`` those on each, ``windows``
-    ``paper``, ``dense`` or ``local`` (see ``pyramid.level_windows``), ``log_every`` the iterations
-    between two lines of the log (0 for none).
+    ``paper``, ``dense`` or ``local`` (see ``pyramid.level_windows``).
     """
 
     optimisers: ClassVar[tuple[str, ...]]
@@ -53,12 +46,6 @@ class LevelSettings:
     optimiser: str
     learning_rate: float
     windows: str
-    log_every: int
-
-    @property
-    def rates(self) -> tuple[float, ...]:
-        """All learning rates."""
-        return (self.learning_rate,)
 
     def __post_init__(self) -> None:
         if len(self.scales) != len(self.iterations) or not self.scales:
@@ -70,8 +57,9 @@ class LevelSettings:
             raise ValueError(f"iterations: expected at least 0, found {tuple(self.iterations)}")
         choose("optimiser", self.optimiser, self.optimisers)
         choose("windows", self.windows, WINDOWS)
-        if min(self.rates) <= 0:
-            raise ValueError(f"learning rates: expected values above 0, found {self.rates}")
+        rates = tuple(value for name, value in vars(self).items() if name.endswith("_rate"))
+        if min(rates) <= 0:
+            raise ValueError(f"learning rates: expected values above 0, found {rates}")
 
     @classmethod
     def preset(cls, name: str) -> Self:
@@ -84,7 +72,7 @@ class AffineSettings(LevelSettings):
     """How affine parameters are optimised.
 
     ``lbfgs`` counts evaluations of the loss and ends a level when it falls no more; ``sgd`` has a
-    learning rate and Nesterov ``momentum``.
+    learning rate, and Nesterov momentum.
 
     Deviation: the default is L-BFGS with windows that read every voxel. The paper's gradient
     descent, with its rate of 1e-4, has not converged after its 450 iterations.
@@ -96,8 +84,6 @@ class AffineSettings(LevelSettings):
     optimiser: str = "lbfgs"
     learning_rate: float = 2e-3
     windows: str = "dense"
-    log_every: int = 20
-    momentum: float = 0.9
 
 
 @dataclass(frozen=True)
@@ -106,9 +92,9 @@ class VSVFSettings(LevelSettings):
 
     ``adam`` has step sizes from ``learning_rate`` to ``final_rate`` on each level, in the
     momentum's units. The first step of ``lbfgs`` adds a velocity of at most ``first_step``, in
-    normalised coordinates; a level ends with a step that lowers the loss by less than ``tolerance``
-    of it. ``lambda_vr`` weighs the regularisation (Eq. 9), ``sigmas`` and ``weights`` are those of
-    K in the unit cube; for ``solver`` and ``solver_steps`` see ``flow.advance``.
+    normalised coordinates. ``lambda_vr`` weighs the regularisation (Eq. 9), ``sigmas`` and
+    ``weights`` are those of K in the unit cube; for ``solver`` and ``solver_steps`` see
+    ``flow.advance``.
 
     Deviation: L-BFGS works in the metric of the regulariser, see ``descent``, the paper's in the
     plain one. Deviation: maps are at half the resolution on every level, where the authors' code
@@ -121,28 +107,20 @@ class VSVFSettings(LevelSettings):
     optimiser: str = "lbfgs"
     learning_rate: float = 0.2
     windows: str = "local"
-    log_every: int = 20
     final_rate: float = 0.02
     first_step: float = 0.05
-    tolerance: float = 0.0
     lambda_vr: float = LAMBDA_VR
     sigmas: tuple[float, ...] = FINE_SIGMAS
     weights: tuple[float, ...] = FINE_WEIGHTS
     solver: str = "squaring"
     solver_steps: int | None = None
 
-    @property
-    def rates(self) -> tuple[float, ...]:
-        """All learning rates."""
-        return self.learning_rate, self.final_rate
-
     def __post_init__(self) -> None:
         super().__post_init__()
         choose("solver", self.solver, SOLVERS)
 
 
-# The Nesterov momentum is the authors' code's; the paper names the learning rate alone. ``sgd`` has
-# their code's rate: 5e-4 on four times the similarity.
+# ``paper`` has the paper's learning rate, ``sgd`` the authors' code's: 5e-4 on four times the loss.
 SGD = AffineSettings(iterations=(200, 200, 50), optimiser="sgd", windows="paper")
 PRESETS: dict[type, dict[str, LevelSettings]] = {
     AffineSettings: {
@@ -204,13 +182,12 @@ def optimise_affine(
     moving: torch.Tensor,
     settings: AffineSettings | None = None,
     initial: Affine | None = None,
-    callback: Callback | None = None,
 ) -> OptimisedAffine:
     """Register pairs affinely by descending mk-LNCC; the pairs of a batch do not interact.
 
     Images are ``(B, 1, D, H, W)`` in [0, 1], float32 or float64; ``settings`` are the default
-    preset and ``initial`` the identity when None. The callback gets ``Progress`` in every
-    iteration. The map found is phi(x) = A x + b with warped = moving(phi).
+    preset and ``initial`` the identity when None. The map found is phi(x) = A x + b with warped =
+    moving(phi).
     """
     settings = settings or AffineSettings()
     fixed, moving = full_pair(fixed, moving)
@@ -219,7 +196,7 @@ def optimise_affine(
     residual = torch.cat([(matrix - torch.eye(3).to(matrix)).flatten(1), offset], dim=1)
     levels = pyramid_levels(fixed, moving, settings.scales, settings.windows)
     for level, count in zip(levels, settings.iterations, strict=True):
-        report = reporter("affine", level.scale, count, settings.log_every, callback)
+        report = reporter("affine", level.scale, count)
         for pair in range(fixed.shape[0] if count else 0):
             part = slice(pair, pair + 1)
             own = level._replace(fixed=level.fixed[part], moving=level.moving[part])
@@ -252,9 +229,7 @@ def _descend_affine(
         )  # fmt: skip
         optimiser.step(loss)
     else:
-        optimiser = torch.optim.SGD(
-            [leaf], settings.learning_rate, settings.momentum, nesterov=settings.momentum > 0
-        )
+        optimiser = torch.optim.SGD([leaf], settings.learning_rate, NESTEROV, nesterov=True)
         for _ in range(count):
             optimiser.step(loss)
     return leaf.detach()
@@ -288,13 +263,12 @@ def optimise_vsvf(
     initial: Affine,
     settings: VSVFSettings | None = None,
     momentum: torch.Tensor | None = None,
-    callback: Callback | None = None,
 ) -> OptimisedVSVF:
     """Register one pair ``(1, 1, D, H, W)`` in [0, 1] by the momentum of one vSVF step (Eq. 8).
 
     ``initial`` are affine parameters, from ``optimise_affine`` or the affine network. The descent
-    starts at ``momentum`` ``(1, 3, D', H', W')``, on any grid, or at zero; settings and callback
-    are as of ``optimise_affine``.
+    starts at ``momentum`` ``(1, 3, D', H', W')``, on any grid, or at zero; ``settings`` are the
+    default preset when None.
     """
     settings = settings or VSVFSettings()
     fixed, moving = full_pair(fixed, moving)
@@ -318,7 +292,7 @@ def optimise_vsvf(
     levels = pyramid_levels(fixed, moving, settings.scales, settings.windows)
     for level, count in zip(levels, settings.iterations, strict=True):
         objective, momentum = objective_of(level), _on_grid(momentum, level.fixed)
-        report = reporter("vsvf", level.scale, count, settings.log_every, callback)
+        report = reporter("vsvf", level.scale, count)
         if settings.optimiser == "adam":
             # Rates that fall geometrically from the first to the last.
             ratio = settings.final_rate / settings.learning_rate
@@ -326,9 +300,7 @@ def optimise_vsvf(
             rates = [settings.learning_rate * ratio**part for part in parts]
             momentum = descend_adam(objective, momentum, rates, report)
         else:
-            momentum = descend_lbfgs(
-                objective, momentum, count, report, settings.first_step, settings.tolerance
-            )
+            momentum = descend_lbfgs(objective, momentum, count, report, settings.first_step)
         evaluations += objective.evaluations
     with torch.no_grad():
         (full,) = pyramid_levels(fixed, moving, (1.0,), settings.windows)

@@ -10,7 +10,6 @@ import SimpleITK as sitk
 import torch
 
 from avsm.checkpoint import TrainedModel
-from avsm.descent import Callback
 from avsm.device import find_device
 from avsm.errors import UserError
 from avsm.fields import warp_image
@@ -48,7 +47,6 @@ def register(
     mirror: bool = False,
     device: str = "auto",
     size: Sequence[int] | None = None,
-    callback: Callback | None = None,
     outside: float | None = None,
     warp: bool = True,
 ) -> Result:
@@ -76,8 +74,6 @@ def register(
     size
         Voxels (x, y, z) of the grid that is registered on without a model, axes RAS+; None takes
         ``working_size`` of the fixed image.
-    callback
-        Called with ``descent.Progress`` in every iteration of an optimisation.
     outside, warp
         The value outside of the warped image (see ``fields.warp_image``), and whether to make it.
 
@@ -99,14 +95,18 @@ def register(
     if mirror:
         arrays = [np.ascontiguousarray(np.flip(array, X_AXIS)) for array in arrays]
     tensors = [torch.from_numpy(array)[None, None].to(place) for array in arrays]
-    if model is not None:
-        phi = find_map(model, *tensors, affine_steps, steps, refine, refine_affine, callback)
+    if model is None:
+        affine = optimise_affine(*tensors).affine
+        phi = affine.map(shape) if steps == 0 else optimise_vsvf(*tensors, affine).map
     else:
-        affine = optimise_affine(*tensors, callback=callback).affine
-        if steps == 0:
-            phi = affine.map(shape)
+        networks = model.model.to(place, memory_format=torch.channels_last_3d)
+        if refine:
+            phi = refine_pair(networks, *tensors, refine, affine_steps, refine_affine).map
         else:
-            phi = optimise_vsvf(*tensors, affine, callback=callback).map
+            if steps is None and "momentum" not in model.trained:
+                steps = 0  # an untrained momentum network leaves the affine map as it is
+            with torch.inference_mode():
+                phi = networks(*tensors, affine_steps, steps).map
     if mirror:
         phi = mirror_map(phi)
     displacement = physical_displacement(phi.cpu(), fixed, moving)
@@ -161,24 +161,3 @@ def check_options(
         raise UserError(f"size: a model has a grid of its own, found {tuple(size)}")
     if size is not None and (len(size) != 3 or min(size) < LEAST_SIDE):
         raise UserError(f"size: expected three sides of {LEAST_SIDE} or more, found {tuple(size)}")
-
-
-def find_map(
-    model: TrainedModel,
-    fixed: torch.Tensor,
-    moving: torch.Tensor,
-    affine_steps: int | None = None,
-    steps: int | None = None,
-    refine: int = 0,
-    refine_affine: bool = False,
-    callback: Callback | None = None,
-) -> torch.Tensor:
-    """Register images ``(B, 1, D, H, W)`` on the model's grid: the map ``(B, 3, D, H, W)``."""
-    if steps is None and "momentum" not in model.trained:
-        steps = 0  # an untrained momentum network leaves the affine map as it is
-    networks = model.model.to(fixed.device, memory_format=torch.channels_last_3d)
-    if refine:
-        options = (refine, affine_steps, refine_affine, callback)
-        return refine_pair(networks, fixed, moving, *options).map
-    with torch.inference_mode():
-        return networks(fixed, moving, affine_steps, steps).map
