@@ -125,7 +125,7 @@ def read_series(path: str | Path) -> Series:
         if file.name == "DICOMDIR":
             continue
         try:
-            frames = _open_file(file)
+            frames = _frames(file)
             planes += frames
             others += [] if frames else [file]
         except (UserError, OSError) as error:
@@ -152,7 +152,7 @@ def _suffix(path: Path) -> str:
     return path.suffix.lower().strip("0123456789")
 
 
-def _open_file(path: Path) -> list[Plane]:
+def _frames(path: Path) -> list[Plane]:
     """Read a file's header: its frames, and where they lie; none if it is no DICOM image."""
     with path.open("rb") as stream:
         known = stream.read(132)[128:] == b"DICM"

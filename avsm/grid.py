@@ -146,8 +146,8 @@ def majority_vote(labels: np.ndarray, edges: Sequence[np.ndarray]) -> np.ndarray
 
 
 def like(array: np.ndarray, grid: sitk.Image) -> sitk.Image:
-    """Give a scalar image of an array ``(z, y, x)`` with the geometry of a grid."""
-    image = sitk.GetImageFromArray(array)
+    """Give an image of an array, ``(z, y, x)`` or ``(z, y, x, 3)``, with the geometry of a grid."""
+    image = sitk.GetImageFromArray(array, isVector=array.ndim == 4)
     image.CopyInformation(grid)
     return image
 

@@ -18,7 +18,7 @@ import SimpleITK as sitk
 import torch
 
 from avsm.affine import Affine
-from avsm.grid import index_to_physical
+from avsm.grid import index_to_physical, like
 from avsm.images import canonical
 from avsm.maps import affine_map, compose
 
@@ -110,9 +110,7 @@ def physical_displacement(phi: torch.Tensor, fixed: sitk.Image, moving: sitk.Ima
         u = _sample(rest @ to_grid_matrix, offset, size)
         u += (_tensor(source.matrix) @ moved.flatten(2)).unflatten(2, size)
         field[first:last] = u[0].permute(1, 2, 3, 0).numpy()
-    image = sitk.GetImageFromArray(field, isVector=True)
-    image.CopyInformation(fixed)
-    return image
+    return like(field, fixed)
 
 
 def _tensor(values: np.ndarray) -> torch.Tensor:

@@ -21,7 +21,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from avsm.fields import warp_image
-from avsm.grid import index_to_physical
+from avsm.grid import index_to_physical, like
 from avsm.volume import LPS_FROM_RAS, corners
 
 
@@ -36,17 +36,13 @@ def strip_header(image: sitk.Image) -> sitk.Image:
 
 def index_grid(grid: sitk.Image) -> np.ndarray:
     """Return each voxel's own index, float32 ``(3, z, y, x)``, components (x, y, z)."""
-    nx, ny, nz = grid.GetSize()
-    z, y, x = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in (nz, ny, nx)), indexing="ij")
-    return np.stack([x, y, z])
+    zyx = np.indices(grid.GetSize()[::-1], dtype=np.float32)
+    return np.ascontiguousarray(zyx[::-1])
 
 
 def vector_image(vectors: np.ndarray, grid: sitk.Image) -> sitk.Image:
     """Turn ``(3, z, y, x)`` into a float32 vector image with the geometry of `grid`."""
-    array = np.ascontiguousarray(np.moveaxis(vectors, 0, -1), dtype=np.float32)
-    image = sitk.GetImageFromArray(array, isVector=True)
-    image.CopyInformation(grid)
-    return image
+    return like(np.ascontiguousarray(np.moveaxis(vectors, 0, -1), dtype=np.float32), grid)
 
 
 def _vectors(image: sitk.Image) -> np.ndarray:
