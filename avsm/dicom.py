@@ -101,7 +101,7 @@ def read_dicom(path: Path) -> Volume:
         try:
             voxels[file.path] = _read_voxels(file)
         except UserError as error:
-            raise UserError(f"{path}: {file.path.name}: {error}") from error
+            raise UserError(f"{file.path.name}: {error}") from error
     planes = [voxels[plane.file.path][plane.frame] for plane in series.planes]
     scales = [plane.scale for plane in series.planes]
     if any(scale != (1, 0) for scale in scales):
@@ -109,14 +109,13 @@ def read_dicom(path: Path) -> Volume:
     return Volume(np.stack(planes), series.axes, np.array(series.grid.origin), series.notes)
 
 
-def read_series(path: str | Path) -> Series:
+def read_series(path: Path) -> Series:
     """Read the headers of a folder's DICOM files (others in it are noted), or of one file.
 
     A UserError says that a file is cut short or claims more pixels than it holds, is no grey image
     or does not say where it lies, or that the files are not one series of equal slices at equal
     distances.
     """
-    path = Path(path)
     files = [path]
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
@@ -136,16 +135,16 @@ def read_series(path: str | Path) -> Series:
         for file in others
         if _suffix(file) in suffixes
     ]
-    raise_all(f"{path}: faulty DICOM files; mend them, or fetch them again:", faults)
+    raise_all("faulty DICOM files; mend them, or fetch them again:", faults)
     found = len({str(plane.file.header.get("SeriesInstanceUID", "")) for plane in planes})
     if found != 1:
-        raise UserError(f"{path}: found {found} DICOM series, expected exactly one")
+        raise UserError(f"found {found} DICOM series, expected exactly one")
     if len(planes) == 1:
         hint = "" if path.is_dir() else ": name the folder that holds its series"
-        raise UserError(f"{path}: found one DICOM slice, expected a 3D image{hint}")
+        raise UserError(f"found one DICOM slice, expected a 3D image{hint}")
     names = ", ".join(file.name for file in others)
     notes = [f"left out, as they are no DICOM images: {names}"] if others else []
-    return _stack(planes, path, notes)
+    return _stack(planes, notes)
 
 
 def _suffix(path: Path) -> str:
@@ -271,7 +270,7 @@ def _plane(file: DicomFile, frame: int, own: list[Dataset], shared: list[Dataset
     return Plane(file, frame, size, spacing[::-1], position, axes, (slope, intercept))
 
 
-def _stack(planes: Sequence[Plane], path: Path, notes: list[str]) -> Series:
+def _stack(planes: Sequence[Plane], notes: list[str]) -> Series:
     """Order planes along their normal, and give the grid that they make up."""
     first = planes[0]
     most = TOLERANCE * min(first.spacing) / np.array(first.size)  # to be so far off in a corner
@@ -280,7 +279,7 @@ def _stack(planes: Sequence[Plane], path: Path, notes: list[str]) -> Series:
         for each in planes
         if each.size != first.size or (np.abs(each.steps - first.steps).max(axis=1) > most).any()
     ]
-    raise_all(f"{path}: slices unlike {first.name} ({first}):", unlike)
+    raise_all(f"slices unlike {first.name} ({first}):", unlike)
     normal = np.cross(*first.axes)
     ordered = sorted(planes, key=lambda each: float(each.position @ normal))
     places = np.array([each.position for each in ordered])
@@ -291,7 +290,7 @@ def _stack(planes: Sequence[Plane], path: Path, notes: list[str]) -> Series:
         for a, b, step in zip(ordered, ordered[1:], steps, strict=False)
         if usual <= 0 or abs(step - usual) > GAP_TOLERANCE * usual
     ]
-    raise_all(f"{path}: {len(planes)} slices, some missing or twice:", gaps)
+    raise_all(f"{len(planes)} slices, some missing or twice:", gaps)
     step = float(places[-1] @ normal - places[0] @ normal) / len(steps)
     spacing = np.array([*first.spacing, step])
     axes = np.stack([*first.axes, normal], axis=1) * spacing
@@ -300,12 +299,12 @@ def _stack(planes: Sequence[Plane], path: Path, notes: list[str]) -> Series:
     worst = np.abs(off).max(axis=0)
     if worst[:2].max() > TOLERANCE:
         raise UserError(
-            f"{path}: its slices shift in their own plane, by up to {worst[:2].max():.2f} voxels "
+            f"its slices shift in their own plane, by up to {worst[:2].max():.2f} voxels "
             "(a tilted gantry?): expected a box; resample it to one"
         )
     if worst[2] > TOLERANCE:
         raise UserError(
-            f"{path}: the distances of its slices vary: one is {worst[2]:.2f} of the mean distance "
+            f"the distances of its slices vary: one is {worst[2]:.2f} of the mean distance "
             f"({step:.3f} mm) from where equal distances put it"
         )
     claimed = first.file.header.get("SpacingBetweenSlices")

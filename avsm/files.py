@@ -95,21 +95,12 @@ def read_table(
 ) -> tuple[list[str], Rows]:
     """Read a CSV in UTF-8 (or UTF-16 that says so), separated by commas, semicolons or tabs.
 
-    Rows without any value are left out, and space around values. ``named_by`` is the key or
-    argument that names the file, for messages; ``required`` are columns that it must have.
+    Gives the columns, and the rows by the number of their (last) line: column -> value. Rows
+    without any value are left out, and space around values. ``named_by`` is the key or argument
+    that names the file, for messages; ``required`` are columns that it must have.
 
-    Returns
-    -------
-    list of str
-        The columns.
-    dict
-        The rows by the number of their (last) line: column -> value.
-
-    Raises
-    ------
-    UserError
-        If there is no such file, it is no such text, a column is missing or twice, or rows have
-        more or fewer values than columns.
+    A UserError says that there is no such file, that it is no such text, that a column is missing
+    or twice, or that rows have more or fewer values than columns.
     """
     path = Path(path)
     if not path.is_file():

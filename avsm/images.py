@@ -69,8 +69,7 @@ def _read(path: str | Path, kind: str, notes: list[str] | None) -> sitk.Image:
         volume = read_dicom(path) if path.is_dir() else _read_file(path, expected)
         image = volume.image()
     except UserError as error:
-        message = str(error).removeprefix(f"{path}: ")
-        raise UserError(f"{path}: {message}") from error
+        raise UserError(f"{path}: {error}") from error
     except UNREADABLE as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise UserError(

@@ -1,7 +1,7 @@
 """MetaImage and NRRD: a header of text, and voxels behind it or in a file of their own.
 
-ITK's readers fill what is missing with zeros or with what was in memory, and pass over fields that
-they do not know: the headers are read here, and every byte of voxels is accounted for.
+ITK's readers fill what a file lacks with zeros or with what was in memory: here every byte of the
+voxels is accounted for.
 """
 
 from __future__ import annotations
