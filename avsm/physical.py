@@ -91,7 +91,8 @@ def physical_displacement(phi: torch.Tensor, fixed: sitk.Image, moving: sitk.Ima
     inverse = np.linalg.inv(target.matrix)
     width, height, depth = fixed.GetSize()
     field = np.empty((depth, height, width, 3), np.float32)
-    slabs = max(1, min(depth // 2, -(-depth * height * width // SLAB_VOXELS)))  # of two planes
+    # Slabs of two planes or more.
+    slabs = max(1, min(depth // 2, -(-depth * height * width // SLAB_VOXELS)))
     edges = np.linspace(0, depth, slabs + 1).round().astype(int).tolist()
     for first, last in itertools.pairwise(edges):
         # The slab in its own normalised coordinates, which run from -1 to 1 over its planes.
