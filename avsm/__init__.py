@@ -26,8 +26,8 @@ AT_HAND = {
     "read_image": "images",
     "read_field": "images",
     "write_image": "images",
-    "warp_image": "physical",
-    "move_points": "physical",
+    "warp_image": "fields",
+    "move_points": "fields",
 }
 
 

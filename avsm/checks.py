@@ -8,14 +8,7 @@ import torch
 def check_volume(name: str, tensor: torch.Tensor, channels: int | None = None) -> None:
     """Raise ValueError unless ``tensor`` is ``(B, C, D, H, W)`` with at least two voxels a side.
 
-    Parameters
-    ----------
-    name
-        Name of the argument, for the message.
-    tensor
-        The tensor to check.
-    channels
-        The number of channels that it must have; any number when None.
+    ``name`` is the argument's, for the message; ``channels`` the number it must have, None any.
     """
     wanted = f"(B, {'C' if channels is None else channels}, D, H, W) with D, H, W of at least 2"
     wrong = tensor.ndim != 5 or min(tensor.shape[2:]) < 2
@@ -25,17 +18,13 @@ def check_volume(name: str, tensor: torch.Tensor, channels: int | None = None) -
 
 def check_same_shape(name: str, tensor: torch.Tensor, other: str, reference: torch.Tensor) -> None:
     """Raise ValueError unless both tensors have the same shape."""
-    if tensor.shape != reference.shape:
-        raise ValueError(
-            f"{name}: expected the shape of {other}, {tuple(reference.shape)}, "
-            f"found {tuple(tensor.shape)}"
-        )
+    found, expected = tuple(tensor.shape), tuple(reference.shape)
+    if found != expected:
+        raise ValueError(f"{name}: expected the shape of {other}, {expected}, found {found}")
 
 
 def check_same_batch(name: str, tensor: torch.Tensor, other: str, reference: torch.Tensor) -> None:
     """Raise ValueError unless both tensors have the same batch size."""
-    if tensor.shape[0] != reference.shape[0]:
-        raise ValueError(
-            f"{name}: expected the batch size of {other}, {reference.shape[0]}, "
-            f"found {tensor.shape[0]}"
-        )
+    found, expected = tensor.shape[0], reference.shape[0]
+    if found != expected:
+        raise ValueError(f"{name}: expected the batch size of {other}, {expected}, found {found}")

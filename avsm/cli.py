@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from avsm.cli_register import HELP, add_common, add_register, parse_size
+from avsm.cli_register import add_common, add_register, parse_size
 from avsm.errors import UserError, choose
 
 log = logging.getLogger("avsm")
@@ -61,21 +62,24 @@ examples
 
 def build_parser() -> argparse.ArgumentParser:
     """Make the parser of the command line."""
-    parser = argparse.ArgumentParser("avsm", description=MAIN, formatter_class=HELP)
+    as_written = functools.partial(
+        argparse.ArgumentParser, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser = as_written("avsm", description=MAIN)
     parser.set_defaults(threads=None)  # of commands that do not compute
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=as_written
+    )
     _add_train(commands)
     add_register(commands)
+    for command in commands.choices.values():
+        command.add_argument("--debug", action="store_true", help="show where an error arose")
     return parser
 
 
 def _add_train(commands: Any) -> None:
     parser = commands.add_parser(
-        "train",
-        help="train a model on your own scans",
-        description=TRAIN,
-        epilog=TRAIN_END,
-        formatter_class=HELP,
+        "train", help="train a model on your own scans", description=TRAIN, epilog=TRAIN_END
     )
     add = parser.add_argument
     add("manifest", type=Path, metavar="MANIFEST", help="CSV of the scans, see above")
@@ -96,12 +100,9 @@ def _add_train(commands: Any) -> None:
     add("--labels", metavar="V,V", help="label values that validation scores (default: all)")
     add("--seed", type=int, help="of everything random (default: the preset's)")
     add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
+        "--set", action="append", default=[], metavar="NAME=VALUE",
         help="change a setting of the preset, such as affine.epochs=20; repeatable",
-    )
+    )  # fmt: skip
     add("--no-resume", action="store_true", help="start anew even where DIR holds a run")
     add("--memory", type=float, default=8, metavar="GB", help="most memory for images (default: 8)")
     add_common(parser)
@@ -133,18 +134,11 @@ def run_train(arguments: argparse.Namespace) -> None:
         raise UserError("--couples: names prepared images; with --size all couples are drawn")
     if size is not None:
         manifest = prepare(manifest, arguments.out / "scans", size, arguments.mirror_left)
+    stages = STAGES if stage == "both" else (stage,)
     best = train(
-        manifest,
-        arguments.out,
-        recipe,
-        STAGES if stage == "both" else (stage,),
-        start,
-        labels,
-        arguments.device,
-        not arguments.no_resume,
-        arguments.memory,
-        arguments.couples,
-    )
+        manifest, arguments.out, recipe, stages, start, labels, arguments.device,
+        not arguments.no_resume, arguments.memory, arguments.couples,
+    )  # fmt: skip
     log.info("best weights: %s", best)
 
 

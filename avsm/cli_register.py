@@ -11,10 +11,14 @@ from typing import Any, NamedTuple
 from avsm.errors import UserError, raise_all
 
 log = logging.getLogger("avsm")
-HELP = argparse.RawDescriptionHelpFormatter
 PAIR_COLUMNS = ("fixed", "moving")
 AXES = ("x", "y", "z")
 OUTSIDE = "value of WARPED where it shows nothing of the image (default: the image's lowest)"
+REFINE = "optimise one vSVF step on this pair for N iterations (default: 0)"
+REFINE_AFFINE = "with --refine: optimise the affine parameters before"
+SIZE = (
+    "voxels of the grid to optimise on, 16 or more a side (default: FIXED's own, at most 3 million)"
+)
 
 REGISTER = """\
 Register MOVING to FIXED, two 3D images of one anatomy with any size, spacing, orientation and
@@ -69,23 +73,14 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     """Add the options of every command that computes."""
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
     parser.add_argument("--threads", type=at_least(1), help="processor threads (default: all)")
-    add_debug(parser)
-
-
-def add_debug(parser: argparse.ArgumentParser) -> None:
-    """Add the option of every command."""
-    parser.add_argument("--debug", action="store_true", help="show where an error arose")
 
 
 def add_register(commands: Any) -> None:
     """Add the parsers of the four commands."""
     parser = commands.add_parser(
-        "register",
-        help="register two images, or many pairs",
-        description=REGISTER,
+        "register", help="register two images, or many pairs", description=REGISTER,
         epilog=REGISTER_END,
-        formatter_class=HELP,
-    )
+    )  # fmt: skip
     add = parser.add_argument
     add("fixed", type=Path, nargs="?", metavar="FIXED", help="the image that stays")
     add("moving", type=Path, nargs="?", metavar="MOVING", help="the image that is warped to it")
@@ -95,33 +90,16 @@ def add_register(commands: Any) -> None:
     add("--transform", type=Path, metavar="FIELD", help="displacement field to write")
     add("--steps", type=at_least(0), help="vSVF steps; 0: affine alone (default: the model's)")
     add("--affine-steps", type=at_least(1), help="affine steps (default: the model's)")
-    add(
-        "--refine",
-        type=at_least(0),
-        default=0,
-        metavar="N",
-        help="optimise one vSVF step on this pair for N iterations (default: 0)",
-    )
-    add(
-        "--refine-affine",
-        action="store_true",
-        help="with --refine: optimise the affine parameters before",
-    )
-    add(
-        "--size",
-        metavar="X,Y,Z",
-        help="voxels of the grid to optimise on, 16 or more a side (default: FIXED's own, at most "
-        "3 million)",
-    )
+    add("--refine", type=at_least(0), default=0, metavar="N", help=REFINE)
+    add("--refine-affine", action="store_true", help=REFINE_AFFINE)
+    add("--size", metavar="X,Y,Z", help=SIZE)
     add("--normalised", action="store_true", help="intensities are in [0, 1]: keep them")
     add("--mirror", action="store_true", help="the other side of the body than in training")
     add("--outside", type=float, metavar="VALUE", help=OUTSIDE)
     add_common(parser)
     parser.set_defaults(run=run_register)
 
-    parser = commands.add_parser(
-        "warp", help="move an image by a transform", description=WARP, formatter_class=HELP
-    )
+    parser = commands.add_parser("warp", help="move an image by a transform", description=WARP)
     add = parser.add_argument
     add("image", type=Path, metavar="IMAGE", help="an image or label map of the moving image")
     add("--transform", type=Path, required=True, metavar="FIELD", help="displacement field")
@@ -129,24 +107,19 @@ def add_register(commands: Any) -> None:
     add("--reference", type=Path, metavar="FIXED", help="image whose grid WARPED has")
     add("--label", action="store_true", help="a label map: nearest neighbour, values are kept")
     add("--outside", type=float, metavar="VALUE", help=f"{OUTSIDE}; of a label map 0")
-    add_debug(parser)
     parser.set_defaults(run=run_warp)
 
-    parser = commands.add_parser(
-        "points", help="move landmarks by a transform", description=POINTS, formatter_class=HELP
-    )
+    parser = commands.add_parser("points", help="move landmarks by a transform", description=POINTS)
     add = parser.add_argument
     add("points", type=Path, metavar="POINTS", help="CSV of landmarks")
     add("--transform", type=Path, required=True, metavar="FIELD", help="displacement field")
     add("--out", type=Path, required=True, metavar="CSV", help="CSV to write")
     add("--inverse", action="store_true", help="from the moving image to the fixed one")
     add("--frame", choices=("lps", "ras"), default="lps", help="of the points (default: lps)")
-    add_debug(parser)
     parser.set_defaults(run=run_points)
 
     parser = commands.add_parser("info", help="say what a model is and how it was trained")
     parser.add_argument("model", type=Path, metavar="MODEL", help="knee, a folder or a checkpoint")
-    add_debug(parser)
     parser.set_defaults(run=run_info)
 
 
@@ -173,16 +146,10 @@ def run_register(arguments: argparse.Namespace) -> None:
     for number, pair in enumerate(pairs, start=1):
         try:
             result = register(
-                read_image(pair.fixed),
-                read_image(pair.moving),
-                model,
-                *options,
-                arguments.normalised,
-                arguments.mirror,
-                arguments.device,
-                size,
+                read_image(pair.fixed), read_image(pair.moving), model, *options,
+                arguments.normalised, arguments.mirror, arguments.device, size,
                 outside=arguments.outside,
-            )
+            )  # fmt: skip
             for name, path in pair.outputs.items():
                 write_image(getattr(result, name), path)
                 log.info("%s: %s", name, path)
@@ -224,7 +191,7 @@ def _pairs(arguments: argparse.Namespace) -> list[Pair]:
 
 def _listed(path: Path, folder: Path) -> Iterator[Pair]:
     """Read the CSV of ``--pairs``."""
-    from avsm.tables import read_table
+    from avsm.files import read_table
 
     faults, names = [], set()
     for line, row in read_table(path, "--pairs", PAIR_COLUMNS)[1].items():
@@ -244,9 +211,9 @@ def run_warp(arguments: argparse.Namespace) -> None:
     """Carry out ``avsm warp``."""
     import SimpleITK as sitk
 
+    from avsm.fields import warp_image
+    from avsm.grid import LIKE_LABELS, has_few_values
     from avsm.images import check_output, read_field, read_image, write_image
-    from avsm.labels import LIKE_LABELS, has_few_values
-    from avsm.physical import warp_image
 
     path = check_output(arguments.out)
     check_apart([arguments.image, arguments.transform, arguments.reference], [path])
@@ -268,10 +235,9 @@ def run_points(arguments: argparse.Namespace) -> None:
     """Carry out ``avsm points``."""
     import numpy as np
 
-    from avsm.files import write_rows
+    from avsm.fields import move_points
+    from avsm.files import read_table, write_rows
     from avsm.images import read_field
-    from avsm.physical import move_points
-    from avsm.tables import read_table
 
     check_apart([arguments.points, arguments.transform], [arguments.out])
     (columns, rows), faults, points = read_table(arguments.points, "POINTS", AXES), [], []

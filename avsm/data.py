@@ -14,9 +14,8 @@ import torch
 
 from avsm.augment import random_contrast
 from avsm.errors import UserError, raise_all
-from avsm.grid import check_unit_range
+from avsm.grid import LIKE_LABELS, check_unit_range, has_few_values, label_faults
 from avsm.images import canonical, read_image
-from avsm.labels import LIKE_LABELS, has_few_values, label_faults
 from avsm.losses import both_directions
 from avsm.manifest import Scan
 from avsm.maps import warp
@@ -232,7 +231,7 @@ def read_labels(
     Raises
     ------
     UserError
-        If a label map is not one of its image, see ``labels.label_faults``, lacks structures or
+        If a label map is not one of its image, see ``grid.label_faults``, lacks structures or
         is another's copy.
     """
     labels, faults, seen = {}, [], {}

@@ -9,6 +9,8 @@ the smoothing is linear and done once per direction, not once per trial step.
 
 from __future__ import annotations
 
+import logging
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -17,42 +19,50 @@ import torch
 
 from avsm.losses import Losses, velocity_energy
 
-Smoother = Callable[[torch.Tensor], torch.Tensor]
-Data = Callable[[torch.Tensor], torch.Tensor]
-Report = Callable[[int, torch.Tensor], None]
+Function = Callable[[torch.Tensor], torch.Tensor]
+Report = Callable[[int, torch.Tensor], None]  # of an iteration, from 0, and its loss
 
+logger = logging.getLogger(__name__)
+
+LOG_EVERY = 20  # iterations
 HISTORY = 5  # pairs that L-BFGS remembers, as in the authors' code
 ARMIJO = 1e-4  # sufficient decrease, as in the authors' code
 SHRINK = 0.5
 TRIALS = 12  # step lengths that a line search tries: down to 1/2048
 
 
-class Evaluation(NamedTuple):
-    """One evaluation: the losses, detached, and the gradient f'(v) + 2 w m of the K metric."""
+def reporter(name: str, scale: float, iterations: int) -> Report:
+    """Make what logs the losses of a level now and then, and stops where one is not finite."""
 
-    losses: Losses
+    def report(iteration: int, loss: torch.Tensor) -> None:
+        value = float(loss)
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"{name}: expected a finite loss, found {value} at scale {scale:g}, "
+                f"iteration {iteration + 1}; a smaller learning rate may help"
+            )
+        if iteration % LOG_EVERY == 0 or iteration + 1 == iterations:
+            line = "%s: scale %g, iteration %d/%d, loss %.5f"
+            logger.info(line, name, scale, iteration + 1, iterations, value)
+
+    return report
+
+
+class Evaluation(NamedTuple):
+    """The total loss, detached, and the gradient f'(v) + 2 w m of the K metric."""
+
+    loss: torch.Tensor
     gradient: torch.Tensor
 
 
 class Objective:
     """The loss of momenta ``(B, 3, D, H, W)``, differentiated with one pass in each direction.
 
-    Parameters
-    ----------
-    data
-        Gives the similarity term, a scalar, of the velocity.
-    smoother
-        K.
-    weight
-        Factor of the energy <m, v>, which is summed over the batch.
-
-    Attributes
-    ----------
-    evaluations
-        Evaluations so far, each one forward and one backward pass.
+    ``data`` gives the similarity term, a scalar, of the velocity; ``smoother`` is K; ``weight`` is
+    the factor of the energy <m, v>, which is summed over the batch. ``evaluations`` counts.
     """
 
-    def __init__(self, data: Data, smoother: Smoother, weight: float) -> None:
+    def __init__(self, data: Function, smoother: Function, weight: float) -> None:
         self.data, self.smoother, self.weight = data, smoother, weight
         self.evaluations = 0
 
@@ -66,34 +76,20 @@ class Objective:
         """Evaluate loss and gradient; gradients of other leaves in ``data`` are left in them."""
         self.evaluations += 1
         leaf = velocity.detach().requires_grad_()
-        losses = self.losses(momentum.detach(), leaf)
-        losses.total.backward()
+        loss = self.losses(momentum.detach(), leaf).total
+        loss.backward()
         voxels = momentum[0, 0].numel()
         # velocity_energy is sum(m v) / (4 voxels); its gradient in the K metric is m / (2 voxels).
         gradient = leaf.grad.add_(momentum.detach(), alpha=self.weight / (2 * voxels))
-        return Evaluation(Losses(*(term.detach() for term in losses)), gradient)
+        return Evaluation(loss.detach(), gradient)
 
 
 def descend_adam(
     objective: Objective, momentum: torch.Tensor, rates: Sequence[float], report: Report
 ) -> torch.Tensor:
-    """Descend with Adam.
+    """Descend from a momentum ``(B, 3, D, H, W)`` with Adam; give that after the last step.
 
-    Parameters
-    ----------
-    objective
-        The loss.
-    momentum
-        Where to start, ``(B, 3, D, H, W)``.
-    rates
-        The step size of each iteration, in the momentum's units.
-    report
-        Called with the iteration, from 0, and the loss found there.
-
-    Returns
-    -------
-    torch.Tensor
-        The momentum after the last step.
+    ``rates`` are the step sizes of the iterations, in the momentum's units.
     """
     leaf = momentum.detach().clone()
     optimiser = torch.optim.Adam([leaf])
@@ -103,7 +99,7 @@ def descend_adam(
         found = objective(leaf, objective.smoother(leaf))
         leaf.grad = objective.smoother(found.gradient)  # back to the plain gradient
         optimiser.step()
-        report(iteration, found.losses.total)
+        report(iteration, found.loss)
     return leaf.detach()
 
 
@@ -113,86 +109,54 @@ def descend_lbfgs(
     iterations: int,
     report: Report,
     first_step: float,
-    tolerance: float = 0.0,
 ) -> torch.Tensor:
-    """Descend with L-BFGS and a backtracking line search.
+    """Descend from a momentum ``(B, 3, D, H, W)`` with L-BFGS; give that of the lowest loss.
 
-    Parameters
-    ----------
-    objective
-        The loss.
-    momentum
-        Where to start, ``(B, 3, D, H, W)``.
-    iterations
-        At most so many steps; fewer when no step length lowers the loss.
-    report
-        Called with the iteration, from 0, and the loss found there.
-    first_step
-        Largest velocity, in normalised coordinates, that the first step may add.
-    tolerance
-        Stop when a step lowers the loss by less than this fraction of it.
-
-    Returns
-    -------
-    torch.Tensor
-        The momentum of the lowest loss.
+    A backtracking line search chooses the step. It ends after ``iterations``, or when no step
+    lowers the loss. The first step adds a velocity of at most ``first_step``, in normalised
+    coordinates.
     """
-    m, smoother, memory = momentum.detach(), objective.smoother, _Memory(HISTORY)
+    m, smoother, memory = momentum.detach(), objective.smoother, _Memory()
     if not iterations:
         return m
     v = smoother(m)
     point = objective(m, v)
     dual = smoother(point.gradient)
     for iteration in range(iterations):
-        report(iteration, point.losses.total)
+        report(iteration, point.loss)
         direction = -memory.inverse_hessian(point.gradient)
         push = smoother(direction)
         if not memory.pairs:
             factor = first_step / push.abs().max().clamp_min(torch.finfo(push.dtype).tiny)
             direction, push = direction * factor, push * factor
         slope = float((direction * dual).sum())  # <gradient, direction>_K
-        found = _line_search(objective, m, v, direction, push, slope, point)
-        if found is None:
+        length = 1.0
+        for _ in range(TRIALS if slope < 0 else 0):
+            new = objective(m + length * direction, v + length * push)
+            # Written so that a loss that is not a number fails it.
+            if float(new.loss) <= float(point.loss) + ARMIJO * length * slope:
+                break
+            length *= SHRINK
+        else:  # no length lowers the loss enough, or the direction points uphill
             if not memory.pairs:
-                break  # not even downhill: converged to rounding
+                break  # not even along the gradient: converged to rounding
             memory.pairs.clear()
             continue
-        length, new = found
         new_dual = smoother(new.gradient)
         change = new.gradient - point.gradient, new_dual - dual
         memory.add(length * direction, length * push, *change)
-        gain = float(point.losses.total - new.losses.total)
+        gain = float(point.loss - new.loss)
         m, v, point, dual = m + length * direction, v + length * push, new, new_dual
-        if gain <= tolerance * abs(float(point.losses.total)):
+        if gain <= 0:
             break
     return m
-
-
-def _line_search(
-    objective: Objective,
-    momentum: torch.Tensor,
-    velocity: torch.Tensor,
-    direction: torch.Tensor,
-    push: torch.Tensor,
-    slope: float,
-    point: Evaluation,
-) -> tuple[float, Evaluation] | None:
-    """Shrink the step until the loss falls enough; None when it never does, or points uphill."""
-    length = 1.0
-    for _ in range(TRIALS if slope < 0 else 0):
-        trial = objective(momentum + length * direction, velocity + length * push)
-        # Written so that a loss that is not a number fails it.
-        if float(trial.losses.total) <= float(point.losses.total) + ARMIJO * length * slope:
-            return length, trial
-        length *= SHRINK
-    return None
 
 
 class _Memory:
     """The last steps s and changes of the gradient y, with their images K s and K y."""
 
-    def __init__(self, size: int) -> None:
-        self.pairs: deque[tuple[torch.Tensor, ...]] = deque(maxlen=size)
+    def __init__(self) -> None:
+        self.pairs: deque[tuple[torch.Tensor, ...]] = deque(maxlen=HISTORY)
         self.scale = 1.0
 
     def add(self, s: torch.Tensor, ks: torch.Tensor, y: torch.Tensor, ky: torch.Tensor) -> None:

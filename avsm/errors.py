@@ -26,11 +26,9 @@ def choose(what: str, name: str, known: Iterable[str]) -> str:
     return name
 
 
-def raise_all(heading: str, faults: Sequence[str], shown: int = 20) -> None:
-    """Raise one error that lists all ``faults``, the first ``shown`` in full; none, no error."""
-    if not faults:
-        return
-    lines = [f"  - {fault}".replace("\n", "\n  ") for fault in faults[:shown]]
-    if len(faults) > shown:
-        lines.append(f"  … and {len(faults) - shown} more")
-    raise UserError("\n".join([heading, *lines]))
+def raise_all(heading: str, faults: Sequence[str]) -> None:
+    """Raise one error that lists all ``faults``, the first 20 in full; none, no error."""
+    if faults:
+        lines = [f"  - {fault}".replace("\n", "\n  ") for fault in faults[:20]]
+        lines += [f"  … and {len(faults) - 20} more"] if len(faults) > 20 else []
+        raise UserError("\n".join([heading, *lines]))

@@ -1,4 +1,4 @@
-"""On to a working grid: canonical axes, intensities in [0, 1], averages by area.
+"""Grids of images, the way on to a working grid, and whether a label map is its image's.
 
 A working grid has RAS+ axes (x to the right, y anterior, z superior) and a given number of voxels,
 over an image's own field of view unless a spacing is asked for.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
@@ -17,6 +18,10 @@ from avsm.images import canonical
 from avsm.volume import corners
 
 PERCENTILES = (0.1, 99.9)
+VALUES = range(256)  # of label maps
+SHOWN = 5
+FEW = 16  # no image has so few values
+LIKE_LABELS = "found few values, all whole numbers from 0 to 255, as of a label map"
 
 
 def index_to_physical(grid: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
@@ -25,15 +30,15 @@ def index_to_physical(grid: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
     return direction * np.asarray(grid.GetSpacing()), np.asarray(grid.GetOrigin())
 
 
-def same_grid(a: sitk.Image, b: sitk.Image, tolerance_voxels: float = 1e-2) -> bool:
-    """Tell whether two grids have the same size and all corners agree within a part of a voxel."""
+def same_grid(a: sitk.Image, b: sitk.Image) -> bool:
+    """Tell whether two grids have the same size and corners, within a hundredth of a voxel."""
     if a.GetSize() != b.GetSize():
         return False
     ends = corners(a.GetSize())
     matrix_a, origin_a = index_to_physical(a)
     matrix_b, origin_b = index_to_physical(b)
     in_b = np.linalg.solve(matrix_b, matrix_a @ ends + (origin_a - origin_b)[:, None])
-    return bool(np.abs(in_b - ends).max() <= tolerance_voxels)
+    return bool(np.abs(in_b - ends).max() <= 1e-2)
 
 
 def describe_grid(grid: sitk.Image) -> str:
@@ -49,8 +54,7 @@ def describe_grid(grid: sitk.Image) -> str:
 class WorkingGrid:
     """The grid on which images are registered: ``size`` in voxels (x, y, z), RAS+ axes.
 
-    With ``spacing_mm`` None it covers the image's own field of view, else it is centred on it and
-    pads or crops.
+    Without ``spacing_mm`` it covers an image's own field of view; else it pads or crops it.
     """
 
     size: tuple[int, int, int]
@@ -111,10 +115,7 @@ def normalise(
 ) -> np.ndarray:
     """Map two percentiles to 0 and 1 and clamp the rest (paper, section 3), float32.
 
-    Raises
-    ------
-    UserError
-        If the image is constant or not finite.
+    A UserError says that the image is constant or not finite.
     """
     low, high = np.percentile(array, percentiles)
     if not (np.isfinite(low) and np.isfinite(high) and high > low):
@@ -132,16 +133,12 @@ def majority_vote(labels: np.ndarray, edges: Sequence[np.ndarray]) -> np.ndarray
 
     Ties go to the lower value, so to the background first.
     """
-    values = np.unique(np.append(labels, 0))
-    best_part, best_value = None, None
-    for value in values:
+    # What the image does not cover is background.
+    best_part = 1 - resample_by_area(np.ones(labels.shape, np.float32), edges)
+    best_part += resample_by_area((labels == 0).astype(np.float32), edges)
+    best_value = np.zeros(best_part.shape, np.uint8)
+    for value in np.setdiff1d(labels, 0):
         part = resample_by_area((labels == value).astype(np.float32), edges)
-        if value == 0:
-            # What the image does not cover is background.
-            covered = resample_by_area(np.ones(labels.shape, np.float32), edges)
-            part += 1 - covered
-            best_part, best_value = part, np.zeros(part.shape, np.uint8)
-            continue
         wins = part > best_part
         best_part[wins] = part[wins]
         best_value[wins] = value
@@ -149,8 +146,8 @@ def majority_vote(labels: np.ndarray, edges: Sequence[np.ndarray]) -> np.ndarray
 
 
 def like(array: np.ndarray, grid: sitk.Image) -> sitk.Image:
-    """Give a scalar image of an array ``(z, y, x)`` with the geometry of a grid."""
-    image = sitk.GetImageFromArray(array)
+    """Give an image of an array, ``(z, y, x)`` or ``(z, y, x, 3)``, with the geometry of a grid."""
+    image = sitk.GetImageFromArray(array, isVector=array.ndim == 4)
     image.CopyInformation(grid)
     return image
 
@@ -203,24 +200,53 @@ def whole_edges(shape: Sequence[int], target: Sequence[int]) -> list[np.ndarray]
 def to_grid(
     image: sitk.Image, shape: Sequence[int], name: str, normalised: bool = False
 ) -> np.ndarray:
-    """Bring an image to a network's grid.
+    """Bring a scalar 3D image to a network's grid (D, H, W), axes RAS+: float32 in [0, 1].
 
-    Parameters
-    ----------
-    image
-        Scalar 3D image with any header.
-    shape
-        (D, H, W) = (z, y, x) of the grid after reorientation to RAS+.
-    name
-        What to call the image in messages.
-    normalised
-        Whether intensities are in [0, 1] already and shall stay as they are.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32 ``(D, H, W)`` in [0, 1].
+    ``name`` is what messages call it; ``normalised`` intensities, in [0, 1] already, stay.
     """
     array = sitk.GetArrayFromImage(canonical(image))
     array = check_unit_range(array, name) if normalised else normalise(array, name)
     return resample_by_area(array, whole_edges(array.shape, shape))
+
+
+def label_faults(
+    label: sitk.Image,
+    path: str | Path,
+    image: sitk.Image | None = None,
+    image_path: str | Path = "",
+) -> list[str]:
+    """Say why a label map cannot be used, by itself or with its image, both with RAS+ axes.
+
+    It has whole numbers from 0 to 255, lies on the image's grid, and the image is none itself.
+    """
+    values = np.unique(sitk.GetArrayViewFromImage(label))
+    wrong, faults = values[~np.isin(values, VALUES) & np.isfinite(values)], []
+    if wrong.size:
+        shown = ", ".join(f"{value:.10g}" for value in wrong[:SHOWN].tolist())
+        more = f" and {wrong.size - SHOWN} more" if wrong.size > SHOWN else ""
+        faults.append(
+            f"{path}: found the label values {shown}{more}, expected whole numbers from 0 to 255"
+        )
+    if image is None:
+        return faults
+    if not same_grid(image, label):
+        faults.append(
+            f"{path}: not on the grid of its image: found {describe_grid(label)}, expected "
+            f"{describe_grid(image)}"
+        )
+    if has_few_values(image, len(VALUES) if wrong.size else len(values)):
+        faults.append(
+            f"{image_path}: found few values, all whole numbers from 0 to 255, and {len(values)} "
+            f"in {path}: image and label map seem exchanged, or both are label maps"
+        )
+    return faults
+
+
+def has_few_values(image: sitk.Image, most: int = FEW) -> bool:
+    """Tell whether an image has at most so many values, all of which a label map may have."""
+    found: set[float] = set()
+    for plane in sitk.GetArrayViewFromImage(image):
+        found.update(np.unique(plane).tolist())
+        if len(found) > most:
+            return False
+    return found <= {*VALUES}

@@ -37,18 +37,9 @@ HEAD_BYTES = 1 << 12
 def read_image(path: str | Path, notes: list[str] | None = None) -> sitk.Image:
     """Read a scalar 3D image: NIfTI, MetaImage, NRRD, a DICOM series' folder or multi-frame file.
 
-    Parameters
-    ----------
-    path
-        The file or folder.
-    notes
-        Gets what was odd; None: it is logged as warnings.
-
-    Raises
-    ------
-    UserError
-        If the file is missing, cannot be read, is cut short or too long, contradicts itself, or
-        does not hold one finite real number for each voxel of a 3D image.
+    What was odd is added to ``notes``, or logged as warnings where it is None. A UserError says
+    that the file is missing, cannot be read, is cut short or too long, contradicts itself, or does
+    not hold one finite real number for each voxel of a 3D image.
     """
     image = _read(path, "an image", notes)
     check_image(image, str(path))
@@ -58,10 +49,7 @@ def read_image(path: str | Path, notes: list[str] | None = None) -> sitk.Image:
 def read_field(path: str | Path) -> sitk.Image:
     """Read a displacement field: a 3D image of three finite components, mm, LPS.
 
-    Raises
-    ------
-    UserError
-        If the file is missing, cannot be read, is cut short, or holds something else.
+    A UserError says that the file is missing, cannot be read, is cut short or holds something else.
     """
     field = _read(path, "a displacement field", None)
     if field.GetNumberOfComponentsPerPixel() != 3:
@@ -81,8 +69,7 @@ def _read(path: str | Path, kind: str, notes: list[str] | None) -> sitk.Image:
         volume = read_dicom(path) if path.is_dir() else _read_file(path, expected)
         image = volume.image()
     except UserError as error:
-        message = str(error).removeprefix(f"{path}: ")
-        raise UserError(f"{path}: {message}") from error
+        raise UserError(f"{path}: {error}") from error
     except UNREADABLE as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise UserError(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from avsm.errors import UserError, nearest, raise_all
-from avsm.tables import read_table
+from avsm.files import read_table
 
 TASKS = ("longitudinal", "cross-subject", "both")
 SPLITS = ("train", "validation")
@@ -19,29 +18,15 @@ OPTIONAL = ("label", "visit", "side", "mirrored")
 
 @dataclass(frozen=True)
 class Scan:
-    """One row of a manifest.
+    """One row of a manifest."""
 
-    Attributes
-    ----------
-    subject
-        Who was scanned.
-    image, label
-        Files; ``label`` is None for a scan without one.
-    split
-        ``train`` or ``validation``.
-    visit, side
-        When, and which side of the body; may be empty.
-    mirrored
-        Whether the image was reflected, so that it looks as one of the other side.
-    """
-
-    subject: str
+    subject: str  # who was scanned
     image: Path
     label: Path | None
-    split: str
-    visit: str = ""
-    side: str = ""
-    mirrored: bool = False
+    split: str  # train or validation
+    visit: str = ""  # when, if it is known
+    side: str = ""  # of the body, if it is known
+    mirrored: bool = False  # whether the image was reflected, and looks as one of the other side
 
     @property
     def looks(self) -> str:
@@ -53,12 +38,7 @@ def read_manifest(path: str | Path) -> list[Scan]:
     """Read a CSV with the columns subject, image, split, and those of ``OPTIONAL`` that it has.
 
     Relative paths are relative to the manifest's folder. Rows of other splits (a test set) are
-    left out.
-
-    Raises
-    ------
-    UserError
-        If the file, a column, a value or a named file is missing or wrong; lists all faults.
+    left out. A UserError lists all that is missing or wrong: file, columns, values, named files.
     """
     path = Path(path)
     _, rows = read_table(path, "MANIFEST", REQUIRED)
@@ -70,12 +50,15 @@ def read_manifest(path: str | Path) -> list[Scan]:
         wrong = _row_faults(values, path.parent)
         faults += [f"line {line}: {fault}" for fault in wrong]
         if not wrong and values["split"] in SPLITS:
-            scans.append(scan := _scan(values, path.parent))
+            files = {key: path.parent / values[key] for key in ("image", "label") if values[key]}
+            given = {"label": None, "mirrored": bool(values["mirrored"])}
+            scans.append(scan := Scan(**values | given | files))
             owned += [(f"line {line}: image", scan.image), (f"line {line}: label", scan.label)]
     raise_all(f"{path}: the manifest has faults:", faults or same_files(owned))
     if not any(scan.split == "validation" for scan in scans):
         raise UserError(f"{path}: no scan has the split 'validation'; they choose the weights")
-    _check_subjects(scans, path)
+    trained, validated = ({scan.subject for scan in scans if scan.split == name} for name in SPLITS)
+    raise_all(f"{path}: subjects in both splits:", sorted(trained & validated))
     return scans
 
 
@@ -113,18 +96,3 @@ def _row_faults(values: dict[str, str], folder: Path) -> list[str]:
         if values[key] and values["split"] in SPLITS and not (folder / values[key]).exists()
     ]
     return faults
-
-
-def _scan(values: dict[str, str], folder: Path) -> Scan:
-    label = folder / values["label"] if values["label"] else None
-    rest = {key: values[key] for key in ("subject", "split", "visit", "side")}
-    mirrored = bool(values["mirrored"])
-    return Scan(image=folder / values["image"], label=label, mirrored=mirrored, **rest)
-
-
-def _check_subjects(scans: Sequence[Scan], path: Path) -> None:
-    splits: dict[str, set[str]] = defaultdict(set)
-    for scan in scans:
-        splits[scan.subject].add(scan.split)
-    shared = [name for name, found in splits.items() if len(found) > 1]
-    raise_all(f"{path}: subjects in both splits:", shared)

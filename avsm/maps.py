@@ -28,41 +28,16 @@ def _axes(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device)
 
 
 def identity_map(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
-    """Give the identity map of a grid.
-
-    Parameters
-    ----------
-    shape
-        (D, H, W) of the grid.
-    like
-        A tensor of the dtype and on the device that the map shall have.
-
-    Returns
-    -------
-    torch.Tensor
-        ``(1, 3, D, H, W)``.
-    """
+    """Give the identity ``(1, 3, D, H, W)`` of a grid (D, H, W), of ``like``'s dtype and device."""
     size = tuple(int(n) for n in shape)
     axes = _axes(size, like.dtype, like.device)
     return torch.stack([axis.expand(size) for axis in axes])[None]
 
 
 def affine_map(matrix: torch.Tensor, offset: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Sample the affine map phi(x) = A x + b on a grid.
+    """Sample phi(x) = A x + b on a grid (D, H, W): ``(B, 3, D, H, W)``, differentiable in both.
 
-    Parameters
-    ----------
-    matrix
-        A, ``(B, 3, 3)``, acting on (z, y, x) in normalised coordinates.
-    offset
-        b, ``(B, 3)``, in normalised coordinates.
-    shape
-        (D, H, W) of the grid.
-
-    Returns
-    -------
-    torch.Tensor
-        ``(B, 3, D, H, W)``, differentiable in both parameters.
+    The matrix A ``(B, 3, 3)`` and the offset b ``(B, 3)`` act on normalised (z, y, x).
     """
     if matrix.shape[1:] != (3, 3) or offset.shape != matrix.shape[:2]:
         raise ValueError(
@@ -87,21 +62,11 @@ def _sample(volume: torch.Tensor, points: torch.Tensor, padding: str, mode: str)
 
 
 def warp(image: torch.Tensor, phi: torch.Tensor, interpolation: str = "linear") -> torch.Tensor:
-    """Warp an image by a pull-back map: ``warped(x) = image(phi(x))``.
+    """Warp an image by a pull-back map: ``warped(x) = image(phi(x))``, ``(B, C, D, H, W)``.
 
-    Parameters
-    ----------
-    image
-        ``(B, C, D', H', W')``; any channels, its grid need not be the map's.
-    phi
-        ``(B, 3, D, H, W)``.
-    interpolation
-        ``linear`` (trilinear) or ``nearest`` (label images).
-
-    Returns
-    -------
-    torch.Tensor
-        ``(B, C, D, H, W)``. Outside of the image reads 0, the black of an image in [0, 1].
+    The image ``(B, C, D', H', W')`` may lie on another grid than the map ``(B, 3, D, H, W)``. It is
+    read by ``linear`` (trilinear) or ``nearest`` interpolation; outside of it is 0, the black of an
+    image in [0, 1].
     """
     check_volume("image", image)
     check_volume("phi", phi, channels=3)
@@ -111,37 +76,15 @@ def warp(image: torch.Tensor, phi: torch.Tensor, interpolation: str = "linear") 
 
 
 def warp_displacement(displacement: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
-    """Read a displacement field at ``phi``; beyond the border it goes on constant.
-
-    Parameters
-    ----------
-    displacement
-        ``(B, 3, D', H', W')`` in normalised coordinates.
-    phi
-        ``(B, 3, D, H, W)``.
-
-    Returns
-    -------
-    torch.Tensor
-        ``(B, 3, D, H, W)``.
-    """
+    """Read a displacement ``(B, 3, D', H', W')`` at ``phi``; it is constant beyond its border."""
     return _sample(displacement, _reverse(phi), "border", "bilinear")
 
 
 def self_compose(displacement: torch.Tensor, times: int) -> torch.Tensor:
-    """Square a map id + u repeatedly: 2^times applications of it.
+    """Square a map id + u so many times, u <- u + u(id + u): 2^times applications of it.
 
-    Parameters
-    ----------
-    displacement
-        u, ``(B, 3, D, H, W)`` in normalised coordinates; beyond the border it goes on constant.
-    times
-        Number of squarings, each u <- u + u(id + u).
-
-    Returns
-    -------
-    torch.Tensor
-        The displacement of the composed map, ``(B, 3, D, H, W)``.
+    The displacement u is ``(B, 3, D, H, W)`` in normalised coordinates, as is the result; beyond
+    its border it is constant.
     """
     identity = _reverse(identity_map(displacement.shape[2:], displacement))
     u = _reverse(displacement)  # reversed once rather than in every squaring
@@ -151,18 +94,7 @@ def self_compose(displacement: torch.Tensor, times: int) -> torch.Tensor:
 
 
 def affine_part(phi: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fit an affine map to a map by least squares over the voxels.
-
-    Parameters
-    ----------
-    phi
-        ``(B, 3, D, H, W)``.
-
-    Returns
-    -------
-    tuple of torch.Tensor
-        Matrix ``(B, 3, 3)`` and offset ``(B, 3)``.
-    """
+    """Fit A ``(B, 3, 3)`` and b ``(B, 3)`` of an affine map to a map, by least squares."""
     check_volume("phi", phi, channels=3)
     columns = []
     # Coordinates are centred, so that the axes are orthogonal and each column stands alone.
@@ -173,23 +105,11 @@ def affine_part(phi: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def compose(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
-    """Compose two maps: ``composed(x) = outer(inner(x))``.
+    """Compose two maps, on any grids: ``composed(x) = outer(inner(x))``, on the inner one's grid.
 
     The affine part of ``outer`` is applied to the points of ``inner`` and only the rest is
     interpolated (constant beyond the border), so that affine maps compose without error even where
     ``inner`` leaves the volume.
-
-    Parameters
-    ----------
-    outer
-        ``(B, 3, D', H', W')``.
-    inner
-        ``(B, 3, D, H, W)``.
-
-    Returns
-    -------
-    torch.Tensor
-        ``(B, 3, D, H, W)``.
     """
     check_volume("outer", outer, channels=3)
     check_volume("inner", inner, channels=3)
@@ -201,21 +121,9 @@ def compose(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
 
 
 def resize(field: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Resample a map, a velocity or a momentum to another grid of the same volume.
+    """Resample a map, velocity or momentum ``(B, C, D, H, W)`` to another grid of the same volume.
 
     Trilinear between aligned corners: affine maps are reproduced exactly, values keep their units.
-
-    Parameters
-    ----------
-    field
-        ``(B, C, D, H, W)``.
-    shape
-        (D', H', W') of the new grid.
-
-    Returns
-    -------
-    torch.Tensor
-        ``(B, C, D', H', W')``.
     """
     check_volume("field", field)
     size = tuple(int(n) for n in shape)
@@ -237,19 +145,9 @@ def spacing(shape: Sequence[int]) -> tuple[float, float, float]:
 
 
 def jacobian_determinant(phi: torch.Tensor) -> torch.Tensor:
-    """Give the determinant of the Jacobian of a map; below zero the map folds.
+    """Give a map's Jacobian determinant, ``(B, D, H, W)``: 1 for the identity, below 0 in folds.
 
     Central differences inside, one-sided at the border, all nine partial derivatives.
-
-    Parameters
-    ----------
-    phi
-        ``(B, 3, D, H, W)``.
-
-    Returns
-    -------
-    torch.Tensor
-        ``(B, D, H, W)``, dimensionless: 1 for the identity.
     """
     check_volume("phi", phi, channels=3)
     gradients = torch.gradient(phi, spacing=spacing(phi.shape[2:]), dim=(2, 3, 4))

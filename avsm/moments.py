@@ -43,23 +43,10 @@ def membership(
 def window_moments(
     x: torch.Tensor, y: torch.Tensor, window: int, dilation: int, stride: int
 ) -> Moments:
-    """Average x, y, x^2, y^2 and x y over all windows inside the images.
+    """Average x, y, x^2, y^2 and x y over all windows inside images ``(B, 1, D, H, W)``.
 
-    Parameters
-    ----------
-    x, y
-        ``(B, 1, D, H, W)``, of one dtype.
-    window
-        Samples per side of a window.
-    dilation
-        Voxels from sample to sample.
-    stride
-        Voxels from window to window.
-
-    Returns
-    -------
-    Moments
-        The averages, differentiable once in both images.
+    ``window`` is the samples per side, ``dilation`` the voxels from sample to sample, ``stride``
+    those from window to window. The averages are differentiable once in both images.
     """
     matrices = (membership(n, window, dilation, stride, x.dtype, x.device) for n in x.shape[2:])
     return Moments(*_WindowMoments.apply(x, y, *matrices).unbind())
@@ -69,15 +56,9 @@ class _WindowMoments(torch.autograd.Function):
     """The five averages, stacked; mz, my and mx are the ``membership`` of each axis."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: torch.Tensor,
-        y: torch.Tensor,
-        mz: torch.Tensor,
-        my: torch.Tensor,
-        mx: torch.Tensor,
-    ) -> torch.Tensor:
-        ctx.save_for_backward(x, y, mz, my, mx)
+    def forward(ctx: Any, *tensors: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(*tensors)
+        x, y, mz, my, mx = tensors
         planes = x.new_empty(5, *x.shape[:3], my.shape[0], mx.shape[0])
         for part in _chunks(x):
             a, b = x[:, :, part], y[:, :, part]
@@ -90,13 +71,15 @@ class _WindowMoments(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, y, mz, my, mx = ctx.saved_tensors
         planes = (mz.T @ gradient.flatten(-2)).unflatten(-1, gradient.shape[-2:])
+        # In the order of ``Moments``; x y is read for both images.
+        needed = (*ctx.needs_input_grad[:2], *ctx.needs_input_grad[:2], True)
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         grad_y = torch.empty_like(y) if ctx.needs_input_grad[1] else None
         for part in _chunks(x):
             a, b = x[:, :, part], y[:, :, part]
             g = [
                 my.T @ (plane[:, :, part] @ mx) if need else None
-                for plane, need in zip(planes, _needed(ctx), strict=True)
+                for plane, need in zip(planes, needed, strict=True)
             ]
             if grad_x is not None:
                 grad_x[:, :, part] = g[0].addcmul_(a, g[2], value=2).addcmul_(b, g[4])
@@ -105,16 +88,9 @@ class _WindowMoments(torch.autograd.Function):
         return grad_x, grad_y, None, None, None
 
 
-def _needed(ctx: Any) -> tuple[bool, bool, bool, bool, bool]:
-    """Say which moments' gradients are read, in the order of ``Moments``."""
-    x, y = ctx.needs_input_grad[:2]
-    return x, y, x, y, True
-
-
 def _chunks(image: torch.Tensor) -> list[slice]:
     """Cut the planes of axis D into runs; a GPU takes them all at once."""
     depth = image.shape[2]
-    planes = depth
-    if image.device.type == "cpu":
-        planes = max(1, CPU_CHUNK * depth // image.numel())
+    on_cpu = image.device.type == "cpu"
+    planes = max(1, CPU_CHUNK * depth // image.numel()) if on_cpu else depth
     return [slice(start, start + planes) for start in range(0, depth, planes)]

@@ -23,7 +23,7 @@ from avsm.volume import (
     sibling,
     skew,
     take,
-)
+)  # fmt: skip
 
 HEADERS = {
     b"n+1": nibabel.Nifti1Header, b"ni1": Nifti1PairHeader,
@@ -46,12 +46,8 @@ def is_nifti(head: bytes) -> bool:
 def read_nifti(path: Path, stream: BinaryIO) -> Volume:
     """Read a file from its beginning, or a header and the ``.img`` beside it.
 
-    Raises
-    ------
-    UserError
-        If it holds something else than one 3D image, or its geometry cannot be used.
-    OSError, EOFError, ValueError, zlib.error
-        If it is damaged.
+    A UserError says that it holds something else than one 3D image, or that its geometry cannot be
+    used; OSError, EOFError, ValueError or zlib.error that it is damaged.
     """
     head = stream.read(4)
     size = next(n for n in SIZES if n.to_bytes(4, "little") in (head, head[::-1]))
@@ -83,7 +79,11 @@ def read_nifti(path: Path, stream: BinaryIO) -> Volume:
     while array.ndim > 3 and array.shape[0] == 1:
         array = array[0]  # dimensions of 1 behind the third say nothing
     if array.ndim == 5 and array.shape[1] == 1:
-        array = _vectors(np.moveaxis(array[:, 0], 0, -1), int(header["intent_code"]))
+        array, intent = np.moveaxis(array[:, 0], 0, -1), int(header["intent_code"])
+        if intent == DISPLACEMENT and array.shape[-1] == 3:
+            array = array * LPS_FROM_RAS.diagonal().astype(array.dtype)
+        elif intent != VECTOR:
+            raise UserError(f"found {array.shape[-1]} components a voxel of the intent {intent}")
     elif array.ndim != 3:
         raise UserError(f"found the dimensions {shape}, expected 3: one volume")
     return Volume(array, LPS_FROM_RAS @ affine[:3, :3], LPS_FROM_RAS @ affine[:3, 3], notes)
@@ -103,15 +103,6 @@ def _scaled(stored: np.ndarray, header: nibabel.Nifti1Header) -> np.ndarray:
         return stored
     with np.errstate(over="ignore"):
         return stored * np.float64(slope) + np.float64(intercept)
-
-
-def _vectors(array: np.ndarray, intent: int) -> np.ndarray:
-    """Give vectors with components LPS."""
-    if intent == DISPLACEMENT and array.shape[-1] == 3:
-        return array * LPS_FROM_RAS.diagonal().astype(array.dtype)
-    if intent != VECTOR:
-        raise UserError(f"found {array.shape[-1]} components a voxel of the intent {intent}")
-    return array
 
 
 def _affine(

@@ -1,84 +1,142 @@
-"""Affine registration by numerical optimisation: the paper's affine-opt (Section 3).
+"""Registration by numerical optimisation: the paper's affine-opt and vSVF-opt (Section 3).
 
-The twelve parameters that the affine network would predict are descended on the pair itself, from a
-coarse image level to the finest. They act on normalised coordinates about the centre of the volume,
-which are the same on all levels.
+What the networks would predict, affine parameters and a momentum, is descended on the pair itself,
+from a coarse image level to the finest. Both live in normalised coordinates, which mean the same on
+all levels; smoothing, flow and losses are those of the networks.
 """
 
 from __future__ import annotations
 
 import itertools
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 
 from avsm.affine import Affine, affine_from_residual, identity_affine
-from avsm.checks import check_same_shape, check_volume
+from avsm.checks import check_same_batch, check_same_shape, check_volume
+from avsm.descent import Objective, Report, descend_adam, descend_lbfgs, reporter
 from avsm.errors import choose
-from avsm.maps import warp
+from avsm.flow import SOLVERS
+from avsm.losses import LAMBDA_VR, Losses
+from avsm.maps import half_shape, resize, warp
+from avsm.model import vsvf_step
 from avsm.pyramid import WINDOWS, downsample, level_windows
 from avsm.similarity import Window, mk_lncc_loss
+from avsm.smoothing import PAPER_SIGMAS, PAPER_WEIGHTS, MultiGaussian
 
-logger = logging.getLogger(__name__)
+NESTEROV = 0.9  # momentum, the authors' code's; the paper names the learning rate alone
+# Deviation: finer than the paper's K, whose velocities are too coarse for cartilage.
+FINE_SIGMAS = (0.03, 0.06, 0.1, 0.15, 0.2)
+FINE_WEIGHTS = (0.2, 0.2, 0.2, 0.2, 0.2)
 
-OPTIMISERS = ("lbfgs", "sgd")
 
+@dataclass(frozen=True)
+class LevelSettings:
+    """What both optimisations are told; ``preset`` gives named settings.
 
-class Progress(NamedTuple):
-    """Where an optimisation is: what a callback gets.
-
-    Attributes
-    ----------
-    scale
-        The image level, 1 for full resolution.
-    iteration, iterations
-        Iterations done on the level and their number.
-    loss
-        The total loss there, mean over the batch.
+    ``scales`` are the image levels from coarse to fine, ``iterations`` those on each, ``windows``
+    ``paper``, ``dense`` or ``local`` (see ``pyramid.level_windows``).
     """
 
-    scale: float
-    iteration: int
-    iterations: int
-    loss: float
+    optimisers: ClassVar[tuple[str, ...]]
+    scales: tuple[float, ...]
+    iterations: tuple[int, ...]
+    optimiser: str
+    learning_rate: float
+    windows: str
 
-
-Callback = Callable[[Progress], None]
-
-
-class Reporter:
-    """Log the loss every so many iterations and hand every iteration to a callback."""
-
-    def __init__(self, name: str, every: int, callback: Callback | None = None) -> None:
-        self.name, self.every, self.callback = name, every, callback
-
-    def level(self, scale: float, iterations: int) -> Callable[[int, torch.Tensor], None]:
-        """Give the function of iteration and loss that reports on one level."""
-        return lambda iteration, loss: self(scale, iteration, iterations, loss)
-
-    def __call__(self, scale: float, iteration: int, iterations: int, loss: torch.Tensor) -> None:
-        """Report the loss found at the start of an iteration, counted from 0.
-
-        Raises
-        ------
-        FloatingPointError
-            If the loss is not finite.
-        """
-        logged = self.every and (iteration % self.every == 0 or iteration + 1 == iterations)
-        value = float(loss)
-        if not abs(value) < float("inf"):
-            raise FloatingPointError(
-                f"{self.name}: expected a finite loss, found {value} at scale {scale:g}, "
-                f"iteration {iteration + 1}; a smaller learning rate may help"
+    def __post_init__(self) -> None:
+        if len(self.scales) != len(self.iterations) or not self.scales:
+            raise ValueError(
+                "scales, iterations: expected as many iterations as scales and at least one, "
+                f"found {tuple(self.scales)} and {tuple(self.iterations)}"
             )
-        if logged:
-            line = "%s: scale %g, iteration %d/%d, loss %.5f"
-            logger.info(line, self.name, scale, iteration + 1, iterations, value)
-        if self.callback is not None:
-            self.callback(Progress(scale, iteration + 1, iterations, value))
+        if min(self.iterations) < 0:
+            raise ValueError(f"iterations: expected at least 0, found {tuple(self.iterations)}")
+        choose("optimiser", self.optimiser, self.optimisers)
+        choose("windows", self.windows, WINDOWS)
+        rates = tuple(value for name, value in vars(self).items() if name.endswith("_rate"))
+        if min(rates) <= 0:
+            raise ValueError(f"learning rates: expected values above 0, found {rates}")
+
+    @classmethod
+    def preset(cls, name: str) -> Self:
+        """Give one of the settings that ``PRESETS`` has of this kind."""
+        return PRESETS[cls][choose("preset", name, PRESETS[cls])]
+
+
+@dataclass(frozen=True)
+class AffineSettings(LevelSettings):
+    """How affine parameters are optimised.
+
+    ``lbfgs`` counts evaluations of the loss and ends a level when it falls no more; ``sgd`` has a
+    learning rate, and Nesterov momentum.
+
+    Deviation: the default is L-BFGS with windows that read every voxel. The paper's gradient
+    descent, with its rate of 1e-4, has not converged after its 450 iterations.
+    """
+
+    optimisers = ("lbfgs", "sgd")
+    scales: tuple[float, ...] = (0.25, 0.5, 1.0)
+    iterations: tuple[int, ...] = (40, 25, 35)
+    optimiser: str = "lbfgs"
+    learning_rate: float = 2e-3
+    windows: str = "dense"
+
+
+@dataclass(frozen=True)
+class VSVFSettings(LevelSettings):
+    """How a momentum is optimised.
+
+    ``adam`` has step sizes from ``learning_rate`` to ``final_rate`` on each level, in the
+    momentum's units. The first step of ``lbfgs`` adds a velocity of at most ``first_step``, in
+    normalised coordinates. ``lambda_vr`` weighs the regularisation (Eq. 9), ``sigmas`` and
+    ``weights`` are those of K in the unit cube; for ``solver`` and ``solver_steps`` see
+    ``flow.advance``.
+
+    Deviation: L-BFGS works in the metric of the regulariser, see ``descent``, the paper's in the
+    plain one. Deviation: maps are at half the resolution on every level, where the authors' code
+    keeps the coarsest level's at full.
+    """
+
+    optimisers = ("lbfgs", "adam")
+    scales: tuple[float, ...] = (0.25, 0.5, 1.0)
+    iterations: tuple[int, ...] = (10, 20, 40)
+    optimiser: str = "lbfgs"
+    learning_rate: float = 0.2
+    windows: str = "local"
+    final_rate: float = 0.02
+    first_step: float = 0.05
+    lambda_vr: float = LAMBDA_VR
+    sigmas: tuple[float, ...] = FINE_SIGMAS
+    weights: tuple[float, ...] = FINE_WEIGHTS
+    solver: str = "squaring"
+    solver_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choose("solver", self.solver, SOLVERS)
+
+
+# ``paper`` has the paper's learning rate, ``sgd`` the authors' code's: 5e-4 on four times the loss.
+SGD = AffineSettings(iterations=(200, 200, 50), optimiser="sgd", windows="paper")
+PRESETS: dict[type, dict[str, LevelSettings]] = {
+    AffineSettings: {
+        "default": AffineSettings(),
+        "sgd": SGD,
+        "paper": replace(SGD, learning_rate=1e-4),
+    },
+    VSVFSettings: {
+        "default": VSVFSettings(),
+        "adam": VSVFSettings(scales=(1.0,), iterations=(80,), optimiser="adam"),
+        "paper": VSVFSettings(
+            iterations=(60, 60, 60), windows="paper", sigmas=PAPER_SIGMAS, weights=PAPER_WEIGHTS,
+            solver="rk4",
+        ),
+    },
+}  # fmt: skip
 
 
 class Level(NamedTuple):
@@ -109,88 +167,8 @@ def pyramid_levels(
         yield Level(scale, small, downsample(moving, scale), kernels)
 
 
-def check_levels(scales: Sequence[float], iterations: Sequence[int]) -> None:
-    """Raise ValueError unless there is one number of iterations for each scale."""
-    if len(scales) != len(iterations) or not scales:
-        raise ValueError(
-            "scales, iterations: expected as many iterations as scales and at least one, "
-            f"found {tuple(scales)} and {tuple(iterations)}"
-        )
-    if min(iterations) < 0:
-        raise ValueError(f"iterations: expected at least 0, found {tuple(iterations)}")
-
-
-def check_rates(*rates: float) -> None:
-    """Raise ValueError unless all learning rates are positive."""
-    if min(rates) <= 0:
-        raise ValueError(f"learning rates: expected values above 0, found {rates}")
-
-
-@dataclass(frozen=True)
-class AffineSettings:
-    """How affine parameters are optimised; ``AffineSettings.preset`` gives named settings.
-
-    Deviation: the default is L-BFGS with windows that read every voxel. The paper's gradient
-    descent, with its rate of 1e-4, has not converged after its 450 iterations.
-
-    Attributes
-    ----------
-    scales, iterations
-        Image levels from coarse to fine and the evaluations of the loss on each.
-    optimiser
-        ``lbfgs``, which ends a level when the loss falls no more, or ``sgd``, with Nesterov
-        momentum.
-    learning_rate, momentum
-        Of ``sgd``.
-    windows
-        ``paper`` or ``dense``, see ``pyramid.level_windows``.
-    log_every
-        Iterations between two lines of the log; 0 for none.
-    """
-
-    scales: tuple[float, ...] = (0.25, 0.5, 1.0)
-    iterations: tuple[int, ...] = (40, 25, 35)
-    optimiser: str = "lbfgs"
-    learning_rate: float = 2e-3
-    momentum: float = 0.9
-    windows: str = "dense"
-    log_every: int = 20
-
-    def __post_init__(self) -> None:
-        check_levels(self.scales, self.iterations)
-        choose("optimiser", self.optimiser, OPTIMISERS)
-        choose("windows", self.windows, WINDOWS)
-        check_rates(self.learning_rate)
-
-    @staticmethod
-    def preset(name: str) -> AffineSettings:
-        """Give a preset: ``paper``, ``sgd`` or ``default``."""
-        choose("preset", name, PRESETS)
-        return PRESETS[name]
-
-
-# The Nesterov momentum is the authors' code's; the paper names the learning rate alone. ``sgd`` has
-# their code's rate: 5e-4 on four times the similarity.
-SGD = AffineSettings(iterations=(200, 200, 50), optimiser="sgd", windows="paper")
-PRESETS = {
-    "default": AffineSettings(),
-    "sgd": SGD,
-    "paper": replace(SGD, learning_rate=1e-4),
-}
-
-
 class OptimisedAffine(NamedTuple):
-    """The result of ``optimise_affine``.
-
-    Attributes
-    ----------
-    affine
-        The parameters, matrix ``(B, 3, 3)`` and offset ``(B, 3)``.
-    warped
-        The moving image under them, ``(B, 1, D, H, W)``.
-    loss
-        Similarity loss at full resolution, ``(B,)``.
-    """
+    """The parameters, the moving image under them, and the loss at full resolution ``(B,)``."""
 
     affine: Affine
     warped: torch.Tensor
@@ -204,51 +182,33 @@ def optimise_affine(
     moving: torch.Tensor,
     settings: AffineSettings | None = None,
     initial: Affine | None = None,
-    callback: Callback | None = None,
 ) -> OptimisedAffine:
     """Register pairs affinely by descending mk-LNCC; the pairs of a batch do not interact.
 
-    Parameters
-    ----------
-    fixed, moving
-        ``(B, 1, D, H, W)``, intensities in [0, 1], float32 or float64.
-    settings
-        The default preset when None.
-    initial
-        Parameters to start from; the identity when None.
-    callback
-        Called with ``Progress`` in every iteration.
-
-    Returns
-    -------
-    OptimisedAffine
-        phi(x) = A x + b with warped = moving(phi), and the final loss.
+    Images are ``(B, 1, D, H, W)`` in [0, 1], float32 or float64; ``settings`` are the default
+    preset and ``initial`` the identity when None. The map found is phi(x) = A x + b with warped =
+    moving(phi).
     """
     settings = settings or AffineSettings()
     fixed, moving = full_pair(fixed, moving)
     start = initial or identity_affine(fixed.shape[0], fixed)
     matrix, offset = (part.detach().to(fixed) for part in start)
     residual = torch.cat([(matrix - torch.eye(3).to(matrix)).flatten(1), offset], dim=1)
-    report = Reporter("affine", settings.log_every, callback)
     levels = pyramid_levels(fixed, moving, settings.scales, settings.windows)
     for level, count in zip(levels, settings.iterations, strict=True):
+        report = reporter("affine", level.scale, count)
         for pair in range(fixed.shape[0] if count else 0):
             part = slice(pair, pair + 1)
             own = level._replace(fixed=level.fixed[part], moving=level.moving[part])
-            log = report.level(level.scale, count)
-            residual[part] = _descend(residual[part], own, count, settings, log)
+            residual[part] = _descend_affine(residual[part], own, count, settings, report)
     with torch.no_grad():
         affine = affine_from_residual(residual)
         (full,) = pyramid_levels(fixed, moving, (1.0,), settings.windows)
-        return OptimisedAffine(affine, *_evaluate(affine, full))
+        return OptimisedAffine(affine, *_evaluate_affine(affine, full))
 
 
-def _descend(
-    residual: torch.Tensor,
-    level: Level,
-    count: int,
-    settings: AffineSettings,
-    report: Callable[[int, torch.Tensor], None],
+def _descend_affine(
+    residual: torch.Tensor, level: Level, count: int, settings: AffineSettings, report: Report
 ) -> torch.Tensor:
     """Descend the parameters ``(1, 12)`` of one pair on one level."""
     leaf = residual.clone().requires_grad_()
@@ -256,7 +216,7 @@ def _descend(
 
     def loss() -> torch.Tensor:
         optimiser.zero_grad()
-        _, value = _evaluate(affine_from_residual(leaf), level)
+        _, value = _evaluate_affine(affine_from_residual(leaf), level)
         value.sum().backward()
         # A line search may look a few times more than it is allowed to.
         report(min(next(evaluations), count - 1), value.detach().mean())
@@ -269,14 +229,93 @@ def _descend(
         )  # fmt: skip
         optimiser.step(loss)
     else:
-        optimiser = torch.optim.SGD(
-            [leaf], settings.learning_rate, settings.momentum, nesterov=settings.momentum > 0
-        )
+        optimiser = torch.optim.SGD([leaf], settings.learning_rate, NESTEROV, nesterov=True)
         for _ in range(count):
             optimiser.step(loss)
     return leaf.detach()
 
 
-def _evaluate(affine: Affine, level: Level) -> tuple[torch.Tensor, torch.Tensor]:
+def _evaluate_affine(affine: Affine, level: Level) -> tuple[torch.Tensor, torch.Tensor]:
     warped = warp(level.moving, affine.map(level.fixed.shape[2:]))
     return warped, mk_lncc_loss(warped, level.fixed, level.windows)
+
+
+class OptimisedVSVF(NamedTuple):
+    """The result of ``optimise_vsvf`` at full resolution, for a pair ``(1, 1, D, H, W)``.
+
+    The map, affine part included, ``(1, 3, D, H, W)``; the momentum at half the resolution; the
+    moving image read at the map; the terms of the loss; and the evaluations on all levels, each one
+    forward and one backward pass.
+    """
+
+    map: torch.Tensor
+    momentum: torch.Tensor
+    warped: torch.Tensor
+    losses: Losses
+    evaluations: int
+
+
+@torch.inference_mode(False)
+@torch.enable_grad()
+def optimise_vsvf(
+    fixed: torch.Tensor,
+    moving: torch.Tensor,
+    initial: Affine,
+    settings: VSVFSettings | None = None,
+    momentum: torch.Tensor | None = None,
+) -> OptimisedVSVF:
+    """Register one pair ``(1, 1, D, H, W)`` in [0, 1] by the momentum of one vSVF step (Eq. 8).
+
+    ``initial`` are affine parameters, from ``optimise_affine`` or the affine network. The descent
+    starts at ``momentum`` ``(1, 3, D', H', W')``, on any grid, or at zero; ``settings`` are the
+    default preset when None.
+    """
+    settings = settings or VSVFSettings()
+    fixed, moving = full_pair(fixed, moving)
+    if fixed.shape[0] != 1:
+        raise ValueError(f"fixed: expected a batch of one pair, found {fixed.shape[0]}")
+    check_same_batch("initial", initial.matrix, "fixed", fixed)
+    initial = Affine(*(part.detach().to(fixed).clone() for part in initial))
+    smoother = MultiGaussian(settings.sigmas, settings.weights)
+    solver = (settings.solver, settings.solver_steps)
+    evaluations = 0
+
+    def objective_of(level: Level) -> Objective:
+        low = initial.map(half_shape(level.fixed.shape[2:]))
+
+        def data(velocity: torch.Tensor) -> torch.Tensor:
+            step = vsvf_step(velocity, velocity, low, level.moving, *solver)
+            return mk_lncc_loss(step.warped, level.fixed, level.windows).sum()
+
+        return Objective(data, smoother, settings.lambda_vr)
+
+    levels = pyramid_levels(fixed, moving, settings.scales, settings.windows)
+    for level, count in zip(levels, settings.iterations, strict=True):
+        objective, momentum = objective_of(level), _on_grid(momentum, level.fixed)
+        report = reporter("vsvf", level.scale, count)
+        if settings.optimiser == "adam":
+            # Rates that fall geometrically from the first to the last.
+            ratio = settings.final_rate / settings.learning_rate
+            parts = (number / max(count - 1, 1) for number in range(count))
+            rates = [settings.learning_rate * ratio**part for part in parts]
+            momentum = descend_adam(objective, momentum, rates, report)
+        else:
+            momentum = descend_lbfgs(objective, momentum, count, report, settings.first_step)
+        evaluations += objective.evaluations
+    with torch.no_grad():
+        (full,) = pyramid_levels(fixed, moving, (1.0,), settings.windows)
+        momentum = _on_grid(momentum, fixed)
+        velocity = smoother(momentum)
+        step = vsvf_step(momentum, velocity, initial.map(momentum.shape[2:]), moving, *solver)
+        losses = objective_of(full).losses(momentum, velocity)
+        return OptimisedVSVF(step.map, momentum, step.warped, losses, evaluations)
+
+
+def _on_grid(momentum: torch.Tensor | None, image: torch.Tensor) -> torch.Tensor:
+    """Bring a momentum to half the resolution of an image: zero when None, else interpolated."""
+    shape = half_shape(image.shape[2:])
+    if momentum is None:
+        return torch.zeros(1, 3, *shape, dtype=image.dtype, device=image.device)
+    check_volume("momentum", momentum, channels=3)
+    check_same_batch("momentum", momentum, "fixed", image)
+    return resize(momentum.detach().to(image), shape).clone()

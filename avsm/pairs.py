@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 
 from avsm.errors import UserError, nearest, raise_all
+from avsm.files import read_table
 from avsm.manifest import SPLITS, TASKS, Scan, read_manifest
-from avsm.tables import read_table
 
 log = logging.getLogger(__name__)
 COLUMNS = ("task", "fixed", "moving")

@@ -1,4 +1,4 @@
-"""From maps on the networks' grids to physical space: displacement fields, images, landmarks.
+"""From maps on the networks' grids to physical space: affine parameters and displacement fields.
 
 Frames: the networks see both images on grids of one size, axes RAS+, each over its own field of
 view, in normalised coordinates t (z, y, x), corner aligned: -1 and 1 are the centres of the grid's
@@ -10,22 +10,19 @@ points are in mm, LPS, as in ITK.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
 import torch
-from scipy.optimize import root
 
 from avsm.affine import Affine
-from avsm.errors import UserError, raise_all
+from avsm.grid import index_to_physical, like
 from avsm.images import canonical
 from avsm.maps import affine_map, compose
 
 SLAB_VOXELS = 1 << 22  # of the fixed image, worked on at a time
-WITHIN_MM = 1e-3  # of a point's inverse
-FAR = 16  # times its range an image may be from zero before float32 loses digits of it
 X_AXIS = 2  # channel, and axis of (D, H, W), that runs left to right
 
 
@@ -40,10 +37,9 @@ def grid_frame(image: sitk.Image, shape: Sequence[int] | None = None) -> Frame:
     """Give the frame of a grid (D, H, W) over an image's field of view; None: its own voxels."""
     voxels = np.asarray(image.GetSize(), float)
     grid = voxels if shape is None else np.asarray(shape[::-1], float)
-    direction = np.asarray(image.GetDirection()).reshape(3, 3)
-    to_physical = direction * np.asarray(image.GetSpacing())
+    to_physical, origin = index_to_physical(image)
     matrix = to_physical * ((grid - 1) * voxels / (2 * grid))
-    centre = np.asarray(image.GetOrigin()) + to_physical @ ((voxels - 1) / 2)
+    centre = origin + to_physical @ ((voxels - 1) / 2)
     return Frame(matrix[:, ::-1].copy(), centre)
 
 
@@ -57,21 +53,10 @@ def mirror_map(phi: torch.Tensor) -> torch.Tensor:
 def physical_affine(
     affine: Affine, fixed: sitk.Image, moving: sitk.Image, shape: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Carry affine parameters of one pair on the model's grids to physical space.
+    """Carry affine parameters ``(1, 3, 3)``, ``(1, 3)`` on grids (D, H, W) to physical space.
 
-    Parameters
-    ----------
-    affine
-        Matrix ``(1, 3, 3)`` and offset ``(1, 3)``, normalised coordinates.
-    fixed, moving
-        The images, with any orientation.
-    shape
-        (D, H, W) of the model's grids.
-
-    Returns
-    -------
-    tuple
-        M (3, 3) and t (3,) of ``x_moving = M x_fixed + t``, mm, LPS, float64.
+    The images have any orientation. Gives M (3, 3) and t (3,) of ``x_moving = M x_fixed + t``, mm,
+    LPS, float64.
     """
     target, source = (grid_frame(canonical(image), shape) for image in (fixed, moving))
     matrix, offset = (part[0].detach().cpu().double().numpy() for part in affine)
@@ -89,30 +74,16 @@ def normalised_affine(
     """Inverse of ``physical_affine``: float32 parameters of one pair, on the processor."""
     target, source = (grid_frame(canonical(image), shape) for image in (fixed, moving))
     offset = matrix @ target.centre + translation - source.centre
-    parts = (
-        np.linalg.solve(source.matrix, matrix @ target.matrix),
-        np.linalg.solve(source.matrix, offset),
-    )
-    return Affine(*(_tensor(part)[None] for part in parts))
+    parts = (matrix @ target.matrix, offset)
+    return Affine(*(_tensor(np.linalg.solve(source.matrix, part))[None] for part in parts))
 
 
 def physical_displacement(phi: torch.Tensor, fixed: sitk.Image, moving: sitk.Image) -> sitk.Image:
-    """Carry a map on the model's grids to physical space.
+    """Carry a map ``(1, 3, D, H, W)`` on the model's grids to physical space.
 
-    Between the grid's voxels the map is interpolated; beyond the outermost centres its affine part
-    goes on and the rest stays constant.
-
-    Parameters
-    ----------
-    phi
-        ``(1, 3, D, H, W)`` in normalised coordinates.
-    fixed, moving
-        The images, with any orientation.
-
-    Returns
-    -------
-    sitk.Image
-        Displacement in mm (LPS) on the fixed image's own grid, float32.
+    The images have any orientation. Gives the displacement in mm (LPS) on the fixed image's own
+    grid, float32. Between the grid's voxels the map is interpolated; beyond the outermost centres
+    its affine part goes on and the rest stays constant.
     """
     shape = phi.shape[2:]
     own = grid_frame(fixed)
@@ -120,7 +91,10 @@ def physical_displacement(phi: torch.Tensor, fixed: sitk.Image, moving: sitk.Ima
     inverse = np.linalg.inv(target.matrix)
     width, height, depth = fixed.GetSize()
     field = np.empty((depth, height, width, 3), np.float32)
-    for first, last in _slabs(depth, height * width):
+    # Slabs of two planes or more.
+    slabs = max(1, min(depth // 2, -(-depth * height * width // SLAB_VOXELS)))
+    edges = np.linspace(0, depth, slabs + 1).round().astype(int).tolist()
+    for first, last in itertools.pairwise(edges):
         # The slab in its own normalised coordinates, which run from -1 to 1 over its planes.
         part = (last - first - 1) / (depth - 1)
         middle = (first + last - 1) / (depth - 1) - 1
@@ -137,20 +111,7 @@ def physical_displacement(phi: torch.Tensor, fixed: sitk.Image, moving: sitk.Ima
         u = _sample(rest @ to_grid_matrix, offset, size)
         u += (_tensor(source.matrix) @ moved.flatten(2)).unflatten(2, size)
         field[first:last] = u[0].permute(1, 2, 3, 0).numpy()
-    image = sitk.GetImageFromArray(field, isVector=True)
-    image.CopyInformation(fixed)
-    return image
-
-
-def _limits(kind: np.dtype) -> tuple[int, int]:
-    return int(np.iinfo(kind).min), int(np.iinfo(kind).max) + 1
-
-
-def _slabs(depth: int, plane: int) -> Iterator[tuple[int, int]]:
-    """Cut planes into slabs of at least two."""
-    count = max(1, min(depth // 2, -(-depth * plane // SLAB_VOXELS)))
-    edges = np.linspace(0, depth, count + 1).round().astype(int)
-    yield from zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
+    return like(field, fixed)
 
 
 def _tensor(values: np.ndarray) -> torch.Tensor:
@@ -159,123 +120,3 @@ def _tensor(values: np.ndarray) -> torch.Tensor:
 
 def _sample(matrix: np.ndarray, offset: np.ndarray, shape: Sequence[int]) -> torch.Tensor:
     return affine_map(_tensor(matrix)[None], _tensor(offset)[None], shape)
-
-
-def warp_image(
-    moving: sitk.Image,
-    displacement: sitk.Image,
-    label: bool = False,
-    reference: sitk.Image | None = None,
-    outside: float | None = None,
-) -> sitk.Image:
-    """Resample an image through a displacement field with SimpleITK.
-
-    Linear interpolation, float32; float64 where values so far from zero lose digits in float32.
-
-    Parameters
-    ----------
-    moving
-        The image, any grid.
-    displacement
-        See ``registration.Result``.
-    label
-        Interpolate by nearest neighbour and keep the pixel type.
-    reference
-        An image whose grid the result has; None takes the field's. Beyond the field is outside.
-    outside
-        The value where nothing of the image is seen; None: its lowest, of a label map 0.
-
-    Raises
-    ------
-    UserError
-        If the reference lies outside of the field, or a label map cannot hold the value outside.
-    """
-    grid = displacement if reference is None else reference
-    # The transform takes the image that it is given for itself: it gets a copy.
-    transform = sitk.DisplacementFieldTransform(sitk.Cast(displacement, sitk.sitkVectorFloat64))
-    values = sitk.GetArrayViewFromImage(moving)
-    if label:
-        outside, kind = outside or 0.0, moving.GetPixelID()
-        if values.dtype.kind in "iu" and outside not in range(*_limits(values.dtype)):
-            raise UserError(f"outside: found {outside:g}, which is no {values.dtype.name}")
-        interpolator = sitk.sitkNearestNeighbor
-    else:
-        low, high = float(values.min()), float(values.max())
-        outside = low if outside is None else outside
-        far = max(abs(low), abs(high)) > FAR * (high - low)
-        kind = sitk.sitkFloat64 if far else sitk.sitkFloat32
-        interpolator = sitk.sitkLinear
-    warped = sitk.Resample(moving, grid, transform, interpolator, outside, kind)
-    if reference is None:
-        return warped
-    # Beyond the field the transform is the identity, which nothing says is right.
-    covered = sitk.Image(displacement.GetSize(), sitk.sitkUInt8) + 1
-    covered.CopyInformation(displacement)
-    covered = sitk.Resample(covered, grid, sitk.Transform(), sitk.sitkNearestNeighbor, 0.0)
-    if not sitk.GetArrayViewFromImage(covered).any():
-        raise UserError("reference: lies outside of the displacement field; expected its place")
-    return sitk.Mask(warped, covered, outside)
-
-
-def move_points(points: np.ndarray, displacement: sitk.Image, inverse: bool = False) -> np.ndarray:
-    """Carry landmarks through a displacement field.
-
-    Parameters
-    ----------
-    points
-        ``(N, 3)``, mm, LPS: of the fixed image, or with ``inverse`` of the moving image.
-    displacement
-        See ``registration.Result``: x_moving = x_fixed + u(x_fixed).
-    inverse
-        Find x_fixed of x_moving, by iteration to within ``WITHIN_MM``.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``(N, 3)``, mm, LPS: of the other image.
-
-    Raises
-    ------
-    UserError
-        If a point lies, or ends, outside of the field, or has no inverse; all such are listed.
-    """
-    transform = sitk.DisplacementFieldTransform(sitk.Cast(displacement, sitk.sitkVectorFloat64))
-    if inverse:
-        matrix, offset = _inverse_affine(displacement)
-
-    def moved(point: np.ndarray) -> np.ndarray:
-        """Beyond the field, by the displacement at its border."""
-        inside = _clamped(displacement, point)
-        return np.asarray(transform.TransformPoint(inside.tolist())) + point - inside
-
-    result, faults = np.empty((len(points), 3)), []
-    for number, point in enumerate(np.asarray(points, float)):
-        at = point
-        if inverse:  # by Powell's method: fixed-point iterations fail where the field stretches
-            at = root(lambda x, y=point: moved(x) - y, matrix @ point + offset, tol=1e-6).x
-        known = np.abs(_clamped(displacement, at) - at).max() < WITHIN_MM
-        if known and not (inverse and np.abs(moved(at) - point).max() > WITHIN_MM):
-            result[number] = at if inverse else moved(at)
-        else:
-            faults.append(f"point {number + 1} at {np.round(point, 2).tolist()} mm (LPS)")
-    where = "have no inverse inside of the field" if inverse else "lie outside of the field"
-    raise_all(f"points that {where}, or are of another frame or image:", faults)
-    return result
-
-
-def _clamped(image: sitk.Image, point: np.ndarray) -> np.ndarray:
-    """Give the point of an image's field of view that is nearest along its axes."""
-    index = np.asarray(image.TransformPhysicalPointToContinuousIndex(point.tolist()))
-    index = np.clip(index, -0.499, np.asarray(image.GetSize()) - 0.501)
-    return np.asarray(image.TransformContinuousIndexToPhysicalPoint(index.tolist()))
-
-
-def _inverse_affine(displacement: sitk.Image) -> tuple[np.ndarray, np.ndarray]:
-    """Fit the affine map ``x_fixed = matrix @ x_moving + offset`` to a field, by least squares."""
-    axes = [range(0, n, max(1, n // 10)) for n in displacement.GetSize()]
-    indices = list(itertools.product(*axes))
-    fixed = [displacement.TransformIndexToPhysicalPoint(index) for index in indices]
-    u = [displacement.GetPixel(*index) for index in indices]
-    moving = np.hstack([np.add(fixed, u), np.ones((len(u), 1))])
-    solution, *_ = np.linalg.lstsq(moving, np.asarray(fixed), rcond=None)
-    return solution[:3].T, solution[3]

@@ -1,12 +1,17 @@
-"""MetaImage and NRRD: a header of text, and voxels behind it or in a file of their own."""
+"""MetaImage and NRRD: a header of text, and voxels behind it or in a file of their own.
+
+ITK's readers fill what a file lacks with zeros or with what was in memory: here every byte of the
+voxels is accounted for.
+"""
 
 from __future__ import annotations
 
+import functools
 import gzip
 import math
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,30 +36,29 @@ NRRD_BYTES = {
     "int": 4, "int32": 4, "int32_t": 4, "longlong": 8, "long long": 8, "long long int": 8,
     "int64": 8, "int64_t": 8,
 }  # fmt: skip
+TWO_WORDS = (  # which may be written as one
+    "axis mins", "axis maxs", "block size", "old min", "old max", "sample units", "data file",
+    "line skip", "byte skip",
+)  # fmt: skip
 NRRD_FIELDS = {
-    "type", "dimension", "sizes", "encoding", "endian", "space", "space dimension",
+    *TWO_WORDS, "type", "dimension", "sizes", "encoding", "endian", "space", "space dimension",
     "space directions", "space origin", "space units", "spacings", "thicknesses", "kinds",
-    "centers", "centerings", "labels", "units", "axis mins", "axismins", "axis maxs", "axismaxs",
-    "measurement frame", "content", "number", "block size", "blocksize", "min", "max", "old min",
-    "oldmin", "old max", "oldmax", "sample units", "sampleunits", "data file", "datafile",
-    "line skip", "lineskip", "byte skip", "byteskip",
+    "centers", "centerings", "labels", "units", "measurement frame", "content", "number", "min",
+    "max",
 }  # fmt: skip
 SPACES = {  # to LPS
     "left-posterior-superior": (1, 1), "lps": (1, 1), "right-anterior-superior": (-1, -1),
     "ras": (-1, -1), "left-anterior-superior": (1, -1), "las": (1, -1),
 }  # fmt: skip
 OF_SPACE, OF_VECTORS = ("domain", "space"), ("vector", "covariant-vector", "3-vector", "list")
+Unpack = Callable[[BinaryIO, int, Path], bytes]
 
 
 def read_meta(path: Path, stream: BinaryIO) -> Volume:
     """Read MetaImage (.mha, .mhd) from its beginning.
 
-    Raises
-    ------
-    UserError
-        If it holds something else than one 3D image, or its geometry cannot be used.
-    OSError, ValueError, zlib.error
-        If it is damaged.
+    A UserError says that it holds something else than one 3D image, or that its geometry cannot be
+    used; OSError, ValueError or zlib.error that it is damaged.
     """
     fields: dict[str, str] = {}
     while "ElementDataFile" not in fields:
@@ -89,7 +93,18 @@ def read_meta(path: Path, stream: BinaryIO) -> Volume:
         raise UserError("found axes that are not of length 1 in its header")
     if not spacing.min() > 0:
         raise UserError(f"found voxels of {spacing.tolist()} mm, expected positive sides")
-    data = _meta_data(path, stream, fields, _count(size, channels, kind))
+    count = _count(size, channels, kind)
+    skip = _numbers(fields, "HeaderSize", 1, int, [0])[0]
+    file: str | None = fields["ElementDataFile"]
+    if file.upper() == "LOCAL":
+        if skip > 0:
+            raise UserError(f"found HeaderSize = {skip}, expected 0 in a single file")
+        file, skip = None, 0
+    unpack = None
+    if _truth(fields, "CompressedData", False):
+        claimed = _numbers(fields, "CompressedDataSize", 1, int, [None])[0]
+        unpack = functools.partial(_inflate, claimed)
+    data = _voxels(path, stream, file, skip, count, unpack)
     array = np.frombuffer(data, kind).reshape(*size[::-1], *([channels] if channels > 1 else []))
     return Volume(array, directions * spacing, origin, tuple(notes))
 
@@ -106,25 +121,10 @@ def _first(
     return np.array((found or [usual])[0], float)
 
 
-def _meta_data(path: Path, stream: BinaryIO, fields: Mapping[str, str], count: int) -> bytes:
-    """Give the voxels' bytes, from behind the header or another file."""
-    skip = _numbers(fields, "HeaderSize", 1, int, [0])[0]
-    name, packed = fields["ElementDataFile"], _truth(fields, "CompressedData", False)
-    if name.upper() == "LOCAL":
-        if skip > 0:
-            raise UserError(f"found HeaderSize = {skip}, expected 0 in a single file")
-        return _inflated(path, stream, fields, count) if packed else take(stream, count, path)
-    path = _beside(path, name)
-    with path.open("rb") as own:
-        if packed:
-            return _inflated(path, own, fields, count)
-        return _take_behind(own, skip, count, path)
-
-
-def _inflated(path: Path, stream: BinaryIO, fields: Mapping[str, str], count: int) -> bytes:
+def _inflate(claimed: int | None, stream: BinaryIO, count: int, path: Path) -> bytes:
     """Decompress the rest of a stream, which must be whole and of ``count`` bytes in the end."""
     packed = stream.read()
-    claimed = _numbers(fields, "CompressedDataSize", 1, int, [len(packed)])[0]
+    claimed = len(packed) if claimed is None else claimed
     inflate = zlib.decompressobj(32 + zlib.MAX_WBITS)  # zlib's format or gzip's
     data = inflate.decompress(packed, count + 1)
     if claimed > len(packed) or (not inflate.eof and len(data) <= count) or len(data) < count:
@@ -143,18 +143,27 @@ def _inflated(path: Path, stream: BinaryIO, fields: Mapping[str, str], count: in
 def read_nrrd(path: Path, stream: BinaryIO) -> Volume:
     """Read NRRD (.nrrd, .nhdr) from its beginning; errors as of ``read_meta``."""
     fields: dict[str, str] = {}
+    two_words = {name.replace(" ", ""): name for name in TWO_WORDS}
     _line(stream)  # the magic string
-    while line := _line(stream, of_nrrd="data file" not in fields and "datafile" not in fields):
+    while line := _line(stream, must_end="data file" not in fields):
         key, colon, value = line.partition(":")
         if line.startswith("#") or value.startswith("="):
             continue  # a comment, or a key of the user's
-        if colon and key.strip().lower() not in NRRD_FIELDS:
+        name = two_words.get(key.strip().lower(), key.strip().lower())
+        if colon and name not in NRRD_FIELDS:
             raise UserError(f"found the unknown field '{key}' in its header")
-        _add(fields, key.strip().lower(), value.strip() if colon else None)
+        _add(fields, name, value.strip() if colon else None)
     sizes = _numbers(fields, "sizes", _numbers(fields, "dimension", 1, int)[0], int)
     kind = _nrrd_type(fields.get("type", "none").lower(), fields.get("endian", "none").lower())
     axis, axes, origin, notes = _nrrd_place(fields, len(sizes))
-    data = _nrrd_data(path, stream, fields, _count(sizes, 1, kind))
+    count = _count(sizes, 1, kind)
+    encoding = fields.get("encoding", "").lower()
+    skips = {what: _numbers(fields, f"{what} skip", 1, int, [0])[0] for what in ("line", "byte")}
+    raw = encoding == "raw"
+    if not (raw or encoding in ("gzip", "gz")) or skips["line"] or (skips["byte"] and not raw):
+        raise UserError(f"found the encoding {encoding} and skips {skips}, expected raw or gzip")
+    unpack = None if raw else _gunzip
+    data = _voxels(path, stream, fields.get("data file"), skips["byte"], count, unpack)
     array = np.frombuffer(data, kind).reshape(sizes[::-1])
     if axis is not None:
         array = np.moveaxis(array, len(sizes) - 1 - axis, -1)
@@ -211,40 +220,35 @@ def _nrrd_place(
     return (others or [None])[0], flip[:, None] * axes, flip * origin, tuple(notes)
 
 
-def _nrrd_data(path: Path, stream: BinaryIO, fields: Mapping[str, str], count: int) -> bytes:
-    """Give the voxels' bytes, from behind the header or another file."""
-    encoding, skips = fields.get("encoding", "").lower(), {}
-    for what in ("line", "byte"):
-        key = f"{what}skip" if f"{what}skip" in fields else f"{what} skip"
-        skips[what] = _numbers(fields, key, 1, int, [0])[0]
-    if (
-        encoding not in ("raw", "gzip", "gz")
-        or skips["line"]
-        or (skips["byte"] and encoding != "raw")
-    ):
-        raise UserError(f"found the encoding {encoding} and skips {skips}, expected raw or gzip")
-    name = fields.get("data file", fields.get("datafile"))
-    source = path if name is None else _beside(path, name)
-    with stream if name is None else source.open("rb") as own:
-        if encoding != "raw":
-            with gzip.GzipFile(fileobj=own) as inflated:
-                return take(inflated, count, source)
-        return _take_behind(own, skips["byte"], count, source)
+def _gunzip(stream: BinaryIO, count: int, path: Path) -> bytes:
+    with gzip.GzipFile(fileobj=stream) as inflated:
+        return take(inflated, count, path)
 
 
-def _take_behind(stream: BinaryIO, skip: int, count: int, path: Path) -> bytes:
-    """Take the voxels behind ``skip`` bytes more; -1: they are the last of the file."""
-    if skip < -1:
-        raise UserError(f"found {skip} bytes to skip, expected -1 or more")
-    here = stream.tell()  # a stream that is cut short must not begin before it
-    stream.seek(max(here, path.stat().st_size - count) if skip == -1 else here + skip)
-    return take(stream, count, path)
+def _voxels(
+    path: Path, stream: BinaryIO, file: str | None, skip: int, count: int, unpack: Unpack | None
+) -> bytes:
+    """Give so many bytes of voxels, from behind the header or from the file that it names.
+
+    Those that are not compressed begin ``skip`` bytes on; -1: they are the last of the file.
+    """
+    source = path if file is None else path.parent / file
+    if not source.is_file():
+        raise UserError(f"found '{file}' for the file of its voxels, expected one file beside it")
+    with stream if file is None else source.open("rb") as own:
+        if unpack is not None:
+            return unpack(own, count, source)
+        if skip < -1:
+            raise UserError(f"found {skip} bytes to skip, expected -1 or more")
+        here = own.tell()  # a stream that is cut short must not begin before it
+        own.seek(max(here, source.stat().st_size - count) if skip == -1 else here + skip)
+        return take(own, count, source)
 
 
-def _line(stream: BinaryIO, of_nrrd: bool = True) -> str:
+def _line(stream: BinaryIO, must_end: bool = True) -> str:
     """Read a line of a header; it must end, but for the last of a header without voxels."""
     line = stream.readline(MOST_OF_A_LINE)
-    if not line.endswith(b"\n") and (of_nrrd or len(line) == MOST_OF_A_LINE):
+    if not line.endswith(b"\n") and (must_end or len(line) == MOST_OF_A_LINE):
         raise OSError("its header is cut short, or is no text")
     text = line.decode("utf-8").rstrip()
     if not text.replace("\t", " ").isprintable():
@@ -283,16 +287,8 @@ def _truth(fields: Mapping[str, str], key: str, usual: bool | None) -> bool | No
     return TRUTH[fields[key].lower()] if key in fields else usual
 
 
-def _count(sizes: Iterable[int], channels: int, kind: np.dtype) -> int:
+def _count(sizes: Sequence[int], channels: int, kind: np.dtype) -> int:
     """Give how many bytes voxels take."""
     if min(*sizes, channels) < 1:
         raise UserError(f"found the sizes {sizes} of {channels} components, expected at least 1")
     return math.prod(sizes) * channels * kind.itemsize
-
-
-def _beside(path: Path, name: str) -> Path:
-    """Give the file that a header names."""
-    found = path.parent / name
-    if not found.is_file():
-        raise UserError(f"found '{name}' for the file of its voxels, expected one file beside it")
-    return found

@@ -11,9 +11,16 @@ from pathlib import Path
 
 from avsm.errors import UserError, raise_all
 from avsm.files import stamp, write_rows
-from avsm.grid import PERCENTILES, WorkingGrid, image_on_grid, labels_on_grid
+from avsm.grid import (
+    LIKE_LABELS,
+    PERCENTILES,
+    WorkingGrid,
+    has_few_values,
+    image_on_grid,
+    label_faults,
+    labels_on_grid,
+)
 from avsm.images import canonical, read_image, write_image
-from avsm.labels import LIKE_LABELS, has_few_values, label_faults
 from avsm.manifest import OPTIONAL, REQUIRED, Scan, read_manifest
 
 log = logging.getLogger(__name__)
@@ -24,31 +31,12 @@ SIDES = ("left", "right", "")
 def prepare(
     manifest: str | Path, folder: str | Path, size: Sequence[int], mirror_left: bool = False
 ) -> Path:
-    """Bring the scans of a manifest to one grid over each one's field of view.
+    """Bring the scans of a manifest to one grid of ``size`` (x, y, z), see ``read_manifest``.
 
-    Axes become RAS+, the .1 and 99.9 percentiles 0 and 1, voxels averages by area, labels those
-    that cover most of a voxel.
-
-    Parameters
-    ----------
-    manifest
-        CSV, see ``manifest.read_manifest``; images of any size, spacing, orientation, intensities.
-    folder
-        Where the images, the label maps and their manifest go. What is there is not made again.
-    size
-        Voxels (x, y, z).
-    mirror_left
-        Whether scans whose ``side`` is left are reflected, so that all are right ones.
-
-    Returns
-    -------
-    Path
-        The manifest of the prepared scans.
-
-    Raises
-    ------
-    UserError
-        If a scan cannot be read or used; all such are listed.
+    The grid covers each one's field of view; axes become RAS+, the .1 and 99.9 percentiles 0 and 1,
+    voxels averages by area, labels those that cover most of a voxel. With ``mirror_left`` scans
+    whose ``side`` is left are reflected, so that all are right ones. What is in the folder is not
+    made again. Gives the manifest there; a UserError lists all scans that cannot be used.
     """
     folder, scans = Path(folder), read_manifest(manifest)
     inputs = [

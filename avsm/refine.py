@@ -8,8 +8,14 @@ import torch
 
 from avsm.maps import warp
 from avsm.model import AVSM
-from avsm.optimise import AffineSettings, Callback, full_pair, optimise_affine
-from avsm.optimise_vsvf import OptimisedVSVF, VSVFSettings, optimise_vsvf
+from avsm.optimise import (
+    AffineSettings,
+    OptimisedVSVF,
+    VSVFSettings,
+    full_pair,
+    optimise_affine,
+    optimise_vsvf,
+)
 from avsm.pyramid import downsample
 from avsm.smoothing import MultiGaussian
 
@@ -25,7 +31,6 @@ def refine(
     iterations: int,
     affine_steps: int | None = None,
     affine: bool = False,
-    callback: Callback | None = None,
 ) -> OptimisedVSVF:
     """Register one pair: the affine network, one step of the momentum network, and L-BFGS from it.
 
@@ -45,8 +50,6 @@ def refine(
         As for the model.
     affine
         Whether the affine parameters are optimised first, from those of the network.
-    callback
-        Called with ``Progress`` in every iteration.
 
     Returns
     -------
@@ -59,7 +62,7 @@ def refine(
         steps = config.affine_steps if affine_steps is None else affine_steps
         start = model.affine_net(fixed, moving, steps)[-1]
     if affine:
-        start = optimise_affine(fixed, moving, AFFINE, start, callback).affine
+        start = optimise_affine(fixed, moving, AFFINE, start).affine
     settings = VSVFSettings(
         scales=(1.0,), iterations=(iterations,), first_step=FIRST_STEP, solver=config.solver,
         solver_steps=config.solver_steps,
@@ -72,4 +75,4 @@ def refine(
         momentum = model.momentum_net(warp(source, start.map(seen.shape[2:])), seen)
         smoother = MultiGaussian(settings.sigmas, settings.weights)
         momentum = smoother.momentum_of(momentum, model.smoother)
-    return optimise_vsvf(fixed, moving, start, settings, momentum, callback)
+    return optimise_vsvf(fixed, moving, start, settings, momentum)

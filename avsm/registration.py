@@ -12,11 +12,11 @@ import torch
 from avsm.checkpoint import TrainedModel
 from avsm.device import find_device
 from avsm.errors import UserError
+from avsm.fields import warp_image
 from avsm.grid import to_grid
 from avsm.images import canonical, check_image
-from avsm.optimise import Callback, optimise_affine
-from avsm.optimise_vsvf import optimise_vsvf
-from avsm.physical import X_AXIS, mirror_map, physical_displacement, warp_image
+from avsm.optimise import optimise_affine, optimise_vsvf
+from avsm.physical import X_AXIS, mirror_map, physical_displacement
 from avsm.refine import refine as refine_pair
 
 MOST_VOXELS = 80 * 192 * 192  # the paper's grid
@@ -26,13 +26,9 @@ LEAST_SIDE = 16  # the coarsest level of an optimisation has a quarter of it
 class Result(NamedTuple):
     """A registration in physical space.
 
-    Attributes
-    ----------
-    displacement
-        Vector image on the fixed image's grid, float32, mm, LPS: x_moving = x_fixed + u(x_fixed).
-        ``sitk.DisplacementFieldTransform``, ANTs and Slicer apply it as is.
-    warped
-        The moving image on the fixed image's grid, see ``physical.warp_image``.
+    ``displacement`` is a vector image on the fixed image's grid, float32, mm, LPS: x_moving =
+    x_fixed + u(x_fixed). ``sitk.DisplacementFieldTransform``, ANTs and Slicer apply it as is.
+    ``warped`` is the moving image on that grid, see ``fields.warp_image``.
     """
 
     displacement: sitk.Image
@@ -51,27 +47,22 @@ def register(
     mirror: bool = False,
     device: str = "auto",
     size: Sequence[int] | None = None,
-    callback: Callback | None = None,
     outside: float | None = None,
     warp: bool = True,
 ) -> Result:
-    """Register two 3D images of one anatomy: by a model, or without one by optimisation.
+    """Register two scalar 3D images of one anatomy, on any grids: by a model, or by optimisation.
 
     Parameters
     ----------
-    fixed, moving
-        Scalar images, any grids and headers.
     model
         The model, see ``checkpoint.load_model``. None: the affine parameters and then the momentum
         of this pair are optimised (``optimise_affine``, ``optimise_vsvf``), whatever the anatomy.
-    affine_steps
-        Affine steps of a model, at least 1; None takes the model's.
-    steps
-        vSVF steps; 0 for the affine map alone, None takes the model's. Without a model 0 or None.
-    refine
-        Iterations of instance optimisation on this pair, from one vSVF step; ``steps`` is not used.
-    refine_affine
-        Whether the affine parameters are optimised before, not only the momentum.
+    affine_steps, steps
+        Affine steps (1 or more) and vSVF steps (0 for the affine map alone) of a model; None takes
+        the model's. Without a model ``steps`` is 0 or None.
+    refine, refine_affine
+        Iterations of instance optimisation on this pair, from one vSVF step (``steps`` is not
+        used), and whether the affine parameters are optimised before.
     normalised
         Whether intensities are in [0, 1] already; otherwise each image's .1 and 99.9 percentiles
         become 0 and 1.
@@ -83,24 +74,16 @@ def register(
     size
         Voxels (x, y, z) of the grid that is registered on without a model, axes RAS+; None takes
         ``working_size`` of the fixed image.
-    callback
-        Called with ``optimise.Progress`` in every iteration of an optimisation.
-    outside
-        Of the warped image, see ``physical.warp_image``.
-    warp
-        Whether to warp the moving image, too; else the result's is None.
-
-    Returns
-    -------
-    Result
-        Displacement and warped image, on the fixed image's grid.
+    outside, warp
+        The value outside of the warped image (see ``fields.warp_image``), and whether to make it.
 
     Raises
     ------
     UserError
         If an image or an option does not fit.
     """
-    for name, image in (("fixed image", fixed), ("moving image", moving)):
+    pair = {"fixed image": fixed, "moving image": moving}
+    for name, image in pair.items():
         check_image(image, name)
     place = find_device(device)
     check_options(model, affine_steps, steps, refine, refine_affine, size)
@@ -108,17 +91,22 @@ def register(
         shape = model.shape
     else:
         shape = tuple(int(n) for n in (working_size(fixed) if size is None else size))[::-1]
-    arrays = [
-        to_grid(image, shape, name, normalised)
-        for name, image in (("fixed image", fixed), ("moving image", moving))
-    ]
+    arrays = [to_grid(image, shape, name, normalised) for name, image in pair.items()]
     if mirror:
         arrays = [np.ascontiguousarray(np.flip(array, X_AXIS)) for array in arrays]
     tensors = [torch.from_numpy(array)[None, None].to(place) for array in arrays]
     if model is None:
-        phi = optimise_map(*tensors, steps == 0, callback)
+        affine = optimise_affine(*tensors).affine
+        phi = affine.map(shape) if steps == 0 else optimise_vsvf(*tensors, affine).map
     else:
-        phi = find_map(model, *tensors, affine_steps, steps, refine, refine_affine, callback)
+        networks = model.model.to(place, memory_format=torch.channels_last_3d)
+        if refine:
+            phi = refine_pair(networks, *tensors, refine, affine_steps, refine_affine).map
+        else:
+            if steps is None and "momentum" not in model.trained:
+                steps = 0  # an untrained momentum network leaves the affine map as it is
+            with torch.inference_mode():
+                phi = networks(*tensors, affine_steps, steps).map
     if mirror:
         phi = mirror_map(phi)
     displacement = physical_displacement(phi.cpu(), fixed, moving)
@@ -156,11 +144,8 @@ def check_options(
     size: Sequence[int] | None = None,
 ) -> None:
     """Raise UserError if options of ``register`` do not fit one another."""
-    for name, value, least in (
-        ("affine steps", affine_steps, 1),
-        ("steps", steps, 0),
-        ("refine", refine, 0),
-    ):
+    least_of = (("affine steps", affine_steps, 1), ("steps", steps, 0), ("refine", refine, 0))
+    for name, value, least in least_of:
         if value is not None and value < least:
             raise UserError(f"{name}: expected at least {least}, found {value}")
     if refine_affine and not refine:
@@ -176,38 +161,3 @@ def check_options(
         raise UserError(f"size: a model has a grid of its own, found {tuple(size)}")
     if size is not None and (len(size) != 3 or min(size) < LEAST_SIDE):
         raise UserError(f"size: expected three sides of {LEAST_SIDE} or more, found {tuple(size)}")
-
-
-def optimise_map(
-    fixed: torch.Tensor,
-    moving: torch.Tensor,
-    affine_alone: bool = False,
-    callback: Callback | None = None,
-) -> torch.Tensor:
-    """Optimise the affine map of a pair ``(1, 1, D, H, W)``, then the momentum of one vSVF step."""
-    affine = optimise_affine(fixed, moving, callback=callback).affine
-    if affine_alone:
-        return affine.map(fixed.shape[2:])
-    return optimise_vsvf(fixed, moving, affine, callback=callback).map
-
-
-def find_map(
-    model: TrainedModel,
-    fixed: torch.Tensor,
-    moving: torch.Tensor,
-    affine_steps: int | None = None,
-    steps: int | None = None,
-    refine: int = 0,
-    refine_affine: bool = False,
-    callback: Callback | None = None,
-) -> torch.Tensor:
-    """Register images ``(B, 1, D, H, W)`` on the model's grid: the map ``(B, 3, D, H, W)``."""
-    if steps is None and "momentum" not in model.trained:
-        steps = 0  # an untrained momentum network leaves the affine map as it is
-    networks = model.model.to(fixed.device, memory_format=torch.channels_last_3d)
-    if refine:
-        return refine_pair(
-            networks, fixed, moving, refine, affine_steps, refine_affine, callback
-        ).map
-    with torch.inference_mode():
-        return networks(fixed, moving, affine_steps, steps).map

@@ -24,18 +24,11 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def build(kind: type[Settings], where: str, values: Mapping[str, Any]) -> Settings:
-    """Make settings of plain values; lists become tuples.
-
-    Raises
-    ------
-    UserError
-        If a key is unknown, or a value not of the kind of the default.
-    """
-    known = [item.name for item in dataclasses.fields(kind)]
-    for key in values:
-        if key not in known:
-            raise UserError(f"{where}: no setting '{key}'{nearest(key, known)}")
+    """Make settings of plain values, lists as tuples; UserError: an unknown key or a wrong kind."""
     defaults = {item.name: item.default for item in dataclasses.fields(kind)}
+    for key in values:
+        if key not in defaults:
+            raise UserError(f"{where}: no setting '{key}'{nearest(key, defaults)}")
     for key, value in values.items():
         default = defaults[key]
         plain = default[0] if isinstance(default, tuple) else default

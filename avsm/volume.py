@@ -21,33 +21,15 @@ TYPES = ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8"]
 
 
 class Volume(NamedTuple):
-    """Voxels and their place.
+    """Voxels and their place, in mm, LPS."""
 
-    Attributes
-    ----------
-    array
-        ``(z, y, x)``, or ``(z, y, x, components)``.
-    axes
-        ``(3, 3)``, its columns the steps from a voxel to the next along x, y and z; mm, LPS.
-    origin
-        Centre of the first voxel, ``(3,)``; mm, LPS.
-    notes
-        What was odd, and what was made of it.
-    """
-
-    array: np.ndarray
-    axes: np.ndarray
-    origin: np.ndarray
-    notes: tuple[str, ...] = ()
+    array: np.ndarray  # (z, y, x), or (z, y, x, components)
+    axes: np.ndarray  # (3, 3), its columns the steps from a voxel to the next along x, y and z
+    origin: np.ndarray  # (3,), centre of the first voxel
+    notes: tuple[str, ...] = ()  # what was odd, and what was made of it
 
     def image(self) -> sitk.Image:
-        """Make the image.
-
-        Raises
-        ------
-        UserError
-            If its voxels are not finite real numbers, or its axes are no rotation and no steps.
-        """
+        """Make the image; UserError unless voxels are finite real numbers and axes a rotation."""
         kind = self.array.dtype
         if kind.newbyteorder("<").str[1:] not in TYPES:
             raise UserError(f"found values of {kind.name}, expected real numbers of 8 to 64 bits")

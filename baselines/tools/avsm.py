@@ -12,9 +12,10 @@ import torch
 
 from avsm.checkpoint import TrainedModel, load_model
 from avsm.device import device_name, find_device, precision_name
+from avsm.fields import warp_image
 from avsm.grid import to_grid
 from avsm.images import canonical
-from avsm.physical import physical_displacement, warp_image
+from avsm.physical import physical_displacement
 from avsm.registration import register
 from workflow.contract.registration import Context, Registration
 

@@ -5,9 +5,9 @@ import pytest
 import SimpleITK as sitk
 
 from avsm.errors import UserError
+from avsm.fields import warp_image
 from avsm.grid import WorkingGrid, axis_weights, majority_vote, normalise, resample_by_area
 from avsm.images import canonical, write_image
-from avsm.physical import warp_image
 from tests.conftest import blobs, oblique_grid
 from workflow.data.preprocess import merge_labels, preprocess_image, preprocess_label
 from workflow.data.scans import Scan, is_mirrored

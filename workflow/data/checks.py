@@ -13,8 +13,8 @@ import SimpleITK as sitk
 
 from avsm.errors import UserError
 from avsm.files import file_digest, files_of
+from avsm.grid import LIKE_LABELS, has_few_values, label_faults
 from avsm.images import canonical, read_image
-from avsm.labels import LIKE_LABELS, has_few_values, label_faults
 from workflow.data.preprocess import merge_labels
 from workflow.data.scans import Scan
 

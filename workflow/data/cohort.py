@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from avsm.errors import UserError, nearest, raise_all
+from avsm.files import read_table
 from avsm.manifest import same_files
-from avsm.tables import read_table
 from workflow.data.scans import PHANTOM_VISITS, SPLITS, Scan, assign_splits
 
 COLUMNS = ("subject", "visit", "side", "image", "label", "split")

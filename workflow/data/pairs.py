@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from avsm.errors import UserError, nearest, raise_all
-from avsm.tables import read_table
+from avsm.files import read_table
 from workflow.config import TASKS
 from workflow.data.scans import Scan, is_mirrored
 

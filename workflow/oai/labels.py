@@ -116,7 +116,7 @@ def _header(path: Path) -> Grid:
     reader.ReadImageInformation()
     if reader.GetDimension() != 3:
         raise UserError(f"found {reader.GetDimension()} dimensions, expected 3")
-    return Grid.of(reader)
+    return Grid(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
 
 
 def _same_place(a: Grid, b: Grid) -> bool:

@@ -7,14 +7,20 @@ import logging
 import pytest
 import torch
 
-import avsm.optimise_vsvf
+import avsm.optimise
 from avsm.affine import Affine, affine_from_residual, identity_affine
 from avsm.affine_net import AffineNetConfig
 from avsm.maps import half_shape, identity_map, jacobian_determinant, resize, warp
 from avsm.model import AVSM, AVSMConfig, vsvf_step
 from avsm.momentum import MomentumNetConfig
-from avsm.optimise import AffineSettings, Progress, optimise_affine
-from avsm.optimise_vsvf import FINE_SIGMAS, FINE_WEIGHTS, VSVFSettings, optimise_vsvf
+from avsm.optimise import (
+    FINE_SIGMAS,
+    FINE_WEIGHTS,
+    AffineSettings,
+    VSVFSettings,
+    optimise_affine,
+    optimise_vsvf,
+)
 from avsm.refine import refine
 from avsm.smoothing import PAPER_SIGMAS, PAPER_WEIGHTS, MultiGaussian
 
@@ -148,7 +154,7 @@ def test_affine_part_and_given_momentum_are_where_it_starts() -> None:
 
 def test_each_evaluation_is_one_pass_forward_and_one_back(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = {"forward": 0, "backward": 0}
-    loss = avsm.optimise_vsvf.mk_lncc_loss
+    loss = avsm.optimise.mk_lncc_loss
 
     def counted(*args: object) -> torch.Tensor:
         value = loss(*args)
@@ -157,7 +163,7 @@ def test_each_evaluation_is_one_pass_forward_and_one_back(monkeypatch: pytest.Mo
             value.register_hook(lambda _: counts.update(backward=counts["backward"] + 1))
         return value
 
-    monkeypatch.setattr(avsm.optimise_vsvf, "mk_lncc_loss", counted)
+    monkeypatch.setattr(avsm.optimise, "mk_lncc_loss", counted)
     fixed, moving, _ = deformed()
     settings = VSVFSettings(scales=(0.5, 1.0), iterations=(6, 6))
     result = optimise_vsvf(fixed, moving, identity_affine(1, moving), settings)
@@ -210,14 +216,16 @@ def test_affine_parameters_are_refined_before_where_asked_for() -> None:
 # Settings and reports
 
 
-def test_progress_is_logged_and_called_back(caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_is_logged(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = pattern()
-    seen: list[Progress] = []
-    settings = small_affine(iterations=(3, 5), optimiser="sgd", log_every=2)
+    monkeypatch.setattr("avsm.descent.LOG_EVERY", 2)
+    settings = small_affine(iterations=(3, 5), optimiser="sgd")
     with caplog.at_level(logging.INFO, logger="avsm"):
-        optimise_affine(image, image, settings, None, seen.append)
-    assert [(p.scale, p.iteration) for p in seen][2:4] == [(0.5, 3), (1.0, 1)]
-    assert len(seen) == 8
+        optimise_affine(image, image, settings)
+    assert [record.args[1:3] for record in caplog.records][:3] == [(0.5, 1), (0.5, 3), (1.0, 1)]
+    assert len(caplog.records) == 5
     assert "affine: scale 1, iteration 5/5, loss 0.0" in caplog.text
     assert "iteration 2/5" not in caplog.text
 

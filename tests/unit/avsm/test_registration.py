@@ -10,6 +10,7 @@ import torch
 from avsm.affine import Affine
 from avsm.checkpoint import TrainedModel
 from avsm.errors import UserError
+from avsm.fields import move_points, warp_image
 from avsm.grid import normalise, resample_by_area, to_grid, whole_edges
 from avsm.images import canonical
 from avsm.maps import identity_map, resize, warp
@@ -17,11 +18,9 @@ from avsm.model import AVSM
 from avsm.physical import (
     grid_frame,
     mirror_map,
-    move_points,
     normalised_affine,
     physical_affine,
     physical_displacement,
-    warp_image,
 )
 from avsm.registration import register, working_size
 from tests.unit.avsm.knees import SHAPE, TINY

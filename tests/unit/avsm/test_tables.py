@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from avsm.errors import UserError
-from avsm.tables import read_table
+from avsm.files import read_table
 
 TEXT = "subject,image,split\nÄ,a.nii,train\n007,b.nii,NA\n"
 QUOTED = TEXT.replace("a.nii", '"a, 1;2.nii"')
