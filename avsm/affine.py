@@ -16,15 +16,7 @@ from avsm.maps import affine_map
 
 
 class Affine(NamedTuple):
-    """Affine parameters Gamma = (A, b) of a batch.
-
-    Attributes
-    ----------
-    matrix
-        A, ``(B, 3, 3)``.
-    offset
-        b, ``(B, 3)``, in normalised coordinates.
-    """
+    """Affine parameters Gamma = (A, b) of a batch: ``(B, 3, 3)`` and, normalised, ``(B, 3)``."""
 
     matrix: torch.Tensor
     offset: torch.Tensor
@@ -45,18 +37,7 @@ def identity_affine(batch: int, like: torch.Tensor) -> Affine:
 
 
 def affine_from_residual(residual: torch.Tensor) -> Affine:
-    """Read twelve numbers as a deviation from the identity.
-
-    Parameters
-    ----------
-    residual
-        ``(B, 12)``: A - I row by row, then b.
-
-    Returns
-    -------
-    Affine
-        The parameters.
-    """
+    """Read ``(B, 12)`` numbers as a deviation from the identity: A - I row by row, then b."""
     if residual.ndim != 2 or residual.shape[1] != 12:
         raise ValueError(f"residual: expected shape (B, 12), found {tuple(residual.shape)}")
     start = identity_affine(residual.shape[0], residual)
@@ -64,23 +45,10 @@ def affine_from_residual(residual: torch.Tensor) -> Affine:
 
 
 def compose_affine(update: Affine, current: Affine) -> Affine:
-    """Refine affine parameters (Eq. 1): the map x -> update(current(x)).
-
-    Parameters
-    ----------
-    update
-        The parameters that a step predicts.
-    current
-        The parameters composed so far.
-
-    Returns
-    -------
-    Affine
-        A_t = A~_t A_(t-1) and b_t = A~_t b_(t-1) + b~_t.
-    """
-    matrix = update.matrix @ current.matrix  # Eq. 1
-    offset = (update.matrix @ current.offset[..., None])[..., 0] + update.offset  # Eq. 1
-    return Affine(matrix, offset)
+    """Refine affine parameters by what a step predicts: the map x -> update(current(x))."""
+    matrix = update.matrix @ current.matrix  # Eq. 1: A_t = A~_t A_(t-1)
+    offset = (update.matrix @ current.offset[..., None])[..., 0]
+    return Affine(matrix, offset + update.offset)  # Eq. 1: b_t = A~_t b_(t-1) + b~_t
 
 
 def invert_affine(affine: Affine) -> Affine:
@@ -104,21 +72,10 @@ def affine_asymmetry(forward: Affine, backward: Affine) -> torch.Tensor:
 
 
 def affine_regularisation_weight(epoch: float, constant: float = 10, decay: float = 4) -> float:
-    """Give the weight lambda_ar of Eq. 4 in an epoch (Eq. 13): C K / (K + exp(n / K)).
+    """Give the weight lambda_ar of Eq. 4 in an epoch n from 0 (Eq. 13): C K / (K + exp(n / K)).
 
-    Parameters
-    ----------
-    epoch
-        n, counted from 0.
-    constant
-        C_ar, 10 in the paper.
-    decay
-        K_ar in epochs, 4 in the paper: larger decays later and more slowly.
-
-    Returns
-    -------
-    float
-        8.0 in epoch 0 and falling to 0 with the paper's constants.
+    A larger K (``decay``, in epochs) decays later and more slowly; the defaults are the paper's,
+    with which the weight is 8.0 in epoch 0 and falls to 0.
     """
     # Eq. 13 with numerator and denominator divided by exp(n / K): no overflow in late epochs.
     fading = math.exp(-epoch / decay)

@@ -18,9 +18,9 @@ import torch
 from avsm.affine import Affine, affine_from_residual, identity_affine
 from avsm.checks import check_same_shape, check_volume
 from avsm.errors import choose
+from avsm.losses import WINDOWS, Window, level_windows, mk_lncc_loss
 from avsm.maps import warp
-from avsm.pyramid import WINDOWS, downsample, level_windows
-from avsm.similarity import Window, mk_lncc_loss
+from avsm.pyramid import downsample
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class AffineSettings:
     learning_rate, momentum
         Of ``sgd``.
     windows
-        ``paper`` or ``dense``, see ``pyramid.level_windows``.
+        ``paper`` or ``dense``, see ``losses.level_windows``.
     log_every
         Iterations between two lines of the log; 0 for none.
     """

@@ -15,10 +15,8 @@ from avsm.affine import Affine
 from avsm.checks import check_same_batch, check_volume
 from avsm.descent import Objective, Report, descend_adam, descend_lbfgs
 from avsm.errors import choose
-from avsm.flow import SOLVERS
-from avsm.losses import LAMBDA_VR, Losses
+from avsm.losses import LAMBDA_VR, WINDOWS, Losses, mk_lncc_loss
 from avsm.maps import half_shape, resize
-from avsm.model import Step, vsvf_step
 from avsm.optimise import (
     Callback,
     Level,
@@ -28,9 +26,8 @@ from avsm.optimise import (
     full_pair,
     pyramid_levels,
 )
-from avsm.pyramid import WINDOWS
-from avsm.similarity import mk_lncc_loss
-from avsm.smoothing import PAPER_SIGMAS, PAPER_WEIGHTS, MultiGaussian
+from avsm.settings import PAPER_SIGMAS, PAPER_WEIGHTS, SOLVERS
+from avsm.vsvf import MultiGaussian, Step, vsvf_step
 
 OPTIMISERS = ("adam", "lbfgs")
 # Deviation: finer than the paper's K, whose velocities are too coarse for cartilage.
@@ -59,13 +56,13 @@ class VSVFSettings:
     tolerance
         L-BFGS ends a level when a step lowers the loss by less than this fraction.
     windows
-        ``paper``, ``dense`` or ``local``, see ``pyramid.level_windows``.
+        ``paper``, ``dense`` or ``local``, see ``losses.level_windows``.
     lambda_vr
         Weight of the regularisation (Eq. 9).
     sigmas, weights
         The smoothing operator K, widths in the unit cube.
     solver, solver_steps
-        See ``flow.advance``.
+        See ``vsvf.advance``.
     log_every
         Iterations between two lines of the log; 0 for none.
     """

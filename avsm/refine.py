@@ -11,7 +11,7 @@ from avsm.model import AVSM
 from avsm.optimise import AffineSettings, Callback, full_pair, optimise_affine
 from avsm.optimise_vsvf import OptimisedVSVF, VSVFSettings, optimise_vsvf
 from avsm.pyramid import downsample
-from avsm.smoothing import MultiGaussian
+from avsm.vsvf import MultiGaussian
 
 FIRST_STEP = 0.02  # of L-BFGS: the start is near already
 AFFINE = AffineSettings(scales=(0.5, 1.0), iterations=(15, 15))

@@ -9,11 +9,11 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from avsm.checkpoint import TrainedModel
 from avsm.device import find_device
 from avsm.errors import UserError
 from avsm.grid import to_grid
 from avsm.images import canonical, check_image
+from avsm.model import TrainedModel
 from avsm.optimise import Callback, optimise_affine
 from avsm.optimise_vsvf import optimise_vsvf
 from avsm.physical import X_AXIS, mirror_map, physical_displacement, warp_image
@@ -62,7 +62,7 @@ def register(
     fixed, moving
         Scalar images, any grids and headers.
     model
-        The model, see ``checkpoint.load_model``. None: the affine parameters and then the momentum
+        The model, see ``model.load_model``. None: the affine parameters and then the momentum
         of this pair are optimised (``optimise_affine``, ``optimise_vsvf``), whatever the anatomy.
     affine_steps
         Affine steps of a model, at least 1; None takes the model's.

@@ -12,9 +12,23 @@ import torch
 from torch import nn
 
 from avsm.affine import Affine, affine_regularisation_weight, compose_affine
-from avsm.affine_net import AffineNet
 from avsm.augment import both_ways, random_affine, random_start
-from avsm.checkpoint import (
+from avsm.data import Pairs, Source, scan_source
+from avsm.device import find_device
+from avsm.errors import UserError, choose
+from avsm.history import Row
+from avsm.losses import (
+    affine_losses,
+    dense_windows,
+    mk_lncc_loss,
+    ncc_loss,
+    paper_windows,
+    step_losses,
+    sum_losses,
+)
+from avsm.maps import warp
+from avsm.model import (
+    AVSM,
     BEST,
     LAST,
     STAGES,
@@ -23,16 +37,9 @@ from avsm.checkpoint import (
     load_checkpoint,
     load_weights,
 )
-from avsm.data import Pairs, Source, scan_source
-from avsm.device import find_device
-from avsm.errors import UserError, choose
-from avsm.history import Row
-from avsm.losses import affine_losses, step_losses, sum_losses
-from avsm.maps import warp
-from avsm.model import AVSM, AVSMConfig
+from avsm.networks import AffineNet
 from avsm.pairs import Cohort, read_cohort
-from avsm.settings import Phase, Recipe
-from avsm.similarity import dense_windows, mk_lncc_loss, ncc_loss, paper_windows
+from avsm.settings import AVSMConfig, Phase, Recipe
 from avsm.trainer import Task, Trainer
 from avsm.validate import Validation
 from avsm.values import flat
@@ -70,7 +77,7 @@ def train(
     out
         The folder.
     recipe
-        The settings, see ``presets.recipe_preset``.
+        The settings, see ``settings.recipe_preset``.
     stages
         ``affine``, ``momentum`` or both.
     start

@@ -18,10 +18,10 @@ import torch
 from torch import nn
 
 from avsm.augment import keyed_generator
-from avsm.checkpoint import BEST, LAST, save_checkpoint
 from avsm.device import peak_memory_mb, precision_name
 from avsm.errors import UserError
 from avsm.history import Row, describe_row, write_history
+from avsm.model import BEST, LAST, save_checkpoint
 from avsm.settings import Phase, Stage
 from avsm.validate import Score
 

@@ -29,8 +29,7 @@ from avsm.device import device_name, find_device, peak_memory_mb
 from avsm.manifest import Scan
 from avsm.model import AVSM
 from avsm.pairs import PairSampler
-from avsm.presets import PRESETS, recipe_preset
-from avsm.settings import Recipe
+from avsm.settings import PRESETS, Recipe, recipe_preset
 from avsm.train import affine_stage, momentum_stage, new_model
 from benchmarks.solvers import seconds
 

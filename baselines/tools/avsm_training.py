@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from avsm.checkpoint import LAST, load_checkpoint
 from avsm.device import device_name, find_device
-from avsm.presets import recipe_preset
+from avsm.model import LAST, load_checkpoint
+from avsm.settings import recipe_preset
 from avsm.train import train
 from workflow.contract.training import Trained, Training
 

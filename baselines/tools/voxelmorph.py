@@ -29,14 +29,14 @@ import voxelmorph
 from torch import nn
 
 from avsm.affine import Affine
-from avsm.checkpoint import FORMAT, TrainedModel, load_checkpoint, load_model
 from avsm.checks import check_same_shape, check_volume
-from avsm.convolution import Conv3d
 from avsm.device import autocast, device_name, find_device, precision_name
 from avsm.errors import UserError
 from avsm.grid import to_grid
 from avsm.images import ORIENTATION, canonical
 from avsm.maps import half_shape, identity_map, resize, spacing, warp
+from avsm.model import FORMAT, TrainedModel, load_checkpoint, load_model
+from avsm.networks import Conv3d
 from avsm.physical import physical_displacement
 from workflow.contract.registration import Context, Registration
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from avsm.checkpoint import load_model
 from avsm.files import write_text
+from avsm.model import load_model
 from workflow.job import start_job
 from workflow.referee.architecture import formatted, layer_table, list_layers, notes
 from workflow.referee.render import write_tables

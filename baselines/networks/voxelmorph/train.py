@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 
-from avsm.checkpoint import BEST, LAST, load_checkpoint, load_model
 from avsm.data import Pairs, scan_source
 from avsm.device import device_name, find_device
+from avsm.model import BEST, LAST, load_checkpoint, load_model
 from avsm.pairs import read_cohort
-from avsm.presets import recipe_preset
-from avsm.settings import Phase, Recipe
+from avsm.settings import Phase, Recipe, recipe_preset
 from avsm.train import check_same, deformable_start, digest
 from avsm.trainer import Task, Trainer
 from avsm.validate import Validation

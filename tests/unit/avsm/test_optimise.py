@@ -9,14 +9,19 @@ import torch
 
 import avsm.optimise_vsvf
 from avsm.affine import Affine, affine_from_residual, identity_affine
-from avsm.affine_net import AffineNetConfig
 from avsm.maps import half_shape, identity_map, jacobian_determinant, resize, warp
-from avsm.model import AVSM, AVSMConfig, vsvf_step
-from avsm.momentum import MomentumNetConfig
+from avsm.model import AVSM
 from avsm.optimise import AffineSettings, Progress, optimise_affine
 from avsm.optimise_vsvf import FINE_SIGMAS, FINE_WEIGHTS, VSVFSettings, optimise_vsvf
 from avsm.refine import refine
-from avsm.smoothing import PAPER_SIGMAS, PAPER_WEIGHTS, MultiGaussian
+from avsm.settings import (
+    PAPER_SIGMAS,
+    PAPER_WEIGHTS,
+    AffineNetConfig,
+    AVSMConfig,
+    MomentumNetConfig,
+)
+from avsm.vsvf import MultiGaussian, vsvf_step
 
 SHAPE = (24, 32, 28)
 TINY = AVSMConfig(

@@ -21,15 +21,13 @@ from avsm.affine import (
     invert_affine,
 )
 from avsm.augment import keyed_generator, random_affine, random_start
-from avsm.checkpoint import load_checkpoint, load_model
 from avsm.data import ImageStore, Pairs, ScanSource
 from avsm.errors import UserError
-from avsm.losses import both_directions
+from avsm.losses import both_directions, ncc_loss
 from avsm.maps import identity_map, warp
-from avsm.model import AVSM
+from avsm.model import AVSM, load_checkpoint, load_model
 from avsm.pyramid import downsample
 from avsm.settings import Augmentation, Phase, Recipe, Stage
-from avsm.similarity import ncc_loss
 from avsm.train import (
     affine_stage,
     deformable_start,

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from avsm.augment import keyed_generator
-from avsm.checkpoint import FORMAT, load_checkpoint
 from avsm.errors import UserError
 from avsm.history import draw_history
+from avsm.model import FORMAT, load_checkpoint
 from avsm.settings import Phase, Stage
 from avsm.trainer import SETTLED, SPIKE, UNUSABLE, USUAL, Losses, Task, Trainer
 from avsm.validate import Score
