@@ -19,6 +19,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
+from avsm.data import Validation
 from avsm.device import device_name, find_device, peak_memory_mb, precision_name
 from avsm.files import write_rows
 from avsm.images import canonical
@@ -27,7 +28,6 @@ from avsm.maps import identity_map
 from avsm.model import load_model
 from avsm.settings import PRESETS, Recipe, recipe_preset
 from avsm.train import STAGES, new_model, train
-from avsm.validate import Validation
 from benchmarks.solvers import seconds
 from benchmarks.speed import training_step
 from workflow.data.knees import KneeSource, People, render, usual_appearance
