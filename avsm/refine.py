@@ -30,28 +30,11 @@ def refine(
     """Register one pair: the affine network, one step of the momentum network, and L-BFGS from it.
 
     One predicted step is as good a start as several. ``optimise_vsvf`` goes on from its velocity,
-    with a finer smoothing operator than the network's, unless that is finer still.
-
-    Parameters
-    ----------
-    model
-        The model; its weights stay as they are.
-    fixed, moving
-        ``(1, 1, D, H, W)``, intensities in [0, 1].
-    iterations
-        Of L-BFGS, which never leaves a higher loss; 0 gives the single step as predicted, on images
-        of the resolution of the model's first one.
-    affine_steps
-        As for the model.
-    affine
-        Whether the affine parameters are optimised first, from those of the network.
-    callback
-        Called with ``Progress`` in every iteration.
-
-    Returns
-    -------
-    OptimisedVSVF
-        The map, the momentum, the warped image and the losses.
+    with a finer smoothing operator than the network's, unless that is finer still. The images are
+    ``(1, 1, D, H, W)``, intensities in [0, 1]; the model's weights stay as they are. ``iterations``
+    are those of L-BFGS, which never leaves a higher loss; 0 gives the step as predicted, on images
+    of the resolution of the model's first one. With ``affine`` the affine parameters are optimised
+    first, from those of the network. The ``callback`` gets ``Progress`` in every iteration.
     """
     config = model.config
     fixed, moving = full_pair(fixed, moving)
@@ -60,10 +43,8 @@ def refine(
         start = model.affine_net(fixed, moving, steps)[-1]
     if affine:
         start = optimise_affine(fixed, moving, AFFINE, start, callback).affine
-    settings = VSVFSettings(
-        scales=(1.0,), iterations=(iterations,), first_step=FIRST_STEP, solver=config.solver,
-        solver_steps=config.solver_steps,
-    )  # fmt: skip
+    solver = {"solver": config.solver, "solver_steps": config.solver_steps}
+    settings = VSVFSettings((1.0,), (iterations,), first_step=FIRST_STEP, **solver)
     with torch.no_grad():
         if min(config.sigmas) < min(settings.sigmas):
             settings = replace(settings, sigmas=config.sigmas, weights=config.weights)

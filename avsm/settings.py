@@ -335,7 +335,7 @@ PRESETS = {
 
 
 def recipe_preset(name: str, task: str = "cross-subject") -> Recipe:
-    """Give the preset ``paper`` or ``small`` for a task, see ``pairs.TASKS``."""
+    """Give the preset ``paper`` or ``small`` for a task, see ``manifest.TASKS``."""
     choose("task", task, TASKS)
     base = PRESETS[choose("preset", name, PRESETS)]
     *phases, last = base.affine.phases

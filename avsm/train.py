@@ -58,7 +58,7 @@ def train(
     """Train a model on the scans of a manifest; return the best checkpoint of the last stage.
 
     The folder gets, for each stage, ``<stage>/best.pt`` (the weights with the best validation
-    Dice) and ``<stage>/last.pt`` (to resume from), and ``trainer.csv`` and ``trainer.png``. A run
+    Dice) and ``<stage>/last.pt`` (to resume from), and ``history.csv`` and ``history.png``. A run
     that was killed goes on after its last epoch; on a processor it reaches exactly the losses of
     an unbroken one.
 

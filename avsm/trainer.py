@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from avsm.data import Data, FindMap, Pairs
 from avsm.device import peak_memory_mb, precision_name
@@ -61,7 +61,7 @@ class Trainer:
     """Train one network on a device, with draws by a seed.
 
     After each epoch ``folder`` has ``last.pt`` to resume from and ``best.pt`` with the weights of
-    the best validation Dice; ``report`` has ``trainer.csv`` and ``trainer.png``, which go on after
+    the best validation Dice; ``report`` has ``history.csv`` and ``history.png``, which go on after
     the history of the stage ``before``. Both checkpoints hold the moving average of the weights,
     which is what is scored. On a processor a resumed run reaches exactly the losses of an unbroken
     one, unless minutes limit it. The precision of the network is recorded, not set.
@@ -86,6 +86,7 @@ class Trainer:
         self.average = [p.detach().clone() for p in self.weights]
         self.optimiser = torch.optim.Adam(self.weights, lr=stage.rate)
         self.epoch, self.step, self.seconds, self.best = 0, 0, 0.0, -1.0
+        self.unusable = 0  # batches in a row
         self.usual = {"until": 0.0, "norm": 0.0, "batches": 0}  # gradients of the phase so far
 
     def run(self, previous: Mapping[str, Any] | None = None) -> list[Row]:
@@ -109,22 +110,16 @@ class Trainer:
         self.started = time.monotonic() - self.seconds
         if anew:
             self._close_epoch({}, 0)  # before training: a start may be better than all that follows
-        unusable = 0
         while self.stage.epochs and (progress := self._progress()) < 1:
             phase = self.stage.phase_at(progress)
             sums: dict[str, torch.Tensor] = {}
             done = 0
-            for batch, generator, rate in self._batches(phase):
+            for pairs, generator, rate in self._batches(phase):
                 self.optimiser.param_groups[0]["lr"] = rate
                 self.optimiser.zero_grad(set_to_none=True)
-                pairs = self.task.data.source.pairs(batch, self.device)
                 losses = self.task.losses(pairs, phase, self.epoch, generator)
                 losses["total"].backward()
-                finite, spike = self._clip(losses["total"], phase)
-                unusable = 0 if finite else unusable + 1
-                if unusable > (UNUSABLE if self.stage.clip else 0):
-                    self._give_up(losses)
-                if finite and not spike:
+                if self._clip(losses, phase):
                     self.optimiser.step()
                     self._update_average()
                     for name, loss in losses.items():
@@ -143,32 +138,47 @@ class Trainer:
             return (time.monotonic() - self.started) / (60 * self.stage.max_minutes)
         return (self.epoch + part) / self.stage.epochs
 
-    def _batches(self, phase: Phase) -> Iterator[tuple[Any, torch.Generator, float]]:
-        """Give the epoch's batches, each with its generator and learning rate.
+    def _batches(self, phase: Phase) -> Iterator[tuple[Pairs, torch.Generator, float]]:
+        """Give the epoch's batches of pairs, each with its generator and learning rate.
 
         For a GPU each is drawn while the one before is computed; a processor would draw in the
         time that it takes from the network.
         """
-        count, name = self.stage.batches_of(phase), self.task.name
+        count, name, source = self.stage.batches_of(phase), self.task.name, self.task.data.source
 
         def draw(number: int) -> tuple[Any, torch.Generator]:
             generator = keyed_generator(self.seed, name, self.epoch, number)
-            return self.task.data.source.draw(phase, self.epoch, generator), generator
+            return source.draw(phase, self.epoch, generator), generator
 
-        numbers = _with_bar(range(count), f"{name} epoch {self.epoch + 1}")
+        # The bar is for a terminal: a log gets none.
+        bar = {"desc": f"{name} epoch {self.epoch + 1}", "leave": False, "disable": None}
+        numbers = tqdm(range(count), **bar)
         drawn = map(draw, numbers) if self.device.type == "cpu" else _ahead(draw, numbers)
         for number, (batch, generator) in enumerate(drawn):
             progress = self._progress(number / count)
             if progress >= 1 and number:
                 return
-            yield batch, generator, self.stage.rate_at(min(progress, 1.0), self.epoch)
+            pairs = source.pairs(batch, self.device)
+            yield pairs, generator, self.stage.rate_at(min(progress, 1.0), self.epoch)
 
-    def _clip(self, total: torch.Tensor, phase: Phase) -> tuple[bool, bool]:
-        """Clip the gradient; tell whether it and the loss are finite, and whether it is a spike."""
+    def _clip(self, losses: Losses, phase: Phase) -> bool:
+        """Clip the gradient; tell whether it can be used: finite as the loss is, and no spike.
+
+        A UserError ends the training when too many in a row are not finite.
+        """
         limit, usual = self.stage.clip, self.usual
         norm = float(torch.nn.utils.clip_grad_norm_(self.weights, limit or math.inf))
-        if not (math.isfinite(norm) and bool(torch.isfinite(total.detach()))):
-            return False, False
+        if not (math.isfinite(norm) and math.isfinite(float(losses["total"].detach()))):
+            self.unusable += 1
+            if self.unusable > (UNUSABLE if limit else 0):
+                values = {name: float(loss.detach()) for name, loss in losses.items()}
+                raise UserError(
+                    f"{self.task.name} epoch {self.epoch + 1}, step {self.step + 1}: expected a "
+                    f"finite loss and gradient, found {values}; start anew, with a rate of less "
+                    f"than {self.stage.rate:g}"
+                )
+            return False
+        self.unusable = 0
         if usual["until"] != phase.until:
             usual |= {"until": phase.until, "norm": norm, "batches": 0}
         largest = SPIKE * usual["norm"]
@@ -176,15 +186,7 @@ class Trainer:
         usual["batches"] += 1
         # Spikes count as the largest that is none: where gradients have grown, they soon are usual.
         usual["norm"] += (min(norm, largest) - usual["norm"]) / min(usual["batches"], USUAL)
-        return True, spike
-
-    def _give_up(self, losses: Losses) -> None:
-        values = {name: float(loss.detach()) for name, loss in losses.items()}
-        raise UserError(
-            f"{self.task.name} epoch {self.epoch + 1}, step {self.step + 1}: expected a finite "
-            f"loss and gradient, found {values}; start anew, with a rate of less than "
-            f"{self.stage.rate:g}"
-        )
+        return not spike
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -299,17 +301,6 @@ def _ahead(draw: Callable[[int], Any], numbers: Iterable[int]) -> Iterator[Any]:
         yield coming.result()
 
 
-def _with_bar(numbers: Iterable[int], title: str) -> Iterable[int]:
-    """Show a progress bar on a terminal, nothing in a log."""
-    if not sys.stderr.isatty():
-        return numbers
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return numbers
-    return tqdm(numbers, desc=title, leave=False)
-
-
 def describe_row(row: Mapping[str, Any], best: float, seconds_left: float) -> str:
     """Say in one line how an epoch went."""
     losses = ", ".join(f"{name} {row[name]:.4f}" for name in LOSSES if row.get(name) is not None)
@@ -324,7 +315,7 @@ def describe_row(row: Mapping[str, Any], best: float, seconds_left: float) -> st
 
 
 def write_history(folder: Path, rows: Sequence[Row]) -> None:
-    """Write ``trainer.csv`` and ``trainer.png`` into a folder."""
+    """Write ``history.csv`` and ``history.png`` into a folder."""
     write_rows(folder / "history.csv", COLUMNS, rows)
     try:
         with written_aside(folder / "history.png") as aside:

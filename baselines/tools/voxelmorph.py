@@ -45,30 +45,20 @@ SLOPE = 0.2  # of the leaky ReLUs, as in the VoxelMorph papers; the package's de
 
 
 class Warping(NamedTuple):
-    """The result for a batch.
+    """The result for a batch."""
 
-    velocity : ``(B, 3, D', H', W')``, at half the resolution, in its voxels.
-    map : ``(B, 3, D, H, W)``, normalised, from fixed to moving; an affine part is composed in.
-    warped : the moving image read at the map, ``(B, 1, D, H, W)``, interpolated once.
-    """
-
-    velocity: torch.Tensor
-    map: torch.Tensor
-    warped: torch.Tensor
+    velocity: torch.Tensor  # ``(B, 3, D', H', W')``, at half the resolution, in its voxels
+    map: torch.Tensor  # ``(B, 3, D, H, W)``, normalised; an affine part is composed in
+    warped: torch.Tensor  # the moving image read at the map, ``(B, 1, D, H, W)``
 
 
 class VoxelMorph(nn.Module):
-    """Register pairs by a velocity that one pass of a U-Net predicts.
+    """Register pairs by a velocity that one pass of a U-Net predicts, behind an affine network.
 
-    The velocity is integrated at half the resolution, as in Dalca et al. 2018; the package's own
-    forward pass integrates at the full one, where that takes longer than the U-Net.
-
-    Parameters
-    ----------
-    features : channels of the U-Net's levels, from the finest; the grid is halved behind each.
-    integration_steps : squarings that integrate the velocity.
-    affine : a trained affine network to put in front; it stays as it is.
-    precision : of the U-Net's convolutions, see `avsm.device.autocast`.
+    `features` are the channels of the U-Net's levels, from the finest; the grid is halved behind
+    each. The velocity is integrated by squarings (`integration_steps`) at half the resolution, as
+    in Dalca et al. 2018; the package's own forward pass integrates at the full one, where that
+    takes longer than the U-Net. The affine network stays as it is; None: there is none.
     """
 
     def __init__(
@@ -99,12 +89,9 @@ class VoxelMorph(nn.Module):
     def forward(
         self, fixed: torch.Tensor, moving: torch.Tensor, start: Affine | None = None
     ) -> Warping:
-        """Register the moving images to the fixed ones.
+        """Register moving to fixed images ``(B, 1, D, H, W)``, intensities in [0, 1].
 
-        Parameters
-        ----------
-        fixed, moving : ``(B, 1, D, H, W)``, intensities in [0, 1].
-        start : the affine map to go on from; None takes the affine network's, if there is one.
+        `start` is the affine map to go on from; None takes the affine network's, if there is one.
         """
         check_volume("fixed", fixed, channels=1)
         check_same_shape("moving", moving, "fixed", fixed)
@@ -114,8 +101,9 @@ class VoxelMorph(nn.Module):
         seen = moving if start is None else warp(moving, start.map(fixed.shape[2:]))
         velocity = self._velocity(fixed, seen)
         phi = self._integrate(velocity, fixed.shape[2:])
-        if start is not None:
-            phi = apply_affine(start, phi)
+        if start is not None:  # A phi(x) + b: exact, as an affine map needs no interpolation
+            moved = start.matrix @ phi.flatten(2) + start.offset[..., None]
+            phi = moved.unflatten(2, phi.shape[2:])
         return Warping(velocity, phi, warp(moving, phi))
 
     def _velocity(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
@@ -129,8 +117,9 @@ class VoxelMorph(nn.Module):
 
     def _integrate(self, velocity: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         """Integrate by scaling and squaring; give the map on a grid, ``(B, 3, D, H, W)``."""
-        displacement = self.net.velocity_field_integrator(velocity)
-        return map_from_voxels(resize_voxels(displacement, shape))
+        displacement = resize_voxels(self.net.velocity_field_integrator(velocity), shape)
+        scale = torch.tensor(spacing(shape)).to(displacement)
+        return identity_map(shape, displacement) + scale[:, None, None, None] * displacement
 
 
 def even_shape(shape: Sequence[int], levels: int) -> tuple[int, int, int]:
@@ -150,26 +139,11 @@ def resize_voxels(field: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     return resize(field, shape) * (before / now).to(field)[:, None, None, None]
 
 
-def map_from_voxels(displacement: torch.Tensor) -> torch.Tensor:
-    """Turn a displacement in voxels ``(B, 3, D, H, W)`` into a map in normalised coordinates."""
-    shape = displacement.shape[2:]
-    scale = torch.tensor(spacing(shape)).to(displacement)
-    return identity_map(shape, displacement) + scale[:, None, None, None] * displacement
-
-
-def apply_affine(affine: Affine, phi: torch.Tensor) -> torch.Tensor:
-    """Compose ``A phi(x) + b``: exact, as an affine map needs no interpolation."""
-    moved = affine.matrix @ phi.flatten(2) + affine.offset[..., None]
-    return moved.unflatten(2, phi.shape[2:])
-
-
 class Losses(nn.Module):
     """The squared local correlation (NCC) and the smoothness of the velocity, both neurite's.
 
-    Parameters
-    ----------
-    window : side of the NCC window, voxels.
-    smoothness : weight of the velocity's mean squared gradient (dimensionless).
+    `window` is the side of the NCC window in voxels, `smoothness` the weight of the velocity's mean
+    squared gradient (dimensionless).
     """
 
     def __init__(self, window: int, smoothness: float) -> None:
@@ -201,25 +175,16 @@ def _double(image: torch.Tensor) -> torch.Tensor:
 
 
 class Loaded(NamedTuple):
-    """A trained model in evaluation mode, the grid (D, H, W), axes RAS+, it was trained on, and
-    the parameters that shape it.
-    """
+    """A trained model in evaluation mode, and the grid (D, H, W), axes RAS+, it was trained on."""
 
     model: VoxelMorph
     shape: tuple[int, int, int]
-    shaped_by: dict[str, Any]
+    shaped_by: dict[str, Any]  # its parameters
 
 
 def shaped_by(params: Mapping[str, Any]) -> dict[str, Any]:
     """Give those of a network's parameters that shape the model."""
     return {name: params[name] for name in ("features", "integration_steps")}
-
-
-def build(
-    params: Mapping[str, Any], affine: TrainedModel | None, precision: str = "auto"
-) -> VoxelMorph:
-    """Make the model of a network's parameters, with weights of PyTorch's generator."""
-    return VoxelMorph(params["features"], params["integration_steps"], affine, precision)
 
 
 def describe(model: VoxelMorph, shape: Sequence[int], params: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,11 +204,8 @@ def describe(model: VoxelMorph, shape: Sequence[int], params: Mapping[str, Any])
 def load(path: Path, affine: TrainedModel | None = None) -> Loaded:
     """Read a model file.
 
-    Raises
-    ------
-    UserError
-        If it is no file of VoxelMorph's, or was trained with an affine network in front and is
-        given none, or the other way round.
+    A UserError says if it is none of VoxelMorph's, or was trained with an affine network in front
+    and is given none, or the other way round.
     """
     content = load_checkpoint(path)
     if content.get("kind") != KIND:
@@ -251,10 +213,11 @@ def load(path: Path, affine: TrainedModel | None = None) -> Loaded:
     if content["affine"] != (affine is not None):
         was, found = ("with", "none") if content["affine"] else ("without", "one")
         raise UserError(f"{path}: trained {was} an affine network in front, but found {found}")
-    model = build(content["params"], affine, content["precision"])
+    made_by = shaped_by(content["params"])
+    model = VoxelMorph(**made_by, affine=affine, precision=content["precision"])
     model.net.load_state_dict(content["weights"])
     depth, height, width = content["shape"]
-    return Loaded(model.eval(), (depth, height, width), shaped_by(content["params"]))
+    return Loaded(model.eval(), (depth, height, width), made_by)
 
 
 def prepare(params: dict, context: Context) -> Loaded:

@@ -12,7 +12,7 @@ from avsm.model import BEST, LAST, load_checkpoint, load_model
 from avsm.settings import Phase, Recipe, recipe_preset
 from avsm.train import deformable_start
 from avsm.trainer import Task, Trainer, check_same
-from baselines.tools.voxelmorph import Losses, VoxelMorph, build, describe, load, shaped_by
+from baselines.tools.voxelmorph import Losses, VoxelMorph, describe, load, shaped_by
 from workflow.contract.training import Trained, Training
 
 
@@ -32,7 +32,7 @@ def train(manifest: Path, state: Path, params: dict, context: Training) -> Train
     affine = load_model(context.models[0]) if context.models else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        model = build(params, affine, recipe.model.precision)
+        model = VoxelMorph(**shaped_by(params), affine=affine, precision=recipe.model.precision)
     if context.start:
         before = load(context.start, affine)
         check_same(context.start, "another network", before.shaped_by, shaped_by(params))
