@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from avsm.maps import affine_map
 
@@ -18,25 +19,25 @@ from avsm.maps import affine_map
 class Affine(NamedTuple):
     """Affine parameters Gamma = (A, b) of a batch: ``(B, 3, 3)`` and, normalised, ``(B, 3)``."""
 
-    matrix: torch.Tensor
-    offset: torch.Tensor
+    matrix: Tensor
+    offset: Tensor
 
-    def map(self, shape: Sequence[int]) -> torch.Tensor:
+    def map(self, shape: Sequence[int]) -> Tensor:
         """Sample the map on a grid (D, H, W): ``(B, 3, D, H, W)``."""
         return affine_map(self.matrix, self.offset, shape)
 
-    def to(self, place: torch.Tensor) -> Affine:
+    def to(self, place: Tensor) -> Affine:
         """Give the parameters with the dtype and device of a tensor."""
         return Affine(self.matrix.to(place), self.offset.to(place))
 
 
-def identity_affine(batch: int, like: torch.Tensor) -> Affine:
+def identity_affine(batch: int, like: Tensor) -> Affine:
     """Give the identity, A = I and b = 0, with the dtype and device of ``like``."""
     matrix = torch.eye(3, dtype=like.dtype, device=like.device).expand(batch, 3, 3)
     return Affine(matrix, torch.zeros(batch, 3, dtype=like.dtype, device=like.device))
 
 
-def affine_from_residual(residual: torch.Tensor) -> Affine:
+def affine_from_residual(residual: Tensor) -> Affine:
     """Read ``(B, 12)`` numbers as a deviation from the identity: A - I row by row, then b."""
     if residual.ndim != 2 or residual.shape[1] != 12:
         raise ValueError(f"residual: expected shape (B, 12), found {tuple(residual.shape)}")
@@ -57,13 +58,13 @@ def invert_affine(affine: Affine) -> Affine:
     return Affine(inverse, -(inverse @ affine.offset[..., None])[..., 0])
 
 
-def affine_deviation(affine: Affine) -> torch.Tensor:
+def affine_deviation(affine: Affine) -> Tensor:
     """Give the squared distance from the identity, Eq. 4 without its weight: ``(B,)``."""
     residual = affine.matrix - torch.eye(3, dtype=affine.matrix.dtype, device=affine.matrix.device)
     return residual.square().sum(dim=(1, 2)) + affine.offset.square().sum(dim=1)  # Eq. 4
 
 
-def affine_asymmetry(forward: Affine, backward: Affine) -> torch.Tensor:
+def affine_asymmetry(forward: Affine, backward: Affine) -> Tensor:
     """Give the squared distance of backward(forward(x)) from x, Eq. 5 without its weight: ``(B,)``.
 
     A^ts A - I and A^ts b + b^ts are the deviation of the composed parameters from the identity.

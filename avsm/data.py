@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import SimpleITK as sitk
 import torch
+from torch import Tensor
 
 from avsm.errors import UserError, raise_all
 from avsm.grid import check_unit_range
@@ -24,7 +25,7 @@ from avsm.pyramid import downsample, scaled_shape
 from avsm.settings import Augmentation, Phase, Recipe
 
 log = logging.getLogger(__name__)
-FindMap = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+FindMap = Callable[[Tensor, Tensor], Tensor]
 
 
 class ImageStore:
@@ -70,7 +71,7 @@ class ImageStore:
         """Count the images."""
         return len(self._levels[1.0])
 
-    def read(self, indices: Sequence[int], scale: float = 1.0) -> torch.Tensor:
+    def read(self, indices: Sequence[int], scale: float = 1.0) -> Tensor:
         """Give images as they are stored ``(B, 1, D, H, W)``, down-sampled to a level."""
         chosen = torch.from_numpy(self._level(scale)[list(indices)])[:, None]
         return chosen.pin_memory() if self.pinned else chosen
@@ -107,10 +108,10 @@ def _read(scan: Scan) -> np.ndarray:
 class Pairs(NamedTuple):
     """Images of n pairs, each way round, ``(2 n, 1, D, H, W)``: item i + n is i the other way."""
 
-    fixed: torch.Tensor  # what the networks see, in [0, 1]
-    moving: torch.Tensor
-    judged_fixed: torch.Tensor  # what the similarity compares: the same, or in one contrast
-    judged_moving: torch.Tensor
+    fixed: Tensor  # what the networks see, in [0, 1]
+    moving: Tensor
+    judged_fixed: Tensor  # what the similarity compares: the same, or in one contrast
+    judged_moving: Tensor
 
     def scaled(self, scale: float) -> Pairs:
         """Give the same pairs at part of their resolution along each axis."""
@@ -122,7 +123,7 @@ class Pairs(NamedTuple):
         judged = (downsample(image, scale) for image in (self.judged_fixed, self.judged_moving))
         return Pairs(*seen, *judged)
 
-    def judged(self, warped: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
+    def judged(self, warped: Tensor, phi: Tensor) -> Tensor:
         """Give what the similarity compares of moving images that are ``warped`` by ``phi``."""
         return warped if self.judged_moving is self.moving else warp(self.judged_moving, phi)
 
@@ -148,12 +149,12 @@ class ScanSource:
 
     def draw(
         self, phase: Phase, epoch: int, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Generator]:
+    ) -> tuple[Tensor, torch.Generator]:
         """Draw pairs and read their images, fixed ones in front: ``(2 n, 1, D, H, W)``."""
         fixed, moving = self.sampler.draw(phase.pairs, generator)
         return self.store.read([*fixed, *moving], phase.scale), generator
 
-    def pairs(self, drawn: tuple[torch.Tensor, torch.Generator], device: torch.device) -> Pairs:
+    def pairs(self, drawn: tuple[Tensor, torch.Generator], device: torch.device) -> Pairs:
         """Change each image by itself and batch the pairs both ways."""
         images, generator = drawn
         images = images.to(device, non_blocking=images.is_pinned()).float()
@@ -164,7 +165,7 @@ class ScanSource:
 
 def read_labels(
     scans: Sequence[Scan], wanted: Sequence[int] | None = None
-) -> tuple[dict[int, torch.Tensor], tuple[int, ...]]:
+) -> tuple[dict[int, Tensor], tuple[int, ...]]:
     """Read the label maps of scans, as far as they have one, and find the structures to score.
 
     Gives uint8 ``(D, H, W)`` by position of the scan, and the structures' values: those that are
@@ -208,7 +209,7 @@ class Score(NamedTuple):
     folds_percent: float
 
 
-def dice(fixed: torch.Tensor, warped: torch.Tensor, values: Sequence[int]) -> float:
+def dice(fixed: Tensor, warped: Tensor, values: Sequence[int]) -> float:
     """Give the mean Dice of two label maps over structures; those in neither are left out.
 
     It is NaN if none of the structures is in either map.
@@ -225,8 +226,8 @@ def dice(fixed: torch.Tensor, warped: torch.Tensor, values: Sequence[int]) -> fl
 @torch.inference_mode()
 def validate(
     find_map: FindMap,
-    images: Sequence[tuple[torch.Tensor, torch.Tensor]],
-    labels: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    images: Sequence[tuple[Tensor, Tensor]],
+    labels: Sequence[tuple[Tensor, Tensor]],
     values: Sequence[int],
 ) -> Score:
     """Register pairs and compare the fixed label map with the warped moving one.

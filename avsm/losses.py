@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from avsm.affine import Affine, affine_asymmetry, affine_deviation
 from avsm.checks import check_same_shape, check_volume
@@ -95,12 +96,8 @@ def level_windows(shape: Sequence[int], scale: float, windows: str) -> tuple[Win
 
 
 def lncc(
-    warped: torch.Tensor,
-    fixed: torch.Tensor,
-    window: Window,
-    squared: bool = False,
-    floor: float = FLOOR,
-) -> torch.Tensor:
+    warped: Tensor, fixed: Tensor, window: Window, squared: bool = False, floor: float = FLOOR
+) -> Tensor:
     """Give the local normalised cross-correlation of one window size (Eq. 2): ``(B,)``.
 
     It is the mean over all windows inside the images ``(B, 1, D, H, W)``; those of constant
@@ -124,12 +121,12 @@ def lncc(
 
 
 def mk_lncc_loss(
-    warped: torch.Tensor,
-    fixed: torch.Tensor,
+    warped: Tensor,
+    fixed: Tensor,
     windows: Sequence[Window] | None = None,
     squared: bool = False,
     floor: float = FLOOR,
-) -> torch.Tensor:
+) -> Tensor:
     """Give the multi-kernel LNCC loss, 1 - Eq. 3, of images in [0, 1]: ``(B,)``.
 
     The weights of the windows sum to 1; None takes ``paper_windows``.
@@ -143,9 +140,7 @@ def mk_lncc_loss(
     return 1 - sum(w.weight * lncc(warped, fixed, w, squared, floor) for w in windows)  # Eq. 3
 
 
-def ncc_loss(
-    warped: torch.Tensor, fixed: torch.Tensor, squared: bool = False, floor: float = FLOOR
-) -> torch.Tensor:
+def ncc_loss(warped: Tensor, fixed: Tensor, squared: bool = False, floor: float = FLOOR) -> Tensor:
     """Give 1 - the normalised cross-correlation of whole images: ``(B,)``."""
     _check_pair(warped, fixed)
     x, y = _centre(warped), _centre(fixed)
@@ -154,12 +149,12 @@ def ncc_loss(
     return 1 - _correlation((x * y).mean(dim=axes), *variances, squared, floor)
 
 
-def _check_pair(warped: torch.Tensor, fixed: torch.Tensor) -> None:
+def _check_pair(warped: Tensor, fixed: Tensor) -> None:
     check_volume("warped", warped, channels=1)
     check_same_shape("warped", warped, "fixed", fixed)
 
 
-def _centre(image: torch.Tensor) -> torch.Tensor:
+def _centre(image: Tensor) -> Tensor:
     """Subtract the mean of each image: correlation does not change, float32 loses fewer digits.
 
     For the same reason the mean counts as a constant in the gradient.
@@ -168,12 +163,8 @@ def _centre(image: torch.Tensor) -> torch.Tensor:
 
 
 def _correlation(
-    covariance: torch.Tensor,
-    variance: torch.Tensor,
-    other: torch.Tensor,
-    squared: bool,
-    floor: float,
-) -> torch.Tensor:
+    covariance: Tensor, variance: Tensor, other: Tensor, squared: bool, floor: float
+) -> Tensor:
     """Divide a covariance by the standard deviations; 0, with a finite gradient, for constants."""
     product = (variance.clamp_min(0) + floor) * (other.clamp_min(0) + floor)
     return covariance.square() / product if squared else covariance * product.rsqrt()
@@ -182,19 +173,19 @@ def _correlation(
 class Losses(NamedTuple):
     """The loss and its weighted terms, each a scalar: ``total`` is their sum."""
 
-    total: torch.Tensor
-    similarity: torch.Tensor
-    regularisation: torch.Tensor
-    symmetry: torch.Tensor
+    total: Tensor
+    similarity: Tensor
+    regularisation: Tensor
+    symmetry: Tensor
 
 
-def both_directions(fixed: torch.Tensor, moving: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def both_directions(fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
     """Batch n pairs both ways: fixed and moving images ``(2 n, 1, D, H, W)``."""
     check_same_shape("moving", moving, "fixed", fixed)
     return torch.cat([fixed, moving]), torch.cat([moving, fixed])
 
 
-def _halves(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _halves(tensor: Tensor) -> tuple[Tensor, Tensor]:
     if tensor.shape[0] % 2:
         raise ValueError(
             "batch: expected an even size, the second half being the pairs of the first half the "
@@ -204,24 +195,19 @@ def _halves(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return first, second
 
 
-def _sum_directions(per_item: torch.Tensor) -> torch.Tensor:
+def _sum_directions(per_item: Tensor) -> Tensor:
     """Sum over the two directions, average over the pairs."""
     return 2 * per_item.mean()
 
 
-def _total(
-    similarity: torch.Tensor, regularisation: torch.Tensor, symmetry: torch.Tensor
-) -> Losses:
+def _total(similarity: Tensor, regularisation: Tensor, symmetry: Tensor) -> Losses:
     """Complete a loss of the first two terms by item, ``(B,)``, and the third, a scalar."""
     similarity, regularisation = _sum_directions(similarity), _sum_directions(regularisation)
     return Losses(similarity + regularisation + symmetry, similarity, regularisation, symmetry)
 
 
 def affine_losses(
-    similarity: torch.Tensor,
-    affine: Affine,
-    lambda_ar: float,
-    lambda_as: float = LAMBDA_AS,
+    similarity: Tensor, affine: Affine, lambda_ar: float, lambda_as: float = LAMBDA_AS
 ) -> Losses:
     """Give the complete affine loss (Eq. 6).
 
@@ -235,7 +221,7 @@ def affine_losses(
     return _total(similarity, deviation, symmetry)  # Eq. 6
 
 
-def velocity_energy(momentum: torch.Tensor, velocity: torch.Tensor) -> torch.Tensor:
+def velocity_energy(momentum: Tensor, velocity: Tensor) -> Tensor:
     """Give <m, v> of Eq. 9 as an integral over the unit cube, in the cube's units: ``(B,)``.
 
     m and v = K m are ``(B, 3, D, H, W)`` in normalised coordinates; lengths in the unit cube are
@@ -248,7 +234,7 @@ def velocity_energy(momentum: torch.Tensor, velocity: torch.Tensor) -> torch.Ten
     return (momentum * velocity).sum(dim=1).mean(dim=(1, 2, 3)) / 4  # Eq. 9
 
 
-def asymmetry(phi: torch.Tensor, phi_ts: torch.Tensor) -> torch.Tensor:
+def asymmetry(phi: Tensor, phi_ts: Tensor) -> Tensor:
     """Give the distance of phi(phi_ts(x)) from x, Eq. 10 without its weight: ``(B,)``.
 
     The maps of both directions are ``(B, 3, D, H, W)``, at full or at low resolution. Deviation:
@@ -262,10 +248,10 @@ def asymmetry(phi: torch.Tensor, phi_ts: torch.Tensor) -> torch.Tensor:
 
 
 def step_losses(
-    similarity: torch.Tensor,
-    phi: torch.Tensor,
-    momentum: torch.Tensor,
-    velocity: torch.Tensor,
+    similarity: Tensor,
+    phi: Tensor,
+    momentum: Tensor,
+    velocity: Tensor,
     lambda_vr: float = LAMBDA_VR,
     lambda_vs: float = LAMBDA_VS,
 ) -> Losses:

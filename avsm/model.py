@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from avsm.affine import Affine
 from avsm.checks import check_same_shape, check_volume
@@ -38,10 +38,10 @@ class Registration(NamedTuple):
     """The result for a batch."""
 
     affines: tuple[Affine, ...]  # the composed affine parameters after each affine step
-    affine_warped: torch.Tensor  # the moving image under the last of them, ``(B, 1, D, H, W)``
+    affine_warped: Tensor  # the moving image under the last of them, ``(B, 1, D, H, W)``
     steps: tuple[Step, ...]  # the vSVF steps; empty when none was asked for
-    map: torch.Tensor  # the final map, ``(B, 3, D, H, W)``
-    warped: torch.Tensor  # the moving image read at it, ``(B, 1, D, H, W)``
+    map: Tensor  # the final map, ``(B, 3, D, H, W)``
+    warped: Tensor  # the moving image read at it, ``(B, 1, D, H, W)``
 
 
 class AVSM(nn.Module):
@@ -56,8 +56,8 @@ class AVSM(nn.Module):
 
     def forward(
         self,
-        fixed: torch.Tensor,
-        moving: torch.Tensor,
+        fixed: Tensor,
+        moving: Tensor,
         affine_steps: int | None = None,
         steps: int | None = None,
     ) -> Registration:
@@ -79,12 +79,7 @@ class AVSM(nn.Module):
         return Registration(affines, affine_warped, taken, phi, warped)
 
     def vsvf_steps(
-        self,
-        fixed: torch.Tensor,
-        moving: torch.Tensor,
-        start: Affine,
-        steps: int,
-        scale: float = 1.0,
+        self, fixed: Tensor, moving: Tensor, start: Affine, steps: int, scale: float = 1.0
     ) -> tuple[Step, ...]:
         """Take vSVF steps from an affine map.
 
@@ -109,7 +104,7 @@ class AVSM(nn.Module):
             before = part
         return tuple(taken)
 
-    def vsvf(self, momentum: torch.Tensor, low_map: torch.Tensor, moving: torch.Tensor) -> Step:
+    def vsvf(self, momentum: Tensor, low_map: Tensor, moving: Tensor) -> Step:
         """Refine a map on the momentum's grid, and warp the moving image by it (Fig. 3)."""
         velocity = self.smoother(momentum)  # v = K m
         solver = self.config.solver, self.config.solver_steps
@@ -171,7 +166,7 @@ def describe_model(
     }
 
 
-def _weights_of(networks: Iterable[str], weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+def _weights_of(networks: Iterable[str], weights: Mapping[str, Tensor]) -> dict[str, Any]:
     prefixes = tuple(f"{name}_net." for name in networks)
     return {name: weight for name, weight in weights.items() if name.startswith(prefixes)}
 

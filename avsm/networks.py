@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from avsm.affine import Affine, affine_from_residual, compose_affine, identity_affine
 from avsm.checks import check_same_shape, check_volume
@@ -43,7 +43,7 @@ class Conv3d(nn.Conv3d):
     the weights may be what the memory held before (PyTorch 2.13): float32 convolves those.
     """
 
-    def forward(self, x: torch.Tensor, stride: int | None = None) -> torch.Tensor:
+    def forward(self, x: Tensor, stride: int | None = None) -> Tensor:
         """Convolve ``(B, C, D, H, W)``, with another stride than the layer's where one is given."""
         stride = self.stride if stride is None else stride
         if _is_shallow_half(x):
@@ -53,16 +53,16 @@ class Conv3d(nn.Conv3d):
             return self._convolve(x.expand(2, *x.shape[1:]), stride)[:1]
         return self._convolve(x, stride)
 
-    def _convolve(self, x: torch.Tensor, stride: int | tuple[int, ...]) -> torch.Tensor:
+    def _convolve(self, x: Tensor, stride: int | tuple[int, ...]) -> Tensor:
         return F.conv3d(x, self.weight, self.bias, stride, self.padding, self.dilation)
 
 
-def _is_shallow_half(x: torch.Tensor) -> bool:
+def _is_shallow_half(x: Tensor) -> bool:
     on_cpu = x.device.type == "cpu"
     return on_cpu and torch.is_autocast_enabled("cpu") and min(x.shape[2:]) <= SHALLOW
 
 
-def _takes_slow_path(x: torch.Tensor) -> bool:
+def _takes_slow_path(x: Tensor) -> bool:
     half = torch.is_autocast_enabled(x.device.type) or x.dtype != torch.float32
     return x.device.type == "cpu" and not half and len(x) == 1 and x[0, ..., 0].numel() <= SMALL
 
@@ -95,8 +95,8 @@ class AffineNet(nn.Module):
 
     def forward(
         self,
-        fixed: torch.Tensor,
-        moving: torch.Tensor,
+        fixed: Tensor,
+        moving: Tensor,
         steps: int = 1,
         start: Affine | None = None,
         scale: float = 1.0,
@@ -127,14 +127,12 @@ class AffineNet(nn.Module):
             result.append(affine)
         return tuple(result)
 
-    def _see(self, image: torch.Tensor, halvings: Sequence[str | None]) -> torch.Tensor:
+    def _see(self, image: Tensor, halvings: Sequence[str | None]) -> Tensor:
         """Take the first features of an image; both images share the layer."""
         with autocast(image.device, self.precision):
             return self._act(self.first(2 * image - 1), pools=halvings[0] == "pool")
 
-    def _compare(
-        self, warped: torch.Tensor, fixed: torch.Tensor, halvings: Sequence[str | None]
-    ) -> torch.Tensor:
+    def _compare(self, warped: Tensor, fixed: Tensor, halvings: Sequence[str | None]) -> Tensor:
         """Take the joint features of both images' first ones, of less and less resolution."""
         with autocast(fixed.device, self.precision):
             x = torch.cat([warped, fixed], dim=1)
@@ -144,7 +142,7 @@ class AffineNet(nn.Module):
                 x = self._act(x, pools=after == "pool")
         return x
 
-    def _act(self, x: torch.Tensor, pools: bool) -> torch.Tensor:
+    def _act(self, x: Tensor, pools: bool) -> Tensor:
         """Pool, where the next convolution is to see less, then activate, which is cheaper so."""
         x = F.max_pool3d(x, 2, ceil_mode=True) if pools else x
         return F.relu(F.instance_norm(x) if self.config.norm else x)
@@ -197,7 +195,7 @@ class MomentumNet(nn.Module):
         nn.init.zeros_(self.last[-1].weight)
         nn.init.zeros_(self.last[-1].bias)
 
-    def forward(self, warped: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+    def forward(self, warped: Tensor, fixed: Tensor) -> Tensor:
         """Predict ``(B, 3, D', H', W')`` of half the size, rounded up, at least float32."""
         check_volume("fixed", fixed, channels=1)
         check_same_shape("warped", warped, "fixed", fixed)
@@ -221,7 +219,7 @@ class _Encoder(nn.Module):
         self.down = _conv(channels, out, 2, norm)
         self.same = nn.ModuleList(_conv(out, out, norm=norm) for _ in range(convolutions - 1))
 
-    def forward(self, x: torch.Tensor, skip_second: bool = False) -> torch.Tensor:
+    def forward(self, x: Tensor, skip_second: bool = False) -> Tensor:
         """Run the level; with ``skip_second`` all links start at its first convolution."""
         first = residual = F.relu(self.down(x))
         for conv in self.same:
@@ -238,7 +236,7 @@ class _Decoder(nn.Module):
         self.join = _conv(2 * skip, out, norm=norm)
         self.same = _conv(out, out, norm=norm)
 
-    def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         up = _cut(F.leaky_relu(self.up(x)), skip)
         joined = F.leaky_relu(self.join(torch.cat([up, skip], dim=1)))
         return F.leaky_relu(self.same(joined)) + joined
@@ -251,7 +249,7 @@ class _NormedConv(Conv3d):
         super().__init__(*sizes, **options)
         self.spread = nn.Parameter(torch.ones(self.out_channels))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         x = super().forward(x)
         return F.instance_norm(x, weight=self.spread, bias=self.bias) if x[0, 0].numel() > 1 else x
 
@@ -261,7 +259,7 @@ def _conv(channels: int, out: int, stride: int = 1, norm: bool = False) -> Conv3
     return kind(channels, out, 3, stride=stride, padding=1)
 
 
-def _cut(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def _cut(x: Tensor, like: Tensor) -> Tensor:
     """Cut the last voxels off where a side is longer than another's."""
     depth, height, width = like.shape[2:]
     return x[:, :, :depth, :height, :width]

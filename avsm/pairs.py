@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from avsm.affine import Affine, invert_affine
 from avsm.errors import UserError, nearest, raise_all
@@ -217,7 +218,7 @@ def keyed_generator(*key: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
-def _normal(shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+def _normal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
     return torch.randn(tuple(shape), generator=generator)
 
 
@@ -251,9 +252,7 @@ def both_ways(forward: Affine) -> Affine:
     return Affine(*(torch.cat(part) for part in parts))
 
 
-def random_contrast(
-    images: torch.Tensor, spread: Augmentation, generator: torch.Generator
-) -> torch.Tensor:
+def random_contrast(images: Tensor, spread: Augmentation, generator: torch.Generator) -> Tensor:
     """Change gamma, add a smooth factor and noise; intensities stay in [0, 1]."""
     if not (spread.gamma or spread.bias or spread.noise):
         return images

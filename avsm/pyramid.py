@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from avsm.checks import check_volume
 from avsm.grid import axis_weights
@@ -31,7 +32,7 @@ def scaled_shape(shape: Sequence[int], scale: float) -> tuple[int, int, int]:
 
 
 @functools.lru_cache(maxsize=32)
-def _axis_weights(size: int, small: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def _axis_weights(size: int, small: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Give the weights (small, size) of the fine voxels in each coarse one along an axis."""
     with torch.inference_mode(False):  # a cached tensor must stay usable in training
         step = (size - 1) / (small - 1)  # fine voxels from coarse voxel to coarse voxel
@@ -41,7 +42,7 @@ def _axis_weights(size: int, small: int, dtype: torch.dtype, device: torch.devic
         return (weights / weights.sum(dim=1, keepdim=True)).to(dtype).to(device)
 
 
-def downsample(image: torch.Tensor, scale: float) -> torch.Tensor:
+def downsample(image: Tensor, scale: float) -> Tensor:
     """Reduce ``(B, C, D, H, W)`` to a pyramid level: a Gaussian read at the coarse voxels' places.
 
     The field of view between the outermost voxel centres stays, see ``scaled_shape``. Deviation:
@@ -58,7 +59,7 @@ def downsample(image: torch.Tensor, scale: float) -> torch.Tensor:
     return image.contiguous()
 
 
-def average_to(image: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+def average_to(image: Tensor, shape: Sequence[int]) -> Tensor:
     """Average ``(B, C, D, H, W)`` over equal blocks, which may cut voxels; interpolate to more.
 
     PyTorch's adaptive pooling lets blocks overlap where sides do not divide, and is not there on

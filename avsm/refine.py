@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from avsm.maps import warp
 from avsm.model import AVSM
@@ -20,8 +21,8 @@ AFFINE = AffineSettings(scales=(0.5, 1.0), iterations=(15, 15))
 @torch.inference_mode(False)
 def refine(
     model: AVSM,
-    fixed: torch.Tensor,
-    moving: torch.Tensor,
+    fixed: Tensor,
+    moving: Tensor,
     iterations: int,
     affine_steps: int | None = None,
     affine: bool = False,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from avsm.affine import Affine, affine_regularisation_weight, compose_affine
 from avsm.data import Data, Pairs, Source, read_data
@@ -39,7 +39,7 @@ from avsm.settings import AVSMConfig, Phase, Recipe
 from avsm.trainer import Row, Task, Trainer, check_same
 
 log = logging.getLogger(__name__)
-Named = dict[str, torch.Tensor]
+Named = dict[str, Tensor]
 
 
 def train(
@@ -57,42 +57,22 @@ def train(
 ) -> Path:
     """Train a model on the scans of a manifest; return the best checkpoint of the last stage.
 
-    The folder gets, for each stage, ``<stage>/best.pt`` (the weights with the best validation
-    Dice) and ``<stage>/last.pt`` (to resume from), and ``history.csv`` and ``history.png``. A run
-    that was killed goes on after its last epoch; on a processor it reaches exactly the losses of
-    an unbroken one.
+    The folder ``out`` gets, for each stage, ``<stage>/best.pt`` (the weights with the best
+    validation Dice) and ``<stage>/last.pt`` (to resume from), and ``history.csv`` and
+    ``history.png``. A run that was killed goes on after its last epoch, unless ``resume`` is off;
+    on a processor it reaches exactly the losses of an unbroken one.
 
-    Parameters
-    ----------
-    manifest
-        CSV of preprocessed images, see ``manifest.read_manifest``: in [0, 1], all on one grid.
-    out
-        The folder.
-    recipe
-        The settings, see ``settings.recipe_preset``.
-    stages
-        ``affine``, ``momentum`` or both.
-    start
-        Models whose weights training starts from, one after the other, each with the networks that
-        it was trained for: the affine network for the stage ``momentum`` alone (without any model
-        the one in ``out``), or a warm start.
-    labels
-        Values of the structures that validation scores; None takes all but 0.
-    device
-        ``auto``, ``cpu``, ``cuda`` or ``mps``.
-    resume
-        Whether to go on with a run found in the folder; otherwise it starts anew.
-    memory_gb
-        Images that take more memory go to a file in the folder.
-    couples
-        CSV of the couples to train on, see ``pairs.read_couples``; None takes all there are.
-    source
-        Gives the training images in place of the manifest's training scans.
+    The manifest is a CSV of preprocessed images, see ``manifest.read_manifest``: in [0, 1], all on
+    one grid. ``couples`` is a CSV of those to train on, see ``pairs.read_couples``; None takes all
+    there are. A ``source`` gives the training images in place of the manifest's training scans.
+    Images that take more than ``memory_gb`` go to a file in the folder. ``labels`` are the values
+    of the structures that validation scores; None takes all but 0.
 
-    Raises
-    ------
-    UserError
-        If manifest, images, couples, recipe or folder do not fit.
+    The weights start from those of the models ``start``, one after the other, each with the
+    networks that it was trained for: a warm start, or the affine network for the stage ``momentum``
+    alone, which without any model is that in ``out``.
+
+    A UserError says if manifest, images, couples, recipe or folder do not fit.
     """
     chosen = [name for name in STAGES if name in [choose("stage", s, STAGES) for s in stages]]
     out, place = Path(out), find_device(device)
@@ -137,7 +117,7 @@ def _task(model: AVSM, name: str, recipe: Recipe, data: Data, trained: tuple[str
     def losses(pairs: Pairs, *when: Any) -> Named:
         return losses_of(model, pairs, recipe, *when)
 
-    def find_map(fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
+    def find_map(fixed: Tensor, moving: Tensor) -> Tensor:
         return model(fixed, moving, steps=0 if name == "affine" else None).map
 
     def describe() -> dict[str, Any]:
@@ -190,8 +170,8 @@ def momentum_stage(
 @torch.no_grad()
 def deformable_start(
     net: AffineNet,
-    fixed: torch.Tensor,
-    moving: torch.Tensor,
+    fixed: Tensor,
+    moving: Tensor,
     steps: int,
     recipe: Recipe,
     scale: float,
@@ -211,7 +191,7 @@ def deformable_start(
     return both_ways(compose_affine(forward, error.to(fixed)))
 
 
-def similarity_loss(warped: torch.Tensor, fixed: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+def similarity_loss(warped: Tensor, fixed: Tensor, recipe: Recipe) -> Tensor:
     """Give the recipe's similarity loss of each item, ``(B,)``."""
     if recipe.similarity == "ncc":
         return ncc_loss(warped, fixed, recipe.squared)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from avsm.data import Data, FindMap, Pairs
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
-Losses = Mapping[str, torch.Tensor]
+Losses = Mapping[str, Tensor]
 Row = dict[str, Any]  # of the history, by column
 SPIKE = 10.0  # a gradient that is so many times as large as usual says nothing: it is left out
 SETTLED = 20  # batches of a phase before what is usual is known
@@ -112,7 +112,7 @@ class Trainer:
             self._close_epoch({}, 0)  # before training: a start may be better than all that follows
         while self.stage.epochs and (progress := self._progress()) < 1:
             phase = self.stage.phase_at(progress)
-            sums: dict[str, torch.Tensor] = {}
+            sums: dict[str, Tensor] = {}
             done = 0
             for pairs, generator, rate in self._batches(phase):
                 self.optimiser.param_groups[0]["lr"] = rate
@@ -196,7 +196,7 @@ class Trainer:
             average.lerp_(weight, 1 - decay if self.stage.average else 1.0)
 
     @torch.no_grad()
-    def _load(self, values: Iterable[torch.Tensor]) -> None:
+    def _load(self, values: Iterable[Tensor]) -> None:
         for weight, value in zip(self.weights, values, strict=True):
             weight.copy_(value)
 
@@ -253,12 +253,10 @@ class Trainer:
 
     def _say_best(self) -> None:
         best = max(self.rows, key=lambda row: row["validation_dice"])
+        start, dice, epoch = self.rows[0]["validation_dice"], best["validation_dice"], best["epoch"]
         what = f"{self.task.name}: {self.epoch} epochs; validation Dice"
-        start, dice = self.rows[0]["validation_dice"], best["validation_dice"]
-        if best["epoch"]:
-            log.info(
-                "%s %.4f at best, after epoch %d, and %.4f before", what, dice, best["epoch"], start
-            )
+        if epoch:
+            log.info("%s %.4f at best, after epoch %d, and %.4f before", what, dice, epoch, start)
         elif self.epoch:
             log.warning("%s %.4f before them, and less ever since: the start is kept", what, start)
 

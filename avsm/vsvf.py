@@ -36,7 +36,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from avsm.checks import check_same_shape, check_volume
 from avsm.errors import choose
@@ -48,7 +48,7 @@ RK4_STEPS = 10
 SQUARINGS = 5  # with the midpoint rule more of them gain nothing: see benchmarks/solvers.py
 
 
-def _kernel_response(size: int, sigma: float, modes: int) -> torch.Tensor:
+def _kernel_response(size: int, sigma: float, modes: int) -> Tensor:
     """Give the factor by which a sampled Gaussian of unit sum damps each cosine mode, in float64.
 
     Mode k is cos(pi k (j + 1/2) / size) at voxel j; voxels are 1 / (size - 1) apart.
@@ -69,7 +69,7 @@ def kept_modes(size: int, sigma: float, precision: float) -> int:
 
 
 @functools.lru_cache(maxsize=64)
-def _cosine_basis(size: int, modes: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def _cosine_basis(size: int, modes: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Give the first functions of the orthonormal cosine basis (DCT-II): (size, modes)."""
     with torch.inference_mode(False):  # a cached tensor must stay usable in training
         positions = torch.arange(size, dtype=torch.float64)[:, None] + 0.5
@@ -87,7 +87,7 @@ def _transfer_function(
     weights: tuple[float, ...],
     dtype: torch.dtype,
     device: torch.device,
-) -> torch.Tensor:
+) -> Tensor:
     """Give the factor of K for every product of cosine modes: ``modes`` in shape, positive."""
     with torch.inference_mode(False):
         total = torch.zeros(modes, dtype=torch.float64)
@@ -97,7 +97,7 @@ def _transfer_function(
         return total.to(dtype).to(device)
 
 
-def _multiply_modes(field: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+def _multiply_modes(field: Tensor, factor: Tensor) -> Tensor:
     """Multiply the first cosine modes of a field by a factor each, and leave out the others."""
     sizes = zip(field.shape[2:], factor.shape, strict=True)
     z, y, x = (_cosine_basis(n, k, field.dtype, field.device) for n, k in sizes)
@@ -131,12 +131,12 @@ class MultiGaussian(nn.Module):
         self.sigmas = tuple(float(sigma) for sigma in sigmas)
         self.weights = tuple(float(weight) for weight in weights)
 
-    def forward(self, momentum: torch.Tensor) -> torch.Tensor:
+    def forward(self, momentum: Tensor) -> Tensor:
         """Smooth a momentum ``(B, C, D, H, W)`` of any grid to the velocity of the same shape."""
         check_volume("momentum", momentum)
         return _multiply_modes(momentum, self._transfer(momentum, self._modes(momentum)))
 
-    def momentum_of(self, momentum: torch.Tensor, other: MultiGaussian) -> torch.Tensor:
+    def momentum_of(self, momentum: Tensor, other: MultiGaussian) -> Tensor:
         """Give the momentum whose velocity is, by this operator, that of a momentum by another.
 
         None of the other's Gaussians may be narrower than this one's narrowest: the quotient would
@@ -152,16 +152,16 @@ class MultiGaussian(nn.Module):
         quotient = other._transfer(momentum, modes) / self._transfer(momentum, modes)
         return _multiply_modes(momentum, quotient)
 
-    def _modes(self, field: torch.Tensor) -> tuple[int, ...]:
+    def _modes(self, field: Tensor) -> tuple[int, ...]:
         precision = torch.finfo(field.dtype).eps / 4
         return tuple(kept_modes(n, min(self.sigmas), precision) for n in field.shape[2:])
 
-    def _transfer(self, field: torch.Tensor, modes: tuple[int, ...]) -> torch.Tensor:
+    def _transfer(self, field: Tensor, modes: tuple[int, ...]) -> Tensor:
         kernel = self.sigmas, self.weights
         return _transfer_function(tuple(field.shape[2:]), modes, *kernel, field.dtype, field.device)
 
 
-def exponential(velocity: torch.Tensor, squarings: int = SQUARINGS) -> torch.Tensor:
+def exponential(velocity: Tensor, squarings: int = SQUARINGS) -> Tensor:
     """Follow a stationary velocity for unit time by scaling and squaring.
 
     Gives the displacement u ``(B, 3, D, H, W)`` of the flow exp(v) = id + u; time is cut into
@@ -174,8 +174,8 @@ def exponential(velocity: torch.Tensor, squarings: int = SQUARINGS) -> torch.Ten
 
 
 def advance(
-    phi: torch.Tensor, velocity: torch.Tensor, solver: str = "squaring", steps: int | None = None
-) -> torch.Tensor:
+    phi: Tensor, velocity: Tensor, solver: str = "squaring", steps: int | None = None
+) -> Tensor:
     """Advance a map by a stationary velocity for unit time: phi o exp(-v).
 
     Both are ``(B, 3, D, H, W)`` on one grid, in normalised coordinates. The ``solver`` is
@@ -190,11 +190,11 @@ def advance(
     return compose(phi, identity_map(phi.shape[2:], phi) + flow)
 
 
-def _advance_rk4(phi: torch.Tensor, velocity: torch.Tensor, steps: int) -> torch.Tensor:
+def _advance_rk4(phi: Tensor, velocity: Tensor, steps: int) -> Tensor:
     """Advance a map by the classical Runge-Kutta method on the advection equation."""
     distances = spacing(phi.shape[2:])
 
-    def rate(state: torch.Tensor) -> torch.Tensor:
+    def rate(state: Tensor) -> Tensor:
         # One-sided differences at the border are central ones of a linearly extrapolated map.
         slopes = torch.gradient(state, spacing=distances, dim=(2, 3, 4))
         parts = (slope * velocity[:, axis : axis + 1] for axis, slope in enumerate(slopes))
@@ -213,18 +213,18 @@ def _advance_rk4(phi: torch.Tensor, velocity: torch.Tensor, steps: int) -> torch
 class Step(NamedTuple):
     """What one vSVF step gives."""
 
-    momentum: torch.Tensor  # m, ``(B, 3, D', H', W')`` at half the resolution
-    velocity: torch.Tensor  # v = K m, likewise
-    low_map: torch.Tensor  # after the step, likewise; affine part and earlier steps included
-    map: torch.Tensor  # the same at full resolution, ``(B, 3, D, H, W)``
-    warped: torch.Tensor  # the moving image read at ``map``, ``(B, 1, D, H, W)``
+    momentum: Tensor  # m, ``(B, 3, D', H', W')`` at half the resolution
+    velocity: Tensor  # v = K m, likewise
+    low_map: Tensor  # after the step, likewise; affine part and earlier steps included
+    map: Tensor  # the same at full resolution, ``(B, 3, D, H, W)``
+    warped: Tensor  # the moving image read at ``map``, ``(B, 1, D, H, W)``
 
 
 def vsvf_step(
-    momentum: torch.Tensor,
-    velocity: torch.Tensor,
-    low_map: torch.Tensor,
-    moving: torch.Tensor,
+    momentum: Tensor,
+    velocity: Tensor,
+    low_map: Tensor,
+    moving: Tensor,
     solver: str = "squaring",
     solver_steps: int | None = None,
     shape: Sequence[int] | None = None,

@@ -26,7 +26,7 @@ import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 import voxelmorph
-from torch import nn
+from torch import Tensor, nn
 
 from avsm.affine import Affine
 from avsm.checks import check_same_shape, check_volume
@@ -47,9 +47,9 @@ SLOPE = 0.2  # of the leaky ReLUs, as in the VoxelMorph papers; the package's de
 class Warping(NamedTuple):
     """The result for a batch."""
 
-    velocity: torch.Tensor  # ``(B, 3, D', H', W')``, at half the resolution, in its voxels
-    map: torch.Tensor  # ``(B, 3, D, H, W)``, normalised; an affine part is composed in
-    warped: torch.Tensor  # the moving image read at the map, ``(B, 1, D, H, W)``
+    velocity: Tensor  # ``(B, 3, D', H', W')``, at half the resolution, in its voxels
+    map: Tensor  # ``(B, 3, D, H, W)``, normalised; an affine part is composed in
+    warped: Tensor  # the moving image read at the map, ``(B, 1, D, H, W)``
 
 
 class VoxelMorph(nn.Module):
@@ -86,9 +86,7 @@ class VoxelMorph(nn.Module):
             self.affine_net = affine.model.affine_net.requires_grad_(False)
             self.affine_steps = affine.model.config.affine_steps
 
-    def forward(
-        self, fixed: torch.Tensor, moving: torch.Tensor, start: Affine | None = None
-    ) -> Warping:
+    def forward(self, fixed: Tensor, moving: Tensor, start: Affine | None = None) -> Warping:
         """Register moving to fixed images ``(B, 1, D, H, W)``, intensities in [0, 1].
 
         `start` is the affine map to go on from; None takes the affine network's, if there is one.
@@ -106,7 +104,7 @@ class VoxelMorph(nn.Module):
             phi = moved.unflatten(2, phi.shape[2:])
         return Warping(velocity, phi, warp(moving, phi))
 
-    def _velocity(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
+    def _velocity(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """Predict on a grid that halves evenly, black beyond the images, and cut that off."""
         shape = fixed.shape[2:]
         (z, y, x), (d, h, w) = shape, even_shape(shape, self.levels)
@@ -115,7 +113,7 @@ class VoxelMorph(nn.Module):
             velocity = self.net(moving, fixed, return_field_type="velocity")
         return resize_voxels(velocity[:, :, :z, :y, :x].float(), half_shape(shape))
 
-    def _integrate(self, velocity: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    def _integrate(self, velocity: Tensor, shape: Sequence[int]) -> Tensor:
         """Integrate by scaling and squaring; give the map on a grid, ``(B, 3, D, H, W)``."""
         displacement = resize_voxels(self.net.velocity_field_integrator(velocity), shape)
         scale = torch.tensor(spacing(shape)).to(displacement)
@@ -133,7 +131,7 @@ def even_shape(shape: Sequence[int], levels: int) -> tuple[int, int, int]:
     return depth, height, width
 
 
-def resize_voxels(field: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+def resize_voxels(field: Tensor, shape: Sequence[int]) -> Tensor:
     """Bring displacements in voxels ``(B, 3, D, H, W)`` to another grid, and to its voxels."""
     before, now = (torch.tensor(spacing(grid)) for grid in (field.shape[2:], shape))
     return resize(field, shape) * (before / now).to(field)[:, None, None, None]
@@ -152,9 +150,7 @@ class Losses(nn.Module):
         self.gradient = neurite.nn.modules.SpatialGradient("l2")
         self.smoothness = smoothness
 
-    def forward(
-        self, fixed: torch.Tensor, warped: torch.Tensor, velocity: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
+    def forward(self, fixed: Tensor, warped: Tensor, velocity: Tensor) -> dict[str, Tensor]:
         """Give ``total``, ``similarity`` (1 - NCC) and ``regularisation``."""
         similarity = 1 - self.ncc(_double(fixed), _double(warped)).float()
         regularisation = self.smoothness * self.gradient(velocity)
@@ -165,7 +161,7 @@ class Losses(nn.Module):
         }
 
 
-def _double(image: torch.Tensor) -> torch.Tensor:
+def _double(image: Tensor) -> Tensor:
     """Give an image in double precision, on the processor where the device has none.
 
     NCC takes variances as differences of sums over a window. In single precision they come out
@@ -247,7 +243,7 @@ def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Conte
     )
 
 
-def _own_image(warped: torch.Tensor, fixed: sitk.Image) -> sitk.Image:
+def _own_image(warped: Tensor, fixed: sitk.Image) -> sitk.Image:
     """Put the network's own warped image ``(1, 1, D, H, W)`` on the fixed image's grid."""
     image = sitk.GetImageFromArray(warped[0, 0].cpu().numpy())
     grid = canonical(fixed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from avsm.data import Pairs, read_data
 from avsm.device import device_name, find_device
@@ -68,7 +69,7 @@ def pair_losses(
     recipe: Recipe,
     phase: Phase,
     generator: torch.Generator,
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Tensor]:
     """Give the losses of a batch of both directions; an affine part starts as AVSM's does."""
     start = None
     if model.affine_net is not None:
