@@ -3,7 +3,7 @@
 The library implements the method of Shen, Han, Xu and Niethammer, "Networks for Joint Affine and
 Non-parametric Image Registration", CVPR 2019 (equation numbers in the code are that paper's). It
 knows nothing of benchmarks. In the networks and losses tensors go in and tensors come out; files
-are read and written by ``images``, ``data`` and ``checkpoint``; ``cli`` is the command ``avsm``.
+are read and written by ``images``, ``data`` and ``model``; ``cli`` is the command ``avsm``.
 What registers two images is at hand here: ``avsm.register`` and the functions of ``AT_HAND``.
 
 One frame is used throughout. Images are ``(B, 1, D, H, W)`` with intensities in [0, 1]; a point is
@@ -22,7 +22,7 @@ from typing import Any
 # Found when first used: `import avsm` alone loads neither PyTorch nor SimpleITK.
 AT_HAND = {
     "register": "registration",
-    "load_model": "checkpoint",
+    "load_model": "model",
     "read_image": "images",
     "read_field": "images",
     "write_image": "images",

@@ -11,52 +11,34 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from avsm.maps import affine_map
 
 
 class Affine(NamedTuple):
-    """Affine parameters Gamma = (A, b) of a batch.
+    """Affine parameters Gamma = (A, b) of a batch: ``(B, 3, 3)`` and, normalised, ``(B, 3)``."""
 
-    Attributes
-    ----------
-    matrix
-        A, ``(B, 3, 3)``.
-    offset
-        b, ``(B, 3)``, in normalised coordinates.
-    """
+    matrix: Tensor
+    offset: Tensor
 
-    matrix: torch.Tensor
-    offset: torch.Tensor
-
-    def map(self, shape: Sequence[int]) -> torch.Tensor:
+    def map(self, shape: Sequence[int]) -> Tensor:
         """Sample the map on a grid (D, H, W): ``(B, 3, D, H, W)``."""
         return affine_map(self.matrix, self.offset, shape)
 
-    def to(self, place: torch.Tensor) -> Affine:
+    def to(self, place: Tensor) -> Affine:
         """Give the parameters with the dtype and device of a tensor."""
         return Affine(self.matrix.to(place), self.offset.to(place))
 
 
-def identity_affine(batch: int, like: torch.Tensor) -> Affine:
+def identity_affine(batch: int, like: Tensor) -> Affine:
     """Give the identity, A = I and b = 0, with the dtype and device of ``like``."""
     matrix = torch.eye(3, dtype=like.dtype, device=like.device).expand(batch, 3, 3)
     return Affine(matrix, torch.zeros(batch, 3, dtype=like.dtype, device=like.device))
 
 
-def affine_from_residual(residual: torch.Tensor) -> Affine:
-    """Read twelve numbers as a deviation from the identity.
-
-    Parameters
-    ----------
-    residual
-        ``(B, 12)``: A - I row by row, then b.
-
-    Returns
-    -------
-    Affine
-        The parameters.
-    """
+def affine_from_residual(residual: Tensor) -> Affine:
+    """Read ``(B, 12)`` numbers as a deviation from the identity: A - I row by row, then b."""
     if residual.ndim != 2 or residual.shape[1] != 12:
         raise ValueError(f"residual: expected shape (B, 12), found {tuple(residual.shape)}")
     start = identity_affine(residual.shape[0], residual)
@@ -64,23 +46,10 @@ def affine_from_residual(residual: torch.Tensor) -> Affine:
 
 
 def compose_affine(update: Affine, current: Affine) -> Affine:
-    """Refine affine parameters (Eq. 1): the map x -> update(current(x)).
-
-    Parameters
-    ----------
-    update
-        The parameters that a step predicts.
-    current
-        The parameters composed so far.
-
-    Returns
-    -------
-    Affine
-        A_t = A~_t A_(t-1) and b_t = A~_t b_(t-1) + b~_t.
-    """
-    matrix = update.matrix @ current.matrix  # Eq. 1
-    offset = (update.matrix @ current.offset[..., None])[..., 0] + update.offset  # Eq. 1
-    return Affine(matrix, offset)
+    """Refine affine parameters by what a step predicts: the map x -> update(current(x))."""
+    matrix = update.matrix @ current.matrix  # Eq. 1: A_t = A~_t A_(t-1)
+    offset = (update.matrix @ current.offset[..., None])[..., 0]
+    return Affine(matrix, offset + update.offset)  # Eq. 1: b_t = A~_t b_(t-1) + b~_t
 
 
 def invert_affine(affine: Affine) -> Affine:
@@ -89,13 +58,13 @@ def invert_affine(affine: Affine) -> Affine:
     return Affine(inverse, -(inverse @ affine.offset[..., None])[..., 0])
 
 
-def affine_deviation(affine: Affine) -> torch.Tensor:
+def affine_deviation(affine: Affine) -> Tensor:
     """Give the squared distance from the identity, Eq. 4 without its weight: ``(B,)``."""
     residual = affine.matrix - torch.eye(3, dtype=affine.matrix.dtype, device=affine.matrix.device)
     return residual.square().sum(dim=(1, 2)) + affine.offset.square().sum(dim=1)  # Eq. 4
 
 
-def affine_asymmetry(forward: Affine, backward: Affine) -> torch.Tensor:
+def affine_asymmetry(forward: Affine, backward: Affine) -> Tensor:
     """Give the squared distance of backward(forward(x)) from x, Eq. 5 without its weight: ``(B,)``.
 
     A^ts A - I and A^ts b + b^ts are the deviation of the composed parameters from the identity.
@@ -104,21 +73,10 @@ def affine_asymmetry(forward: Affine, backward: Affine) -> torch.Tensor:
 
 
 def affine_regularisation_weight(epoch: float, constant: float = 10, decay: float = 4) -> float:
-    """Give the weight lambda_ar of Eq. 4 in an epoch (Eq. 13): C K / (K + exp(n / K)).
+    """Give the weight lambda_ar of Eq. 4 in an epoch n from 0 (Eq. 13): C K / (K + exp(n / K)).
 
-    Parameters
-    ----------
-    epoch
-        n, counted from 0.
-    constant
-        C_ar, 10 in the paper.
-    decay
-        K_ar in epochs, 4 in the paper: larger decays later and more slowly.
-
-    Returns
-    -------
-    float
-        8.0 in epoch 0 and falling to 0 with the paper's constants.
+    A larger K (``decay``, in epochs) decays later and more slowly; the defaults are the paper's,
+    with which the weight is 8.0 in epoch 0 and falls to 0.
     """
     # Eq. 13 with numerator and denominator divided by exp(n / K): no overflow in late epochs.
     fading = math.exp(-epoch / decay)

@@ -111,10 +111,10 @@ def _add_train(commands: Any) -> None:
 
 def run_train(arguments: argparse.Namespace) -> None:
     """Carry out ``avsm train``."""
-    from avsm.checkpoint import find_checkpoint
     from avsm.device import find_device
+    from avsm.model import find_checkpoint
     from avsm.prepare import prepare
-    from avsm.presets import recipe_preset
+    from avsm.settings import recipe_preset
     from avsm.train import STAGES, train
 
     changes = dict(_setting(text) for text in arguments.set)

@@ -133,8 +133,8 @@ class Pair(NamedTuple):
 
 def run_register(arguments: argparse.Namespace) -> None:
     """Carry out ``avsm register``."""
-    from avsm.checkpoint import load_model
     from avsm.images import read_image, write_image
+    from avsm.model import load_model
     from avsm.registration import check_options, register
 
     size = parse_size(arguments.size)
@@ -263,7 +263,7 @@ def run_points(arguments: argparse.Namespace) -> None:
 
 def run_info(arguments: argparse.Namespace) -> None:
     """Carry out ``avsm info``."""
-    from avsm.checkpoint import describe_file
+    from avsm.model import describe_file
 
     print(describe_file(arguments.model))
 

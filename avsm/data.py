@@ -1,46 +1,38 @@
-"""Images and label maps of a training run, all on one grid, and the pairs made of them."""
+"""Images and label maps of a training run, all on one grid; batches and scores made of them."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import SimpleITK as sitk
 import torch
+from torch import Tensor
 
-from avsm.augment import random_contrast
 from avsm.errors import UserError, raise_all
 from avsm.grid import LIKE_LABELS, check_unit_range, has_few_values, label_faults
 from avsm.images import canonical, read_image
 from avsm.losses import both_directions
 from avsm.manifest import Scan
-from avsm.maps import warp
-from avsm.pairs import Cohort, PairSampler
+from avsm.maps import jacobian_determinant, warp
+from avsm.pairs import PairSampler, random_contrast, read_cohort, validation_pairs
 from avsm.pyramid import downsample, scaled_shape
-from avsm.settings import Augmentation, Phase
+from avsm.settings import Augmentation, Phase, Recipe
 
 log = logging.getLogger(__name__)
+FindMap = Callable[[Tensor, Tensor], Tensor]
 
 
 class ImageStore:
     """The images of scans in half precision, in memory or, when too large, in a file.
 
-    Parameters
-    ----------
-    scans
-        The scans; images are given by their positions.
-    folder
-        Where the file goes.
-    memory_gb
-        The most memory to take.
-    pinned
-        Whether what is read lies in pinned memory, from which a GPU copies beside its work.
-    seen
-        Digests of images that may not come again, with their files; those of the scans join them.
+    Images are given by the positions of their scans. They are on one grid, ``shape``, and none is
+    another's copy, nor one of those ``seen``, by digests, to which they are added. With ``pinned``
+    they are read to memory from which a GPU copies beside its work.
     """
 
     def __init__(
@@ -78,7 +70,7 @@ class ImageStore:
         """Count the images."""
         return len(self._levels[1.0])
 
-    def read(self, indices: Sequence[int], scale: float = 1.0) -> torch.Tensor:
+    def read(self, indices: Sequence[int], scale: float = 1.0) -> Tensor:
         """Give images as they are stored ``(B, 1, D, H, W)``, down-sampled to a level."""
         chosen = torch.from_numpy(self._level(scale)[list(indices)])[:, None]
         return chosen.pin_memory() if self.pinned else chosen
@@ -105,21 +97,20 @@ class ImageStore:
         return np.memmap(path, np.float16, "w+", shape=shape)
 
 
+def _read(scan: Scan) -> np.ndarray:
+    image = canonical(read_image(scan.image))
+    if has_few_values(image):
+        raise UserError(f"{scan.image}: {LIKE_LABELS}")
+    return check_unit_range(sitk.GetArrayFromImage(image), str(scan.image))
+
+
 class Pairs(NamedTuple):
-    """Images of n pairs, each way round: item i + n is item i the other way.
+    """Images of n pairs, each way round, ``(2 n, 1, D, H, W)``: item i + n is i the other way."""
 
-    Attributes
-    ----------
-    fixed, moving
-        What the networks see, ``(2 n, 1, D, H, W)`` in [0, 1].
-    judged_fixed, judged_moving
-        What the similarity compares: the same, or the same anatomy in one contrast.
-    """
-
-    fixed: torch.Tensor
-    moving: torch.Tensor
-    judged_fixed: torch.Tensor
-    judged_moving: torch.Tensor
+    fixed: Tensor  # what the networks see, in [0, 1]
+    moving: Tensor
+    judged_fixed: Tensor  # what the similarity compares: the same, or in one contrast
+    judged_moving: Tensor
 
     def scaled(self, scale: float) -> Pairs:
         """Give the same pairs at part of their resolution along each axis."""
@@ -131,13 +122,13 @@ class Pairs(NamedTuple):
         judged = (downsample(image, scale) for image in (self.judged_fixed, self.judged_moving))
         return Pairs(*seen, *judged)
 
-    def judged(self, warped: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
+    def judged(self, warped: Tensor, phi: Tensor) -> Tensor:
         """Give what the similarity compares of moving images that are ``warped`` by ``phi``."""
         return warped if self.judged_moving is self.moving else warp(self.judged_moving, phi)
 
 
 class Source(Protocol):
-    """Where training images come from; `ScanSource` is the usual one."""
+    """Where training images come from; ``ScanSource`` is the usual one."""
 
     shape: tuple[int, int, int]
 
@@ -149,17 +140,7 @@ class Source(Protocol):
 
 
 class ScanSource:
-    """Pairs of the scans of a manifest, their contrasts changed at random.
-
-    Parameters
-    ----------
-    store
-        The images.
-    sampler
-        Draws the pairs.
-    augmentation
-        How much contrasts change.
-    """
+    """Pairs of the scans of a manifest, their contrasts changed at random."""
 
     def __init__(self, store: ImageStore, sampler: PairSampler, augmentation: Augmentation) -> None:
         self.store, self.sampler, self.augmentation = store, sampler, augmentation
@@ -167,12 +148,12 @@ class ScanSource:
 
     def draw(
         self, phase: Phase, epoch: int, generator: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Generator]:
+    ) -> tuple[Tensor, torch.Generator]:
         """Draw pairs and read their images, fixed ones in front: ``(2 n, 1, D, H, W)``."""
         fixed, moving = self.sampler.draw(phase.pairs, generator)
         return self.store.read([*fixed, *moving], phase.scale), generator
 
-    def pairs(self, drawn: tuple[torch.Tensor, torch.Generator], device: torch.device) -> Pairs:
+    def pairs(self, drawn: tuple[Tensor, torch.Generator], device: torch.device) -> Pairs:
         """Change each image by itself and batch the pairs both ways."""
         images, generator = drawn
         images = images.to(device, non_blocking=images.is_pinned()).float()
@@ -181,58 +162,14 @@ class ScanSource:
         return Pairs(fixed, moving, fixed, moving)
 
 
-def scan_source(
-    cohort: Cohort,
-    task: str,
-    augmentation: Augmentation,
-    folder: Path,
-    device: torch.device,
-    memory_gb: float = 8,
-) -> ScanSource:
-    """Read a cohort's training images, see ``ImageStore``, to draw a task's pairs from.
-
-    Raises
-    ------
-    UserError
-        If there is no pair of the task, or an image is not as the others, or not in [0, 1].
-    """
-    sampler = PairSampler(cohort.training, task, cohort.listed)
-    store = ImageStore(cohort.training, folder, memory_gb, pinned=device.type == "cuda")
-    return ScanSource(store, sampler, augmentation)
-
-
-def _read(scan: Scan) -> np.ndarray:
-    image = canonical(read_image(scan.image))
-    if has_few_values(image):
-        raise UserError(f"{scan.image}: {LIKE_LABELS}")
-    return check_unit_range(sitk.GetArrayFromImage(image), str(scan.image))
-
-
 def read_labels(
     scans: Sequence[Scan], wanted: Sequence[int] | None = None
-) -> tuple[dict[int, torch.Tensor], tuple[int, ...]]:
-    """Read the label maps of those scans that have one, and find the structures to score.
+) -> tuple[dict[int, Tensor], tuple[int, ...]]:
+    """Read the label maps of scans, as far as they have one, and find the structures to score.
 
-    Parameters
-    ----------
-    scans
-        The scans; their images are on one grid.
-    wanted
-        Values of the structures, of which each label map has some; None takes all but 0, which
-        then each has.
-
-    Returns
-    -------
-    dict of int to torch.Tensor
-        uint8 ``(D, H, W)`` by position of the scan.
-    tuple of int
-        The values of the structures.
-
-    Raises
-    ------
-    UserError
-        If a label map is not one of its image, see ``grid.label_faults``, lacks structures or
-        is another's copy.
+    Gives uint8 ``(D, H, W)`` by position of the scan, and the structures' values: those that are
+    ``wanted``, of which each label map has some; or all but 0, which then each has. A UserError
+    lists the label maps that lack structures, are another's copy or not of their images.
     """
     labels, faults, seen = {}, [], {}
     for index, scan in enumerate(scans):
@@ -262,3 +199,125 @@ def read_labels(
             log.warning(text)
     raise_all("label maps:", faults)
     return labels, structures
+
+
+class Score(NamedTuple):
+    """Mean Dice over structures and pairs, and the percentage of voxels in which maps fold."""
+
+    dice: float
+    folds_percent: float
+
+
+def dice(fixed: Tensor, warped: Tensor, values: Sequence[int]) -> float:
+    """Give the mean Dice of two label maps over structures; those in neither are left out.
+
+    It is NaN if none of the structures is in either map.
+    """
+    found = []
+    for value in values:
+        a, b = fixed == value, warped == value
+        total = int(a.sum()) + int(b.sum())
+        if total:
+            found.append(2 * int((a & b).sum()) / total)
+    return sum(found) / len(found) if found else float("nan")
+
+
+@torch.inference_mode()
+def validate(
+    find_map: FindMap,
+    images: Sequence[tuple[Tensor, Tensor]],
+    labels: Sequence[tuple[Tensor, Tensor]],
+    values: Sequence[int],
+) -> Score:
+    """Register pairs and compare the fixed label map with the warped moving one.
+
+    ``find_map`` gives the map ``(1, 3, D, H, W)`` of a fixed and a moving image
+    ``(1, 1, D, H, W)``; label maps are ``(D, H, W)``, warped by nearest neighbour.
+    """
+    scores, folds = [], []
+    for (fixed, moving), (fixed_label, moving_label) in zip(images, labels, strict=True):
+        phi = find_map(fixed, moving)
+        moved = moving_label.to(fixed.device).float()[None, None]
+        warped = warp(moved, phi, interpolation="nearest")[0, 0]
+        scores.append(dice(fixed_label.to(fixed.device), warped, values))
+        folds.append(float((jacobian_determinant(phi) < 0).float().mean()))
+    return Score(float(torch.tensor(scores).nanmean()), 100 * sum(folds) / len(folds))
+
+
+class Validation:
+    """The validation pairs of a recipe, ready to score a model on a device.
+
+    They are made of those scans that have label maps. Their images are on the grid of the training
+    images of ``source``, and none of those; ``values`` are the structures to score, None takes all.
+    """
+
+    def __init__(
+        self,
+        scans: Sequence[Scan],
+        recipe: Recipe,
+        source: Source,
+        values: Sequence[int] | None,
+        device: torch.device,
+    ) -> None:
+        pairs = validation_pairs(scans, recipe.task, recipe.validation_pairs, recipe.seed)
+        used = sorted({index for pair in pairs for index in pair})
+        scans = [scans[index] for index in used]
+        seen = getattr(source, "seen", None)
+        store = ImageStore(scans, Path(), memory_gb=float("inf"), seen=seen)
+        if store.shape != source.shape:
+            raise UserError(
+                f"{scans[0].image}: expected the training images' grid (z, y, x) {source.shape}, "
+                f"found {store.shape}"
+            )
+        labels, self.values = read_labels(scans, values)
+        self.pairs = [(used.index(fixed), used.index(moving)) for fixed, moving in pairs]
+        self.labels = [(labels[fixed], labels[moving]) for fixed, moving in self.pairs]
+        self.store, self.device = store, device
+        voxels = hashlib.sha256(repr(sorted(store.seen)).encode())
+        for label in labels.values():
+            voxels.update(label.numpy())
+        # What a training that goes on must find again.
+        self.data = {"structures": [*self.values], "voxels": voxels.hexdigest()[:16]}
+
+    def score(self, find_map: FindMap) -> Score:
+        """Score what finds the map ``(1, 3, D, H, W)`` of a fixed and a moving image."""
+        images = [
+            tuple(self.store.read([index]).to(self.device).float() for index in pair)
+            for pair in self.pairs
+        ]
+        return validate(find_map, images, self.labels, self.values)
+
+
+class Data(NamedTuple):
+    """What a network is trained and validated on, and what tells it from other data."""
+
+    source: Source
+    validation: Validation
+    identity: dict[str, Any]
+
+
+def read_data(
+    manifest: str | Path,
+    recipe: Recipe,
+    folder: Path,
+    device: torch.device,
+    labels: Sequence[int] | None = None,
+    couples: str | Path | None = None,
+    source: Source | None = None,
+    memory_gb: float = 8,
+) -> Data:
+    """Read the images and label maps of a training run, see ``train.train`` for the arguments."""
+    cohort = read_cohort(manifest, recipe.task, couples)
+    if source is None:
+        sampler = PairSampler(cohort.training, recipe.task, cohort.listed)
+        store = ImageStore(cohort.training, folder, memory_gb, pinned=device.type == "cuda")
+        source = ScanSource(store, sampler, recipe.augmentation)
+    validation = Validation(cohort.validation, recipe, source, labels, device)
+    log.info(
+        "%d training and %d validation scans of %s voxels (z, y, x); %d validation pairs, "
+        "structures %s; device %s, %d threads",
+        *(len(cohort.training), len(cohort.validation)),
+        *("x".join(map(str, source.shape)), len(validation.pairs)),
+        *(validation.values, device, torch.get_num_threads()),
+    )
+    return Data(source, validation, {"scans": cohort.digest()} | validation.data)

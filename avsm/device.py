@@ -9,24 +9,19 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from avsm.errors import UserError, choose
-from avsm.model_settings import PRECISIONS
+from avsm.settings import PRECISIONS
 
 
 def find_device(name: str = "auto") -> torch.device:
     """Give a device by name: ``auto`` takes CUDA, else Apple's MPS, else the processor.
 
-    Raises
-    ------
-    UserError
-        If the machine has no such device.
+    A UserError says if the machine has no such device.
     """
-    has_mps = torch.backends.mps.is_available()
+    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if has_mps else "cpu")
+        return torch.device("cuda" if has_cuda else "mps" if has_mps else "cpu")
     kind = choose("device", name.split(":")[0], ("auto", "cuda", "mps", "cpu"))
-    if (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not has_mps):
+    if (kind == "cuda" and not has_cuda) or (kind == "mps" and not has_mps):
         raise UserError(f"device: expected one of this machine, found '{name}'; try 'auto'")
     return torch.device(name)
 
@@ -34,12 +29,7 @@ def find_device(name: str = "auto") -> torch.device:
 def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager[object]:
     """Run networks in bfloat16 where the device computes it fast; geometry stays in float32.
 
-    Parameters
-    ----------
-    device
-        The device of the tensors.
-    precision
-        ``auto``, ``float32`` or ``bfloat16``.
+    ``precision`` is ``auto``, ``float32`` or ``bfloat16``.
     """
     half = precision_name(device, precision) == "bfloat16"
     return torch.autocast(device.type, dtype=torch.bfloat16) if half else nullcontext()
@@ -53,13 +43,6 @@ def precision_name(device: torch.device, precision: str = "auto") -> str:
     return precision
 
 
-def device_name(device: torch.device) -> str:
-    """Give an accelerator's name; the processor's is empty."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return "" if device.type == "cpu" else "Apple GPU"
-
-
 def _fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -68,6 +51,13 @@ def _fast_bfloat16(device: torch.device) -> bool:
     # Without such instructions bfloat16 is emulated, which is slower than float32.
     checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
+
+
+def device_name(device: torch.device) -> str:
+    """Give an accelerator's name; the processor's is empty."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return "" if device.type == "cpu" else "Apple GPU"
 
 
 def peak_memory_mb(device: torch.device) -> float:

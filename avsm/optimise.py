@@ -18,13 +18,11 @@ from avsm.affine import Affine, affine_from_residual, identity_affine
 from avsm.checks import check_same_batch, check_same_shape, check_volume
 from avsm.descent import Objective, Report, descend_adam, descend_lbfgs, reporter
 from avsm.errors import choose
-from avsm.flow import SOLVERS
-from avsm.losses import LAMBDA_VR, Losses
+from avsm.losses import LAMBDA_VR, WINDOWS, Losses, Window, level_windows, mk_lncc_loss
 from avsm.maps import half_shape, resize, warp
-from avsm.model import vsvf_step
-from avsm.pyramid import WINDOWS, downsample, level_windows
-from avsm.similarity import Window, mk_lncc_loss
-from avsm.smoothing import PAPER_SIGMAS, PAPER_WEIGHTS, MultiGaussian
+from avsm.pyramid import downsample
+from avsm.settings import PAPER_SIGMAS, PAPER_WEIGHTS, SOLVERS
+from avsm.vsvf import MultiGaussian, vsvf_step
 
 NESTEROV = 0.9  # momentum, the authors' code's; the paper names the learning rate alone
 # Deviation: finer than the paper's K, whose velocities are too coarse for cartilage.
@@ -37,7 +35,7 @@ class LevelSettings:
     """What both optimisations are told; ``preset`` gives named settings.
 
     ``scales`` are the image levels from coarse to fine, ``iterations`` those on each, ``windows``
-    ``paper``, ``dense`` or ``local`` (see ``pyramid.level_windows``).
+    ``paper``, ``dense`` or ``local`` (see ``losses.level_windows``).
     """
 
     optimisers: ClassVar[tuple[str, ...]]
@@ -94,7 +92,7 @@ class VSVFSettings(LevelSettings):
     momentum's units. The first step of ``lbfgs`` adds a velocity of at most ``first_step``, in
     normalised coordinates. ``lambda_vr`` weighs the regularisation (Eq. 9), ``sigmas`` and
     ``weights`` are those of K in the unit cube; for ``solver`` and ``solver_steps`` see
-    ``flow.advance``.
+    ``vsvf.advance``.
 
     Deviation: L-BFGS works in the metric of the regulariser, see ``descent``, the paper's in the
     plain one. Deviation: maps are at half the resolution on every level, where the authors' code

@@ -1,7 +1,11 @@
-"""Which scans make pairs, and drawing of them."""
+"""Which scans make pairs; what training draws at random: pairs, affine maps and contrasts.
+
+Draws are made on the processor, so that they are the same on every device.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 import random
@@ -11,13 +15,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
+from avsm.affine import Affine, invert_affine
 from avsm.errors import UserError, nearest, raise_all
 from avsm.files import read_table
 from avsm.manifest import SPLITS, TASKS, Scan, read_manifest
+from avsm.maps import resize
+from avsm.settings import Augmentation
 
 log = logging.getLogger(__name__)
 COLUMNS = ("task", "fixed", "moving")
+UNMOVED = 0.2  # share of the pairs whose affine steps start at the identity, as at registration
 Couples = dict[str, list[tuple[int, int]]]  # by task; positions of scans
 
 
@@ -36,25 +45,55 @@ def is_pair(task: str, a: Scan, b: Scan) -> bool:
     return a.subject == b.subject and a.side == b.side and not same_visit
 
 
+class Cohort(NamedTuple):
+    """The scans of a training run, and the couples that were listed."""
+
+    training: list[Scan]
+    validation: list[Scan]
+    listed: Couples
+
+    def digest(self) -> str:
+        """Tell cohorts apart, by scans and listed couples, wherever their folder is."""
+        rows: list[tuple[str, ...]] = sorted(
+            (s.split, s.subject, s.visit, s.side, s.image.name, s.label.name if s.label else "")
+            for s in (*self.training, *self.validation)
+        )
+        rows += [
+            (task, *(self.training[index].image.name for index in couple))
+            for task, couples in self.listed.items()
+            for couple in couples
+        ]
+        return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
+
+
+def read_cohort(manifest: str | Path, task: str, couples: str | Path | None = None) -> Cohort:
+    """Read a manifest and, if there is one, the list of couples to train on.
+
+    Training scans that are in no pair of the task are left out. Faults are UserErrors, see
+    ``read_manifest`` and ``read_couples``.
+    """
+    scans = read_manifest(manifest)
+    training, validation = ([scan for scan in scans if scan.split == name] for name in SPLITS)
+    listed = {} if couples is None else read_couples(couples, training)
+    if listed and not {*listed} & {*single_tasks(task)}:
+        raise UserError(f"{couples}: found couples for {' and '.join(listed)}, none for {task}")
+    listed = {name: listed[name] for name in single_tasks(task) if name in listed}
+    for name in single_tasks(task):
+        number = f"{len(listed[name])} listed couples" if name in listed else "all couples"
+        log.info("%s: pairs of %s", name, number)
+    if len(listed) == len(single_tasks(task)):
+        used = sorted({index for own in listed.values() for couple in own for index in couple})
+        place = {before: now for now, before in enumerate(used)}
+        training = [training[index] for index in used]
+        listed = {name: [(place[a], place[b]) for a, b in own] for name, own in listed.items()}
+    return Cohort(training, validation, listed)
+
+
 def read_couples(path: str | Path, scans: Sequence[Scan]) -> Couples:
-    """Read couples from a CSV with the columns task, fixed, moving.
+    """Read couples of scans, by task, from a CSV with the columns task, fixed, moving.
 
-    Parameters
-    ----------
-    path
-        The CSV; images in it are relative to its folder.
-    scans
-        The scans that the images must be of; couples are given by their positions.
-
-    Returns
-    -------
-    Couples
-        Of each task that the CSV has any of.
-
-    Raises
-    ------
-    UserError
-        If file, column, task or image is missing or wrong, or scans make no pair; lists all faults.
+    Images in it are relative to its folder; couples are given by the positions of their scans. A
+    UserError lists all faults: no such file, column, task or image, or scans that make no pair.
     """
     path = Path(path)
     positions = {scan.image.resolve(): index for index, scan in enumerate(scans)}
@@ -80,20 +119,24 @@ def read_couples(path: str | Path, scans: Sequence[Scan]) -> Couples:
     return couples
 
 
+def _no_pairs(kind: str, task: str, scans: int, subjects: int) -> UserError:
+    needs = {
+        "longitudinal": "two scans of one subject, of the same side and of different visits",
+        "cross-subject": "scans of two subjects, of one side or mirrored to be",
+    }[task]
+    return UserError(
+        f"manifest: no {kind} pairs for the task {task}: it needs {needs}; found {scans} {kind} "
+        f"scans of {subjects} subjects. Add such scans, or choose another task."
+    )
+
+
 class PairSampler:
     """Draw training pairs of a task, every subject (longitudinal: every couple) as likely.
 
+    A pair is given by the positions of its scans. ``listed`` couples are drawn in either direction;
+    a task without any draws from all, and the task ``both`` from each of the two as likely.
     Deviation: the paper fixes 4,200 or 2,800 directed pairs beforehand; here every batch draws
     from all there are, or from couples that are listed, every one as likely.
-
-    Parameters
-    ----------
-    scans
-        The training scans; a pair is given by their positions.
-    task
-        ``longitudinal``, ``cross-subject`` or ``both``, each as likely.
-    listed
-        The couples to draw from, in either direction; a task without any draws from all.
     """
 
     def __init__(self, scans: Sequence[Scan], task: str, listed: Couples | None = None) -> None:
@@ -119,7 +162,7 @@ class PairSampler:
         for name in self.tasks:
             if not self.couples.get(name, self.groups):
                 subjects = len({scan.subject for scan in scans})
-                raise UserError(_no_pairs("training", name, len(scans), subjects))
+                raise _no_pairs("training", name, len(scans), subjects)
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[list[int], list[int]]:
         """Draw ``count`` pairs: positions of the fixed and of the moving scans."""
@@ -145,12 +188,7 @@ def validation_pairs(
 ) -> list[tuple[int, int]]:
     """Choose up to ``most`` directed pairs of labelled scans, the same for the same seed.
 
-    The task ``both`` takes half of them from each.
-
-    Raises
-    ------
-    UserError
-        If there is none.
+    The task ``both`` takes half of them from each. No pair is a UserError.
     """
     tasks = single_tasks(task)
     if len(tasks) > 1:
@@ -164,54 +202,64 @@ def validation_pairs(
     ]
     if not couples:
         subjects = len({scans[index].subject for index in labelled})
-        raise UserError(_no_pairs("labelled validation", task, len(labelled), subjects))
+        raise _no_pairs("labelled validation", task, len(labelled), subjects)
     random.Random(f"{seed}-validation-{task}").shuffle(couples)
     directed = [pair for a, b in couples for pair in ((a, b), (b, a))]
     return directed[: max(most, 1)]
 
 
-class Cohort(NamedTuple):
-    """The scans of a training run, and the couples that were listed."""
+def keyed_generator(*key: int | str) -> torch.Generator:
+    """Seed a generator by a key such as (seed, stage, epoch, batch).
 
-    training: list[Scan]
-    validation: list[Scan]
-    listed: Couples
-
-
-def read_cohort(manifest: str | Path, task: str, couples: str | Path | None = None) -> Cohort:
-    """Read a manifest and, if there is one, the list of couples to train on.
-
-    Training scans that are in no pair of the task are left out.
-
-    Raises
-    ------
-    UserError
-        See ``read_manifest``, ``read_couples``.
+    The same key gives the same numbers, whatever was drawn before: a resumed run draws what an
+    unbroken one draws.
     """
-    scans = read_manifest(manifest)
-    training, validation = ([scan for scan in scans if scan.split == name] for name in SPLITS)
-    listed = {} if couples is None else read_couples(couples, training)
-    if listed and not {*listed} & {*single_tasks(task)}:
-        raise UserError(f"{couples}: found couples for {' and '.join(listed)}, none for {task}")
-    listed = {name: listed[name] for name in single_tasks(task) if name in listed}
-    for name in single_tasks(task):
-        number = f"{len(listed[name])} listed couples" if name in listed else "all couples"
-        log.info("%s: pairs of %s", name, number)
-    if len(listed) == len(single_tasks(task)):
-        used = sorted({index for own in listed.values() for couple in own for index in couple})
-        place = {before: now for now, before in enumerate(used)}
-        training = [training[index] for index in used]
-        listed = {name: [(place[a], place[b]) for a, b in own] for name, own in listed.items()}
-    return Cohort(training, validation, listed)
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
-def _no_pairs(kind: str, task: str, scans: int, subjects: int) -> str:
-    needs = {
-        "longitudinal": "two scans of one subject, of the same side and of different visits",
-        "cross-subject": "scans of two subjects, of one side or mirrored to be",
-    }[task]
-    return (
-        f"manifest: no {kind} pairs for the task {task}: it needs {needs}; found {scans} "
-        f"{'labelled validation' if kind.startswith('labelled') else 'training'} scans of "
-        f"{subjects} subjects. Add such scans, or choose another task."
-    )
+def _normal(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    return torch.randn(tuple(shape), generator=generator)
+
+
+def random_affine(
+    count: int, spread: Augmentation, generator: torch.Generator, factor: float = 1.0
+) -> Affine:
+    """Draw affine maps about the identity, by so many of the standard deviations of ``spread``."""
+    free = _normal((count, 3, 3), generator)
+    turn, stretch = (free - free.mT) / 2**0.5, (free + free.mT) / 2
+    matrix = torch.linalg.matrix_exp(factor * (spread.turn * turn + spread.stretch * stretch))
+    return Affine(matrix, factor * spread.shift * _normal((count, 3), generator))
+
+
+def random_start(pairs: int, spread: Augmentation, generator: torch.Generator) -> Affine | None:
+    """Draw where the affine steps of both directions of pairs start; None: at the identity.
+
+    The backward maps are the inverses of the forward ones. To start elsewhere does what turned and
+    shifted images would, and does not blur them.
+    """
+    if not (spread.turn or spread.stretch or spread.shift):
+        return None
+    start = random_affine(pairs, spread, generator)
+    stays = torch.rand(pairs, generator=generator) < UNMOVED
+    matrix = torch.where(stays[:, None, None], torch.eye(3), start.matrix)
+    return both_ways(Affine(matrix, start.offset.masked_fill(stays[:, None], 0.0)))
+
+
+def both_ways(forward: Affine) -> Affine:
+    """Give the maps of a batch of both directions: forward ones, then their inverses."""
+    parts = zip(forward, invert_affine(forward), strict=True)
+    return Affine(*(torch.cat(part) for part in parts))
+
+
+def random_contrast(images: Tensor, spread: Augmentation, generator: torch.Generator) -> Tensor:
+    """Change gamma, add a smooth factor and noise; intensities stay in [0, 1]."""
+    if not (spread.gamma or spread.bias or spread.noise):
+        return images
+    shape, count = images.shape[2:], len(images)
+    gamma = torch.exp(spread.gamma * _normal((count, 1, 1, 1, 1), generator)).to(images)
+    coarse = _normal((count, 1, 3, 3, 3), generator).to(images)
+    changed = images.clamp(0, 1) ** gamma * (1 + spread.bias * resize(coarse, shape))
+    if spread.noise:
+        changed = changed + spread.noise * _normal(images.shape, generator).to(images)
+    return changed.clamp(0, 1)

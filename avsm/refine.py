@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from avsm.maps import warp
 from avsm.model import AVSM
@@ -17,7 +18,7 @@ from avsm.optimise import (
     optimise_vsvf,
 )
 from avsm.pyramid import downsample
-from avsm.smoothing import MultiGaussian
+from avsm.vsvf import MultiGaussian
 
 FIRST_STEP = 0.02  # of L-BFGS: the start is near already
 AFFINE = AffineSettings(scales=(0.5, 1.0), iterations=(15, 15))
@@ -26,8 +27,8 @@ AFFINE = AffineSettings(scales=(0.5, 1.0), iterations=(15, 15))
 @torch.inference_mode(False)
 def refine(
     model: AVSM,
-    fixed: torch.Tensor,
-    moving: torch.Tensor,
+    fixed: Tensor,
+    moving: Tensor,
     iterations: int,
     affine_steps: int | None = None,
     affine: bool = False,
@@ -35,26 +36,11 @@ def refine(
     """Register one pair: the affine network, one step of the momentum network, and L-BFGS from it.
 
     One predicted step is as good a start as several. ``optimise_vsvf`` goes on from its velocity,
-    with a finer smoothing operator than the network's, unless that is finer still.
-
-    Parameters
-    ----------
-    model
-        The model; its weights stay as they are.
-    fixed, moving
-        ``(1, 1, D, H, W)``, intensities in [0, 1].
-    iterations
-        Of L-BFGS, which never leaves a higher loss; 0 gives the single step as predicted, on images
-        of the resolution of the model's first one.
-    affine_steps
-        As for the model.
-    affine
-        Whether the affine parameters are optimised first, from those of the network.
-
-    Returns
-    -------
-    OptimisedVSVF
-        The map, the momentum, the warped image and the losses.
+    with a finer smoothing operator than the network's, unless that is finer still. The images are
+    ``(1, 1, D, H, W)``, intensities in [0, 1]; the model's weights stay as they are. ``iterations``
+    are those of L-BFGS, which never leaves a higher loss; 0 gives the step as predicted, on images
+    of the resolution of the model's first one. With ``affine`` the affine parameters are optimised
+    first, from those of the network.
     """
     config = model.config
     fixed, moving = full_pair(fixed, moving)
@@ -63,10 +49,8 @@ def refine(
         start = model.affine_net(fixed, moving, steps)[-1]
     if affine:
         start = optimise_affine(fixed, moving, AFFINE, start).affine
-    settings = VSVFSettings(
-        scales=(1.0,), iterations=(iterations,), first_step=FIRST_STEP, solver=config.solver,
-        solver_steps=config.solver_steps,
-    )  # fmt: skip
+    solver = {"solver": config.solver, "solver_steps": config.solver_steps}
+    settings = VSVFSettings((1.0,), (iterations,), first_step=FIRST_STEP, **solver)
     with torch.no_grad():
         if min(config.sigmas) < min(settings.sigmas):
             settings = replace(settings, sigmas=config.sigmas, weights=config.weights)

@@ -9,12 +9,12 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from avsm.checkpoint import TrainedModel
 from avsm.device import find_device
 from avsm.errors import UserError
 from avsm.fields import warp_image
 from avsm.grid import to_grid
 from avsm.images import canonical, check_image
+from avsm.model import TrainedModel
 from avsm.optimise import optimise_affine, optimise_vsvf
 from avsm.physical import X_AXIS, mirror_map, physical_displacement
 from avsm.refine import refine as refine_pair
@@ -55,7 +55,7 @@ def register(
     Parameters
     ----------
     model
-        The model, see ``checkpoint.load_model``. None: the affine parameters and then the momentum
+        The model, see ``model.load_model``. None: the affine parameters and then the momentum
         of this pair are optimised (``optimise_affine``, ``optimise_vsvf``), whatever the anatomy.
     affine_steps, steps
         Affine steps (1 or more) and vSVF steps (0 for the affine map alone) of a model; None takes

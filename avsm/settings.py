@@ -1,4 +1,7 @@
-"""All settings of a model and its training: frozen, changed by name, to and from plain values."""
+"""All settings of a model and its training: frozen, changed by name, to and from plain values.
+
+``recipe_preset`` gives named ones. Read where runs are planned, hence without PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,15 @@ from typing import Any
 
 from avsm.errors import UserError, choose, nearest
 from avsm.manifest import TASKS
-from avsm.model_settings import AVSMConfig
 from avsm.values import build, check_kind, flat, rise_to_one
 
+PAPER_SIGMAS = (0.05, 0.10, 0.15, 0.20, 0.25)
+PAPER_WEIGHTS = (0.067, 0.133, 0.2, 0.267, 0.333)
 LAMBDA_AS = 10.0  # affine symmetry, Eq. 5
 LAMBDA_VR = 10.0  # velocity regularisation, Eq. 9
 LAMBDA_VS = 500.0  # symmetry of the maps, Eq. 10 as a mean: see ``losses.asymmetry``
+SOLVERS = ("squaring", "rk4")
+PRECISIONS = ("auto", "float32", "bfloat16")
 SCHEDULES = ("halve", "cosine")
 SIMILARITIES = ("mk-lncc", "ncc")
 WINDOWS = ("paper", "dense")
@@ -25,80 +31,125 @@ POSITIVE = ("batches", "rate", "halve_every", "more_batches", "more_rate", "max_
 
 
 @dataclass(frozen=True)
+class AffineNetConfig:
+    """Size of the affine network; the defaults are the paper's (authors' code)."""
+
+    scale: float = 1.0  # part of the resolution, along each axis, of the images that it sees
+    norm: bool = False  # an instance norm behind each convolution
+
+    def __post_init__(self) -> None:
+        if not 0 < self.scale <= 1:
+            raise UserError(f"model.affine.scale: expected a part in (0, 1], found {self.scale}")
+
+
+@dataclass(frozen=True)
+class MomentumNetConfig:
+    """Size of the momentum network; the defaults are the paper's (authors' code)."""
+
+    width: int = 16  # channels at full resolution; they double with each halving
+    norm: bool = False  # an instance norm behind each convolution but the last
+    # 4, or 3 without the coarsest level: an image of half the paper's size then ends in features of
+    # as many voxels as the paper's, 5x12x12.
+    halvings: int = 4
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise UserError(f"model.momentum.width: expected at least 1, found {self.width}")
+        if self.halvings not in (3, 4):
+            raise UserError(f"model.momentum.halvings: expected 3 or 4, found {self.halvings}")
+
+
+@dataclass(frozen=True)
+class AVSMConfig:
+    """Everything that shapes the model."""
+
+    affine: AffineNetConfig = field(default_factory=AffineNetConfig)
+    momentum: MomentumNetConfig = field(default_factory=MomentumNetConfig)
+    affine_steps: int = 7  # of a registration, unless a call asks otherwise
+    steps: int = 3  # vSVF steps, likewise
+    step_scales: tuple[float, ...] = (1.0,)  # resolution of the images each sees, see ``scales_of``
+    sigmas: tuple[float, ...] = PAPER_SIGMAS  # of the smoothing operator K, in the unit cube
+    weights: tuple[float, ...] = PAPER_WEIGHTS
+    solver: str = "squaring"  # or ``rk4``
+    solver_steps: int | None = None  # squarings or Runge-Kutta steps; None: the solver's default
+    precision: str = "auto"  # of the networks' convolutions, see ``device.autocast``
+
+    def __post_init__(self) -> None:
+        for name, least in (("affine_steps", 1), ("steps", 0), ("solver_steps", 1)):
+            found = getattr(self, name)
+            if found is not None and found < least:
+                raise UserError(f"model.{name}: expected at least {least}, found {found}")
+        choose("model.solver", self.solver, SOLVERS)
+        choose("model.precision", self.precision, PRECISIONS)
+        found = [*self.sigmas, *self.weights]
+        if len(self.sigmas) != len(self.weights) or not found or min(found) <= 0:
+            raise UserError(
+                "model.sigmas, model.weights: expected as many of both, all more than 0, found "
+                f"{list(self.sigmas)} and {list(self.weights)}"
+            )
+        if not rise_to_one(self.step_scales):
+            found = list(self.step_scales)
+            raise UserError(f"model.step_scales: expected parts that rise to 1, found {found}")
+
+    def scales_of(self, steps: int, scale: float = 1.0) -> tuple[float, ...]:
+        """Give the scale of each vSVF step on images of part of the resolution.
+
+        Fewer steps than ``step_scales`` are its last ones; more stay at the finest.
+        """
+        own = [part for part in self.step_scales if part <= scale] or [scale]
+        return (*own[max(0, len(own) - steps) :], *[own[-1]] * (steps - len(own)))[:steps]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the configuration as JSON has it."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> AVSMConfig:
+        """Read what ``to_dict`` gives; absent keys take the paper's values, unknown ones raise."""
+        parts = {"affine": AffineNetConfig, "momentum": MomentumNetConfig}
+        inner = {name: build(kind, name, values.get(name, {})) for name, kind in parts.items()}
+        return build(AVSMConfig, "model", {**values, **inner})
+
+
+@dataclass(frozen=True)
 class Phase:
-    """A part of a stage: coarse images first, fine ones later.
+    """A part of a stage: coarse images first, fine ones later."""
 
-    Attributes
-    ----------
-    until
-        The part of the stage's epochs after which it ends, in (0, 1]. An epoch is whole of the
-        phase in which it begins, so that its mean losses are of one kind.
-    steps
-        Steps of the network that is trained, unless ``model`` takes fewer.
-    pairs
-        Pairs per batch, each in both directions.
-    scale
-        Part of the resolution to which images are down-sampled along each axis.
-    """
-
+    # The part of the stage's epochs after which the phase ends, in (0, 1]. An epoch is whole of the
+    # phase in which it begins, so that its mean losses are of one kind.
     until: float = 1.0
-    steps: int = 1
-    pairs: int = 1
-    scale: float = 1.0
+    steps: int = 1  # of the network that is trained, unless the model takes fewer
+    pairs: int = 1  # per batch, each in both directions
+    scale: float = 1.0  # part of the resolution, along each axis, of the images
 
 
 @dataclass(frozen=True)
 class Stage:
-    """How one network is trained.
-
-    Attributes
-    ----------
-    phases
-        What is done in which part of the stage.
-    epochs, batches
-        Epochs, and batches in each if they are of whole, single pairs, see ``batches_of``.
-    max_minutes
-        Wall-clock budget that replaces the number of epochs. Runs with it do not repeat exactly.
-    rate
-        Adam's learning rate at its highest.
-    schedule
-        ``halve`` every ``halve_every`` epochs, or ``cosine`` down to a hundredth.
-    warmup
-        Part of the stage in which the rate rises from 0.
-    clip
-        The largest norm of the gradient; larger ones are scaled down, and batches whose gradient is
-        not finite, or many times as large as usual, are left out. None: no limit, and a gradient
-        that is not finite ends the training.
-    average
-        Decay of the weights' moving average, which is scored and kept; 0: the weights themselves.
-    more_epochs, more_batches, more_rate
-        Those of training that goes on from a model that was trained long, in the last phase alone.
-        No more epochs: the weights stay.
-    """
+    """How one network is trained: by Adam, in phases."""
 
     phases: tuple[Phase, ...] = (Phase(),)
     epochs: int = 200
-    batches: int = 400
-    max_minutes: float | None = None
-    rate: float = 5e-4
-    schedule: str = "halve"
+    batches: int = 400  # in each epoch if they are of whole, single pairs, see ``batches_of``
+    max_minutes: float | None = None  # replaces the epochs; such runs do not repeat exactly
+    rate: float = 5e-4  # the learning rate at its highest
+    schedule: str = "halve"  # every ``halve_every`` epochs; or ``cosine``, down to a hundredth
     halve_every: int = 60
-    warmup: float = 0.0
+    warmup: float = 0.0  # part of the stage in which the rate rises from 0
+    # The largest norm of the gradient; larger ones are scaled down, and batches whose gradient is
+    # not finite, or many times as large as usual, are left out. None: no limit, and a gradient that
+    # is not finite ends the training.
     clip: float | None = None
-    average: float = 0.0
+    average: float = 0.0  # decay of the moving average of weights that is scored and kept; 0: none
+    # In place of epochs, batches and rate where training goes on from a model that was trained
+    # long, in the last phase alone. No more epochs: the weights stay.
     more_epochs: int = 2
     more_batches: int = 30
     more_rate: float = 2e-4
 
     def continued(self) -> Stage:
         """Give the stage with which training goes on from weights that were trained long."""
-        return dataclasses.replace(
-            self,
-            phases=self.phases[-1:],
-            epochs=self.more_epochs,
-            batches=self.more_batches,
-            rate=self.more_rate,
-        )
+        more = {"epochs": self.more_epochs, "batches": self.more_batches, "rate": self.more_rate}
+        return dataclasses.replace(self, phases=self.phases[-1:], **more)
 
     def phase_at(self, progress: float) -> Phase:
         """Give the phase at a part of the stage in [0, 1)."""
@@ -118,83 +169,44 @@ class Stage:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of training images and of where steps start; standard deviations.
+    """Standard deviations of random changes of training images and of where steps start."""
 
-    Attributes
-    ----------
-    turn, stretch, shift
-        Of the affine map from which the affine network's steps start: antisymmetric and symmetric
-        part of the logarithm of its matrix (turn in radians), and translation in normalised
-        coordinates. The momentum network's start is disturbed by ``error`` times as much.
-    gamma, bias, noise
-        Logarithm of the exponent of intensities, smooth factor, and noise.
-    """
-
+    # Of the affine map from which the affine network's steps start: antisymmetric (radians) and
+    # symmetric part of the logarithm of its matrix, and translation in normalised coordinates.
     turn: float = 0.0
     stretch: float = 0.0
     shift: float = 0.0
-    error: float = 0.0
-    gamma: float = 0.0
-    bias: float = 0.0
+    error: float = 0.0  # of the start of the momentum network's steps, as a part of those three
+    gamma: float = 0.0  # of the logarithm of the exponent of intensities
+    bias: float = 0.0  # of a smooth factor
     noise: float = 0.0
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a training run; ``presets.recipe_preset`` gives named ones.
+    """Everything that decides a training run."""
 
-    Attributes
-    ----------
-    preset
-        The preset that it began as.
-    task
-        ``longitudinal``, ``cross-subject`` or ``both``.
-    model
-        The networks.
-    affine, momentum
-        The two stages.
-    augmentation
-        Random changes of training images.
-    similarity
-        ``mk-lncc``, or ``ncc`` of whole images, with which the paper compares it (Table 2).
-    windows, squared
-        Windows of mk-LNCC, ``paper`` or ``dense``, and whether correlations are squared.
-    lambda_ar, decay_ar
-        C and K of Eq. 13; K in epochs.
-    lambda_as, lambda_vr, lambda_vs
-        Weights of Eq. 5, 9 and 10.
-    every_step
-        Whether the affine similarity is the mean over all steps' maps, not the last one's alone.
-    start
-        Where vSVF steps start in training: ``network``, at the affine network's map of each
-        direction, or ``inverse``, at that of one direction and its inverse.
-    he_weights
-        Start from weights after He et al. (2015) in place of PyTorch's.
-    validation_pairs
-        The most validation pairs, both directions counted.
-    seed
-        Of everything random.
-    """
-
-    preset: str
-    task: str
+    preset: str  # that it began as
+    task: str  # ``longitudinal``, ``cross-subject`` or ``both``
     model: AVSMConfig
     affine: Stage
     momentum: Stage
     augmentation: Augmentation = field(default_factory=Augmentation)
-    similarity: str = "mk-lncc"
-    windows: str = "paper"
-    squared: bool = False
-    lambda_ar: float = 10.0
-    decay_ar: float = 4.0
+    similarity: str = "mk-lncc"  # or ``ncc`` of whole images, as the paper's Table 2 compares
+    windows: str = "paper"  # of mk-LNCC, or ``dense``
+    squared: bool = False  # whether correlations are squared
+    lambda_ar: float = 10.0  # C of Eq. 13
+    decay_ar: float = 4.0  # K of Eq. 13, in epochs
     lambda_as: float = LAMBDA_AS
     lambda_vr: float = LAMBDA_VR
     lambda_vs: float = LAMBDA_VS
-    every_step: bool = False
+    every_step: bool = False  # affine similarity: the mean over all steps' maps, not the last one's
+    # Where vSVF steps start in training: ``network``, at the affine network's map of each
+    # direction, or ``inverse``, at that of one direction and its inverse.
     start: str = "network"
-    he_weights: bool = False
-    validation_pairs: int = 50
-    seed: int = 2019
+    he_weights: bool = False  # start from weights after He et al. (2015), not PyTorch's
+    validation_pairs: int = 50  # the most, both directions counted
+    seed: int = 2019  # of everything random
 
     def __post_init__(self) -> None:
         choose("task", self.task, TASKS)
@@ -215,10 +227,7 @@ class Recipe:
     def change(self, values: Mapping[str, Any]) -> Recipe:
         """Change settings by dotted names, such as ``{"affine.rate": 1e-3}``.
 
-        Raises
-        ------
-        UserError
-            If a name is unknown; the message has the nearest. If a value is of the wrong kind.
+        A UserError says which name is unknown, with the nearest, or which value of a wrong kind.
         """
         plain = self.to_dict()
         for name, value in flat(values).items():
@@ -275,3 +284,61 @@ def _check_stage(name: str, stage: Stage) -> None:
         if not 0 < phase.scale <= 1 or min(phase.pairs, phase.steps) < 1:
             expected = "pairs and steps of at least 1 and a scale in (0, 1]"
             raise UserError(f"{name}.phases: expected {expected}, found {phase}")
+
+
+# Affine steps of the last phase: multi-step training (section 3).
+AFFINE_STEPS = {"longitudinal": 3, "cross-subject": 5, "both": 5}
+# What both stages of ``small`` have in common.
+SMALL = {"batches": 25, "schedule": "cosine", "warmup": 0.02, "clip": 1.0, "average": 0.99}
+PRESETS = {
+    # The paper's networks and section 3: training of one affine step first, then of several from
+    # its weights. The paper does not say how the epochs are shared.
+    "paper": Recipe(
+        "paper",
+        TASKS[0],
+        AVSMConfig(),
+        affine=Stage(phases=(Phase(until=0.5), Phase(steps=5))),
+        momentum=Stage(phases=(Phase(steps=2),)),
+    ),
+    # Deviation: for a processor. Both networks learn on images of half the resolution first, where
+    # a batch costs an eighth, and the affine network on those alone.
+    "small": Recipe(
+        "small",
+        TASKS[0],
+        AVSMConfig(
+            AffineNetConfig(scale=0.5, norm=True),
+            MomentumNetConfig(norm=True, halvings=3),
+            step_scales=(0.5, 1.0),
+        ),
+        affine=Stage(
+            phases=(
+                Phase(until=0.15, pairs=4, scale=0.5),
+                Phase(until=0.5, steps=2, pairs=4, scale=0.5),
+                Phase(until=0.8, steps=3, pairs=4, scale=0.5),
+                Phase(steps=5, pairs=4, scale=0.5),
+            ),
+            epochs=16, rate=1.5e-3, more_batches=10, **SMALL,
+        ),
+        momentum=Stage(
+            phases=(
+                Phase(until=0.15, scale=0.5),
+                Phase(until=0.45, steps=2, scale=0.5),
+                Phase(steps=3),
+            ),
+            epochs=20, rate=3e-3, more_batches=8, **SMALL,
+        ),
+        augmentation=Augmentation(turn=0.07, stretch=0.03, shift=0.07, error=0.3),
+        lambda_ar=1.0, decay_ar=2.0, lambda_as=0.1, windows="dense", every_step=True,
+        start="inverse", he_weights=True, validation_pairs=16,
+    ),
+}  # fmt: skip
+
+
+def recipe_preset(name: str, task: str = "cross-subject") -> Recipe:
+    """Give the preset ``paper`` or ``small`` for a task, see ``manifest.TASKS``."""
+    choose("task", task, TASKS)
+    base = PRESETS[choose("preset", name, PRESETS)]
+    *phases, last = base.affine.phases
+    last = dataclasses.replace(last, steps=AFFINE_STEPS[task])
+    affine = dataclasses.replace(base.affine, phases=(*phases, last))
+    return dataclasses.replace(base, task=task, affine=affine)

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from avsm.affine import Affine, affine_regularisation_weight, compose_affine
-from avsm.affine_net import AffineNet
-from avsm.augment import both_ways, random_affine, random_start
-from avsm.checkpoint import (
+from avsm.data import Data, Pairs, Source, read_data
+from avsm.device import find_device
+from avsm.errors import UserError, choose
+from avsm.losses import (
+    affine_losses,
+    level_windows,
+    mk_lncc_loss,
+    ncc_loss,
+    step_losses,
+    sum_losses,
+)
+from avsm.maps import warp
+from avsm.model import (
+    AVSM,
     BEST,
     LAST,
     STAGES,
@@ -23,24 +33,13 @@ from avsm.checkpoint import (
     load_checkpoint,
     load_weights,
 )
-from avsm.data import Pairs, Source, scan_source
-from avsm.device import find_device
-from avsm.errors import UserError, choose
-from avsm.history import Row
-from avsm.losses import affine_losses, step_losses, sum_losses
-from avsm.maps import warp
-from avsm.model import AVSM, AVSMConfig
-from avsm.pairs import Cohort, read_cohort
-from avsm.settings import Phase, Recipe
-from avsm.similarity import dense_windows, mk_lncc_loss, ncc_loss, paper_windows
-from avsm.trainer import Task, Trainer
-from avsm.validate import Validation
-from avsm.values import flat
+from avsm.networks import AffineNet
+from avsm.pairs import both_ways, random_affine, random_start
+from avsm.settings import AVSMConfig, Phase, Recipe
+from avsm.trainer import Row, Task, Trainer, check_same
 
 log = logging.getLogger(__name__)
-# Settings that a resumed run may change.
-MAY_CHANGE = ("epochs", "max_minutes", "more_epochs", "more_batches", "more_rate")
-Named = dict[str, torch.Tensor]
+Named = dict[str, Tensor]
 
 
 def train(
@@ -56,68 +55,29 @@ def train(
     couples: str | Path | None = None,
     source: Source | None = None,
 ) -> Path:
-    """Train a model on the scans of a manifest.
+    """Train a model on the scans of a manifest; return the best checkpoint of the last stage.
 
-    The folder gets, for each stage, ``<stage>/best.pt`` (the weights with the best validation
-    Dice) and ``<stage>/last.pt`` (to resume from), and ``history.csv`` and ``history.png``. A run
-    that was killed goes on after its last epoch; on a processor it reaches exactly the losses of
-    an unbroken one.
+    The folder ``out`` gets, for each stage, ``<stage>/best.pt`` (the weights with the best
+    validation Dice) and ``<stage>/last.pt`` (to resume from), and ``history.csv`` and
+    ``history.png``. A run that was killed goes on after its last epoch, unless ``resume`` is off;
+    on a processor it reaches exactly the losses of an unbroken one.
 
-    Parameters
-    ----------
-    manifest
-        CSV of preprocessed images, see ``manifest.read_manifest``: in [0, 1], all on one grid.
-    out
-        The folder.
-    recipe
-        The settings, see ``presets.recipe_preset``.
-    stages
-        ``affine``, ``momentum`` or both.
-    start
-        Models whose weights training starts from, one after the other, each with the networks that
-        it was trained for: the affine network for the stage ``momentum`` alone (without any model
-        the one in ``out``), or a warm start.
-    labels
-        Values of the structures that validation scores; None takes all but 0.
-    device
-        ``auto``, ``cpu``, ``cuda`` or ``mps``.
-    resume
-        Whether to go on with a run found in the folder; otherwise it starts anew.
-    memory_gb
-        Images that take more memory go to a file in the folder.
-    couples
-        CSV of the couples to train on, see ``pairs.read_couples``; None takes all there are.
-    source
-        Gives the training images in place of the manifest's training scans.
+    The manifest is a CSV of preprocessed images, see ``manifest.read_manifest``: in [0, 1], all on
+    one grid. ``couples`` is a CSV of those to train on, see ``pairs.read_couples``; None takes all
+    there are. A ``source`` gives the training images in place of the manifest's training scans.
+    Images that take more than ``memory_gb`` go to a file in the folder. ``labels`` are the values
+    of the structures that validation scores; None takes all but 0.
 
-    Returns
-    -------
-    Path
-        The best checkpoint of the last stage.
+    The weights start from those of the models ``start``, one after the other, each with the
+    networks that it was trained for: a warm start, or the affine network for the stage ``momentum``
+    alone, which without any model is that in ``out``.
 
-    Raises
-    ------
-    UserError
-        If manifest, images, couples, recipe or folder do not fit.
+    A UserError says if manifest, images, couples, recipe or folder do not fit.
     """
     chosen = [name for name in STAGES if name in [choose("stage", s, STAGES) for s in stages]]
     out, place = Path(out), find_device(device)
-    cohort = read_cohort(manifest, recipe.task, couples)
-    previous = {name: find_previous(out / name / LAST, recipe, resume) for name in chosen}
-    if source is None:
-        source = scan_source(cohort, recipe.task, recipe.augmentation, out, place, memory_gb)
-    scored = Validation(cohort.validation, recipe, source, labels, place)
-    data = {"scans": digest(cohort)} | scored.data
-    for name, content in previous.items():
-        if content is not None:
-            check_same(out / name / LAST, "other data", data | content.get("data", {}), data)
-    log.info(
-        "%d training and %d validation scans of %s voxels (z, y, x); %d validation pairs, "
-        "structures %s; device %s, %d threads",
-        *(len(cohort.training), len(cohort.validation)),
-        *("x".join(map(str, source.shape)), len(scored.pairs)),
-        *(scored.values, place, torch.get_num_threads()),
-    )
+    previous = {name: _find_previous(out / name / LAST, recipe, resume) for name in chosen}
+    data = read_data(manifest, recipe, out, place, labels, couples, source, memory_gb)
     model = new_model(recipe).to(place, memory_format=torch.channels_last_3d)
     rows: list[Row] = []
     if chosen == ["momentum"] and (out / "affine" / LAST).is_file():
@@ -129,18 +89,15 @@ def train(
     if chosen == ["momentum"] and "affine" not in trained:
         log.warning("the affine network is untrained: give a model to start from")
     for name in chosen:
+        folder = out / name
         trained |= {name}
         if previous[name] is not None:
-            _load_previous(model, name, previous[name], out / name / LAST, trained)
-        networks = tuple(stage for stage in STAGES if stage in trained)
-        task = _task(model, name, recipe, source, scored, networks, data)
-        trainer = Trainer(
-            task, getattr(recipe, name), recipe.seed, out / name, out, place,
-            recipe.model.precision, rows,
-        )  # fmt: skip
+            _load_previous(model, name, previous[name], folder / LAST, trained)
+        task = _task(model, name, recipe, data, tuple(s for s in STAGES if s in trained))
+        stage, precision = getattr(recipe, name), recipe.model.precision
+        trainer = Trainer(task, stage, recipe.seed, folder, out, place, precision, rows)
         rows = trainer.run(previous[name])
-        best = load_checkpoint(out / name / BEST)
-        load_weights(model, best, out / name / BEST)
+        load_weights(model, load_checkpoint(folder / BEST), folder / BEST)
     if chosen == ["affine"] and (out / "momentum" / BEST).is_file():
         log.warning(
             "%s holds the affine network that it was trained with, not this one: train the "
@@ -150,43 +107,23 @@ def train(
     return out / chosen[-1] / BEST
 
 
-def _task(
-    model: AVSM,
-    name: str,
-    recipe: Recipe,
-    source: Source,
-    validation: Validation,
-    trained: tuple[str, ...],
-    data: dict[str, Any],
-) -> Task:
+def _task(model: AVSM, name: str, recipe: Recipe, data: Data, trained: tuple[str, ...]) -> Task:
     """Make one of the networks what is trained; the other stays as it is."""
     net = model.affine_net if name == "affine" else model.momentum_net
     model.requires_grad_(False)
     net.requires_grad_(True)
-    device = next(net.parameters()).device
     losses_of = affine_stage if name == "affine" else momentum_stage
 
-    def draw(phase: Phase, epoch: int, generator: torch.Generator) -> tuple[Any, torch.Generator]:
-        return source.draw(phase, epoch, generator), generator
+    def losses(pairs: Pairs, *when: Any) -> Named:
+        return losses_of(model, pairs, recipe, *when)
 
-    def losses(batch: tuple[Any, torch.Generator], phase: Phase, epoch: int) -> Named:
-        drawn, generator = batch
-        return losses_of(model, source.pairs(drawn, device), recipe, phase, epoch, generator)
-
-    def find_map(fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
+    def find_map(fixed: Tensor, moving: Tensor) -> Tensor:
         return model(fixed, moving, steps=0 if name == "affine" else None).map
 
-    return Task(
-        name,
-        net,
-        draw,
-        losses,
-        score=lambda: validation.score(find_map),
-        describe=lambda: (
-            describe_model(model, source.shape, trained) | {"recipe": recipe.to_dict()}
-        ),
-        kept={"data": data},
-    )
+    def describe() -> dict[str, Any]:
+        return describe_model(model, data.source.shape, trained) | {"recipe": recipe.to_dict()}
+
+    return Task(name, net, data, losses, find_map, describe)
 
 
 def affine_stage(
@@ -233,8 +170,8 @@ def momentum_stage(
 @torch.no_grad()
 def deformable_start(
     net: AffineNet,
-    fixed: torch.Tensor,
-    moving: torch.Tensor,
+    fixed: Tensor,
+    moving: Tensor,
     steps: int,
     recipe: Recipe,
     scale: float,
@@ -254,12 +191,12 @@ def deformable_start(
     return both_ways(compose_affine(forward, error.to(fixed)))
 
 
-def similarity_loss(warped: torch.Tensor, fixed: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+def similarity_loss(warped: Tensor, fixed: Tensor, recipe: Recipe) -> Tensor:
     """Give the recipe's similarity loss of each item, ``(B,)``."""
     if recipe.similarity == "ncc":
         return ncc_loss(warped, fixed, recipe.squared)
-    windows = {"paper": paper_windows, "dense": dense_windows}[recipe.windows]
-    return mk_lncc_loss(warped, fixed, windows(fixed.shape[2:]), recipe.squared)
+    windows = level_windows(fixed.shape[2:], 1.0, recipe.windows)  # the same on all images
+    return mk_lncc_loss(warped, fixed, windows, recipe.squared)
 
 
 def new_model(recipe: Recipe) -> AVSM:
@@ -286,7 +223,7 @@ def he_weights(net: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def find_previous(path: Path, recipe: Recipe, resume: bool) -> dict | None:
+def _find_previous(path: Path, recipe: Recipe, resume: bool) -> dict[str, Any] | None:
     """Give the checkpoint to go on with, if there is one of the same recipe."""
     if not resume or not path.is_file():
         return None
@@ -294,24 +231,6 @@ def find_previous(path: Path, recipe: Recipe, resume: bool) -> dict | None:
     before = Recipe.from_dict(content["recipe"]).to_dict()  # and what earlier versions did not say
     check_same(path, "another recipe", before, recipe.to_dict())
     return content
-
-
-def check_same(path: Path, what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise UserError, and list what differs, unless a checkpoint was made with the same settings.
-
-    Those of ``MAY_CHANGE`` may differ.
-    """
-    before, now = flat(before), flat(now)
-    changed = [
-        f"  - {name}: {before.get(name)} before, {now.get(name)} now"
-        for name in sorted({*before, *now})
-        if before.get(name) != now.get(name) and name.split(".")[-1] not in MAY_CHANGE
-    ]
-    if changed:
-        raise UserError(
-            f"{path}: made with {what}:\n" + "\n".join(changed) + "\n"
-            "Give the same as before, choose another folder, or start anew (--no-resume)."
-        )
 
 
 def _load_previous(
@@ -342,17 +261,3 @@ def _warm_start(model: AVSM, path: Path) -> set[str]:
     load_weights(model, content, path)
     log.info("start from the weights of %s", path)
     return set(content["trained"])
-
-
-def digest(cohort: Cohort) -> str:
-    """Tell cohorts apart, by scans and listed couples, wherever their folder is."""
-    rows: list[tuple[str, ...]] = sorted(
-        (s.split, s.subject, s.visit, s.side, s.image.name, s.label.name if s.label else "")
-        for s in (*cohort.training, *cohort.validation)
-    )
-    rows += [
-        (task, *(cohort.training[index].image.name for index in couple))
-        for task, couples in cohort.listed.items()
-        for couple in couples
-    ]
-    return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]

@@ -5,91 +5,66 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from tqdm import tqdm
 
-from avsm.augment import keyed_generator
-from avsm.checkpoint import BEST, LAST, save_checkpoint
+from avsm.data import Data, FindMap, Pairs
 from avsm.device import peak_memory_mb, precision_name
 from avsm.errors import UserError
-from avsm.history import Row, describe_row, write_history
+from avsm.files import write_rows, written_aside
+from avsm.model import BEST, LAST, save_checkpoint
+from avsm.pairs import keyed_generator
 from avsm.settings import Phase, Stage
-from avsm.validate import Score
+from avsm.values import flat
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
-Losses = Mapping[str, torch.Tensor]
+Losses = Mapping[str, Tensor]
+Row = dict[str, Any]  # of the history, by column
 SPIKE = 10.0  # a gradient that is so many times as large as usual says nothing: it is left out
 SETTLED = 20  # batches of a phase before what is usual is known
 USUAL = 100  # batches whose mean it is
 UNUSABLE = 20  # batches in a row that are not finite, after which a training is given up
+# Settings that a resumed run may change.
+MAY_CHANGE = ("epochs", "max_minutes", "more_epochs", "more_batches", "more_rate")
+LOSSES = ("total", "similarity", "regularisation", "symmetry")
+COLUMNS = (
+    *("stage", "epoch", "phase", "batches", "learning_rate", *LOSSES, "validation_dice"),
+    *("validation_folds_percent", "seconds", "memory_mb", "precision"),
+)
 
 
-@dataclass(frozen=True)
-class Task:
-    """What a trainer trains, and how it is judged.
+class Task(NamedTuple):
+    """What a trainer trains, and how it is judged."""
 
-    Attributes
-    ----------
-    name
-        In the history and in messages.
-    net
-        The network; those of its parameters that require gradients are optimised.
-    draw
-        Draws a batch by a generator, for a phase and an epoch from 0; may run in another thread.
-    losses
-        Gives the loss ``total`` of such a batch, and its terms by name.
-    score
-        Gives the score on the validation pairs, with the network as it is.
-    describe
-        Gives all that is needed to use the network, with its weights, as plain data.
-    kept
-        What only a resumed run needs besides.
-    """
-
-    name: str
-    net: nn.Module
-    draw: Callable[[Phase, int, torch.Generator], Any]
-    losses: Callable[[Any, Phase, int], Losses]
-    score: Callable[[], Score]
-    describe: Callable[[], dict[str, Any]]
-    kept: Mapping[str, Any] = field(default_factory=dict)
+    name: str  # in the history and in messages
+    net: nn.Module  # those of its parameters that require gradients are optimised
+    data: Data
+    # Gives the loss ``total`` of a batch of pairs, and its terms by name, for a phase and an epoch
+    # from 0. The generator is the one that drew the batch.
+    losses: Callable[[Pairs, Phase, int, torch.Generator], Losses]
+    find_map: FindMap  # with the network as it is, for validation
+    describe: Callable[[], dict[str, Any]]  # all that is needed to use the network, as plain data
 
 
 class Trainer:
-    """Train one network.
+    """Train one network on a device, with draws by a seed.
 
-    After each epoch the folder has ``last.pt`` to resume from and ``best.pt`` with the weights of
-    the best validation Dice. Both hold the moving average of the weights, which is what is scored.
-    On a processor a resumed run reaches exactly the losses of an unbroken one, unless minutes limit
-    it.
-
-    Parameters
-    ----------
-    task
-        What is trained.
-    stage
-        Epochs, phases and learning rate.
-    seed
-        Of all draws.
-    folder
-        Where the checkpoints go.
-    report
-        Where ``history.csv`` and ``history.png`` go.
-    device
-        Of the network.
-    precision
-        Of the network's convolutions, see ``device.autocast``; recorded, not set.
-    before
-        The history of the stage before.
+    After each epoch ``folder`` has ``last.pt`` to resume from and ``best.pt`` with the weights of
+    the best validation Dice; ``report`` has ``history.csv`` and ``history.png``, which go on after
+    the history of the stage ``before``. Both checkpoints hold the moving average of the weights,
+    which is what is scored. On a processor a resumed run reaches exactly the losses of an unbroken
+    one, unless minutes limit it. The precision of the network is recorded, not set.
     """
 
     def __init__(
@@ -111,20 +86,23 @@ class Trainer:
         self.average = [p.detach().clone() for p in self.weights]
         self.optimiser = torch.optim.Adam(self.weights, lr=stage.rate)
         self.epoch, self.step, self.seconds, self.best = 0, 0, 0.0, -1.0
+        self.unusable = 0  # batches in a row
         self.usual = {"until": 0.0, "norm": 0.0, "batches": 0}  # gradients of the phase so far
 
     def run(self, previous: Mapping[str, Any] | None = None) -> list[Row]:
-        """Train to the end of the stage; return the history of this stage and of that before.
+        """Train to the end of the stage, from the content of ``last.pt`` where one is given.
 
-        Parameters
-        ----------
-        previous
-            The content of ``last.pt`` to go on from.
+        Gives the history of this stage and of that before.
         """
         if previous is not None:
             self._restore(previous)
-        with _fast_convolutions(self.device):
+        benchmark = torch.backends.cudnn.benchmark
+        try:
+            # Let cuDNN choose by trial: batches have few sizes, each of them many times.
+            torch.backends.cudnn.benchmark = True
             self._train(previous is None)
+        finally:
+            torch.backends.cudnn.benchmark = benchmark
         self._say_best()
         return self.before + self.rows
 
@@ -132,22 +110,16 @@ class Trainer:
         self.started = time.monotonic() - self.seconds
         if anew:
             self._close_epoch({}, 0)  # before training: a start may be better than all that follows
-        unusable = 0
         while self.stage.epochs and (progress := self._progress()) < 1:
             phase = self.stage.phase_at(progress)
-            sums: dict[str, torch.Tensor] = {}
+            sums: dict[str, Tensor] = {}
             done = 0
-            for batch, rate in self._batches(phase):
-                for group in self.optimiser.param_groups:
-                    group["lr"] = rate
+            for pairs, generator, rate in self._batches(phase):
+                self.optimiser.param_groups[0]["lr"] = rate
                 self.optimiser.zero_grad(set_to_none=True)
-                losses = self.task.losses(batch, phase, self.epoch)
+                losses = self.task.losses(pairs, phase, self.epoch, generator)
                 losses["total"].backward()
-                finite, spike = self._clip(losses, phase)
-                unusable = 0 if finite else unusable + 1
-                if unusable > (UNUSABLE if self.stage.clip else 0):
-                    self._give_up(losses)
-                if finite and not spike:
+                if self._clip(losses, phase):
                     self.optimiser.step()
                     self._update_average()
                     for name, loss in losses.items():
@@ -166,32 +138,47 @@ class Trainer:
             return (time.monotonic() - self.started) / (60 * self.stage.max_minutes)
         return (self.epoch + part) / self.stage.epochs
 
-    def _batches(self, phase: Phase) -> Iterator[tuple[Any, float]]:
-        """Give the epoch's batches, each with its learning rate.
+    def _batches(self, phase: Phase) -> Iterator[tuple[Pairs, torch.Generator, float]]:
+        """Give the epoch's batches of pairs, each with its generator and learning rate.
 
         For a GPU each is drawn while the one before is computed; a processor would draw in the
         time that it takes from the network.
         """
-        count, name = self.stage.batches_of(phase), self.task.name
+        count, name, source = self.stage.batches_of(phase), self.task.name, self.task.data.source
 
-        def draw(number: int) -> Any:
+        def draw(number: int) -> tuple[Any, torch.Generator]:
             generator = keyed_generator(self.seed, name, self.epoch, number)
-            return self.task.draw(phase, self.epoch, generator)
+            return source.draw(phase, self.epoch, generator), generator
 
-        numbers = _with_bar(range(count), f"{name} epoch {self.epoch + 1}")
+        # The bar is for a terminal: a log gets none.
+        bar = {"desc": f"{name} epoch {self.epoch + 1}", "leave": False, "disable": None}
+        numbers = tqdm(range(count), **bar)
         drawn = map(draw, numbers) if self.device.type == "cpu" else _ahead(draw, numbers)
-        for number, batch in enumerate(drawn):
+        for number, (batch, generator) in enumerate(drawn):
             progress = self._progress(number / count)
             if progress >= 1 and number:
                 return
-            yield batch, self.stage.rate_at(min(progress, 1.0), self.epoch)
+            pairs = source.pairs(batch, self.device)
+            yield pairs, generator, self.stage.rate_at(min(progress, 1.0), self.epoch)
 
-    def _clip(self, losses: Losses, phase: Phase) -> tuple[bool, bool]:
-        """Clip the gradient; tell whether it and the loss are finite, and whether it is a spike."""
+    def _clip(self, losses: Losses, phase: Phase) -> bool:
+        """Clip the gradient; tell whether it can be used: finite as the loss is, and no spike.
+
+        A UserError ends the training when too many in a row are not finite.
+        """
         limit, usual = self.stage.clip, self.usual
         norm = float(torch.nn.utils.clip_grad_norm_(self.weights, limit or math.inf))
-        if not (math.isfinite(norm) and bool(torch.isfinite(losses["total"].detach()))):
-            return False, False
+        if not (math.isfinite(norm) and math.isfinite(float(losses["total"].detach()))):
+            self.unusable += 1
+            if self.unusable > (UNUSABLE if limit else 0):
+                values = {name: float(loss.detach()) for name, loss in losses.items()}
+                raise UserError(
+                    f"{self.task.name} epoch {self.epoch + 1}, step {self.step + 1}: expected a "
+                    f"finite loss and gradient, found {values}; start anew, with a rate of less "
+                    f"than {self.stage.rate:g}"
+                )
+            return False
+        self.unusable = 0
         if usual["until"] != phase.until:
             usual |= {"until": phase.until, "norm": norm, "batches": 0}
         largest = SPIKE * usual["norm"]
@@ -199,15 +186,7 @@ class Trainer:
         usual["batches"] += 1
         # Spikes count as the largest that is none: where gradients have grown, they soon are usual.
         usual["norm"] += (min(norm, largest) - usual["norm"]) / min(usual["batches"], USUAL)
-        return True, spike
-
-    def _give_up(self, losses: Losses) -> None:
-        values = {name: float(loss.detach()) for name, loss in losses.items()}
-        raise UserError(
-            f"{self.task.name} epoch {self.epoch + 1}, step {self.step + 1}: expected a finite "
-            f"loss and gradient, found {values}; start anew, with a rate of less than "
-            f"{self.stage.rate:g}"
-        )
+        return not spike
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -216,28 +195,18 @@ class Trainer:
         for average, weight in zip(self.average, self.weights, strict=True):
             average.lerp_(weight, 1 - decay if self.stage.average else 1.0)
 
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """Put the averaged weights into the network, and the others back."""
-        own = [weight.detach().clone() for weight in self.weights]
-        self._load(self.average)
-        try:
-            yield
-        finally:
-            self._load(own)
-
     @torch.no_grad()
-    def _load(self, values: Iterable[torch.Tensor]) -> None:
+    def _load(self, values: Iterable[Tensor]) -> None:
         for weight, value in zip(self.weights, values, strict=True):
             weight.copy_(value)
 
-    def _close_epoch(
-        self, losses: dict[str, float], batches: int, phase: int | None = None
-    ) -> None:
+    def _close_epoch(self, losses: Row, batches: int, phase: int | None = None) -> None:
         """Validate, report and save; phases count from 1."""
-        with self._averaged():
-            score = self.task.score()
-            content = copy.deepcopy(self.task.describe())
+        own = [weight.detach().clone() for weight in self.weights]
+        self._load(self.average)
+        score = self.task.data.validation.score(self.task.find_map)
+        content = copy.deepcopy(self.task.describe())
+        self._load(own)
         improved = score.dice > self.best
         self.best = max(self.best, score.dice)
         now = time.monotonic() - self.started
@@ -272,27 +241,27 @@ class Trainer:
         if improved:
             save_checkpoint(self.folder / BEST, content)
         state = {
-            "own_weights": [weight.detach() for weight in self.weights],
+            "own_weights": own,
             "average": self.average,
             "optimiser": self.optimiser.state_dict(),
             "best": self.best,
             "usual": self.usual,
+            "data": self.task.data.identity,
         }
-        save_checkpoint(self.folder / LAST, content | state | dict(self.task.kept))
+        save_checkpoint(self.folder / LAST, content | state)
         write_history(self.report, self.before + self.rows)
 
     def _say_best(self) -> None:
         best = max(self.rows, key=lambda row: row["validation_dice"])
+        start, dice, epoch = self.rows[0]["validation_dice"], best["validation_dice"], best["epoch"]
         what = f"{self.task.name}: {self.epoch} epochs; validation Dice"
-        start, dice = self.rows[0]["validation_dice"], best["validation_dice"]
-        if best["epoch"]:
-            log.info(
-                "%s %.4f at best, after epoch %d, and %.4f before", what, dice, best["epoch"], start
-            )
+        if epoch:
+            log.info("%s %.4f at best, after epoch %d, and %.4f before", what, dice, epoch, start)
         elif self.epoch:
             log.warning("%s %.4f before them, and less ever since: the start is kept", what, start)
 
     def _restore(self, previous: Mapping[str, Any]) -> None:
+        check_same(self.folder / LAST, "other data", previous["data"], self.task.data.identity)
         self._load(previous["own_weights"])
         self.average = [value.to(self.device) for value in previous["average"]]
         self.optimiser.load_state_dict(previous["optimiser"])
@@ -301,36 +270,83 @@ class Trainer:
         log.info("%s: go on after epoch %d", self.task.name, self.epoch)
 
 
-@contextmanager
-def _fast_convolutions(device: torch.device) -> Iterator[None]:
-    """Let cuDNN choose by trial: batches have few sizes, each of them many times."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = before or device.type == "cuda"
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
+def check_same(path: Path, what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise UserError, and list what differs, unless a checkpoint was made with the same settings.
+
+    Those of ``MAY_CHANGE`` may differ.
+    """
+    before, now = flat(before), flat(now)
+    changed = [
+        f"  - {name}: {before.get(name)} before, {now.get(name)} now"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name) and name.split(".")[-1] not in MAY_CHANGE
+    ]
+    if changed:
+        raise UserError(
+            f"{path}: made with {what}:\n" + "\n".join(changed) + "\n"
+            "Give the same as before, choose another folder, or start anew (--no-resume)."
+        )
 
 
 def _ahead(draw: Callable[[int], Any], numbers: Iterable[int]) -> Iterator[Any]:
     """Draw each batch in the background while the one before is used."""
     with ThreadPoolExecutor(max_workers=1) as background:
-        before = None
+        numbers = iter(numbers)
+        coming = background.submit(draw, next(numbers))
         for number in numbers:
-            coming = background.submit(draw, number)
-            if before is not None:
-                yield before.result()
-            before = coming
-        if before is not None:
+            before, coming = coming, background.submit(draw, number)
             yield before.result()
+        yield coming.result()
 
 
-def _with_bar(numbers: Iterable[int], title: str) -> Iterable[int]:
-    """Show a progress bar on a terminal, nothing in a log."""
-    if not sys.stderr.isatty():
-        return numbers
+def describe_row(row: Mapping[str, Any], best: float, seconds_left: float) -> str:
+    """Say in one line how an epoch went."""
+    losses = ", ".join(f"{name} {row[name]:.4f}" for name in LOSSES if row.get(name) is not None)
+    left = f"{seconds_left / 60:.0f} min" if seconds_left >= 90 else f"{seconds_left:.0f} s"
+    left = "unknown time" if math.isnan(seconds_left) else left
+    return (
+        f"{row['stage']} epoch {row['epoch']}: {losses or 'before training'}; validation Dice "
+        f"{row['validation_dice']:.4f} (best {best:.4f}), folds "
+        f"{row['validation_folds_percent']:.3f} %; rate {row['learning_rate']:.2g}, "
+        f"{row['seconds']:.1f} s, {row['memory_mb']:.0f} MB, {left} left"
+    )
+
+
+def write_history(folder: Path, rows: Sequence[Row]) -> None:
+    """Write ``history.csv`` and ``history.png`` into a folder."""
+    write_rows(folder / "history.csv", COLUMNS, rows)
     try:
-        from tqdm import tqdm
-    except ImportError:
-        return numbers
-    return tqdm(numbers, desc=title, leave=False)
+        with written_aside(folder / "history.png") as aside:
+            draw_history(rows).savefig(aside, dpi=120)
+    except OSError as error:
+        log.warning("history.png was not written: %s", error)
+
+
+def draw_history(rows: Sequence[Row]) -> Figure:
+    """Draw losses and validation Dice over the epochs.
+
+    Losses of two phases, of which one has more steps to sum over, say, are not joined by a line.
+    """
+    from matplotlib.figure import Figure  # without pyplot: no global state, no window
+
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    loss_axes, dice_axes = figure.subplots(1, 2)
+    for colour, name in enumerate(LOSSES):
+        points = [(number, row) for number, row in enumerate(rows) if row.get(name)]
+        phases = groupby(points, key=lambda point: (point[1]["stage"], point[1].get("phase")))
+        for first, (_, own) in enumerate(phases):
+            epochs, values = zip(*((number, row[name]) for number, row in own), strict=True)
+            label = "_" * bool(first) + name  # one entry of the legend for all phases
+            loss_axes.plot(epochs, values, ".-", color=f"C{colour}", label=label, markersize=3)
+    dice_axes.plot([row["validation_dice"] for row in rows], color="black")
+    stages = [row["stage"] for row in rows]
+    for axes in (loss_axes, dice_axes):
+        for number in range(1, len(rows)):
+            if stages[number] != stages[number - 1]:
+                axes.axvline(number, color="grey", linestyle=":")
+    epoch = " + ".join(f"{stage} epochs" for stage in dict.fromkeys(stages))
+    loss_axes.set(xlabel=epoch, ylabel="loss", yscale="log")
+    dice_axes.set(xlabel=epoch, ylabel="validation Dice", ylim=(0, 1))
+    if loss_axes.lines:
+        loss_axes.legend(fontsize="small")
+    return figure

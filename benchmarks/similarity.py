@@ -10,7 +10,7 @@ import argparse
 import torch
 import torch.nn.functional as F
 
-from avsm.similarity import FLOOR, Window, mk_lncc_loss, paper_windows
+from avsm.losses import FLOOR, Window, mk_lncc_loss, paper_windows
 from benchmarks.solvers import seconds
 
 

@@ -15,9 +15,8 @@ from collections.abc import Callable
 
 import torch
 
-from avsm.flow import advance
 from avsm.maps import identity_map, jacobian_determinant, spacing, warp_displacement
-from avsm.smoothing import MultiGaussian
+from avsm.vsvf import MultiGaussian, advance
 
 RUNS = (("squaring", 4), ("squaring", 5), ("squaring", 7), ("rk4", 10))
 VELOCITIES = (1, 2, 5, 10, 20, 30)  # largest component, in voxels of the low-resolution grid

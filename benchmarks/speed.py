@@ -23,14 +23,12 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from avsm.augment import keyed_generator
 from avsm.data import ImageStore, ScanSource, Source
 from avsm.device import device_name, find_device, peak_memory_mb
 from avsm.manifest import Scan
 from avsm.model import AVSM
-from avsm.pairs import PairSampler
-from avsm.presets import PRESETS, recipe_preset
-from avsm.settings import Recipe
+from avsm.pairs import PairSampler, keyed_generator
+from avsm.settings import PRESETS, Recipe, recipe_preset
 from avsm.train import affine_stage, momentum_stage, new_model
 from benchmarks.solvers import seconds
 

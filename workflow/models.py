@@ -24,7 +24,7 @@ RECORD = "models.json"
 
 def collect(run: str, root: Path = ROOT) -> list[Path]:
     """Copy the networks of a finished run to `models/` in half precision; return their paths."""
-    from avsm.checkpoint import SUMS, load_checkpoint, save_checkpoint  # not where plans are made
+    from avsm.model import SUMS, load_checkpoint, save_checkpoint  # not where plans are made
 
     source, target = root / "results" / run, root / MODELS
     trained = sorted(source.glob("networks/*/*/model.pt"))

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import SimpleITK as sitk
 import torch
 
-from avsm.checkpoint import TrainedModel, load_model
 from avsm.device import device_name, find_device, precision_name
 from avsm.fields import warp_image
 from avsm.grid import to_grid
 from avsm.images import canonical
+from avsm.model import TrainedModel, load_model
 from avsm.physical import physical_displacement
 from avsm.registration import register
 from workflow.contract.registration import Context, Registration

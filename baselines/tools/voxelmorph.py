@@ -26,17 +26,17 @@ import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 import voxelmorph
-from torch import nn
+from torch import Tensor, nn
 
 from avsm.affine import Affine
-from avsm.checkpoint import FORMAT, TrainedModel, load_checkpoint, load_model
 from avsm.checks import check_same_shape, check_volume
-from avsm.convolution import Conv3d
 from avsm.device import autocast, device_name, find_device, precision_name
 from avsm.errors import UserError
 from avsm.grid import to_grid
 from avsm.images import ORIENTATION, canonical
 from avsm.maps import half_shape, identity_map, resize, spacing, warp
+from avsm.model import FORMAT, TrainedModel, load_checkpoint, load_model
+from avsm.networks import Conv3d
 from avsm.physical import physical_displacement
 from workflow.contract.registration import Context, Registration
 
@@ -45,30 +45,20 @@ SLOPE = 0.2  # of the leaky ReLUs, as in the VoxelMorph papers; the package's de
 
 
 class Warping(NamedTuple):
-    """The result for a batch.
+    """The result for a batch."""
 
-    velocity : ``(B, 3, D', H', W')``, at half the resolution, in its voxels.
-    map : ``(B, 3, D, H, W)``, normalised, from fixed to moving; an affine part is composed in.
-    warped : the moving image read at the map, ``(B, 1, D, H, W)``, interpolated once.
-    """
-
-    velocity: torch.Tensor
-    map: torch.Tensor
-    warped: torch.Tensor
+    velocity: Tensor  # ``(B, 3, D', H', W')``, at half the resolution, in its voxels
+    map: Tensor  # ``(B, 3, D, H, W)``, normalised; an affine part is composed in
+    warped: Tensor  # the moving image read at the map, ``(B, 1, D, H, W)``
 
 
 class VoxelMorph(nn.Module):
-    """Register pairs by a velocity that one pass of a U-Net predicts.
+    """Register pairs by a velocity that one pass of a U-Net predicts, behind an affine network.
 
-    The velocity is integrated at half the resolution, as in Dalca et al. 2018; the package's own
-    forward pass integrates at the full one, where that takes longer than the U-Net.
-
-    Parameters
-    ----------
-    features : channels of the U-Net's levels, from the finest; the grid is halved behind each.
-    integration_steps : squarings that integrate the velocity.
-    affine : a trained affine network to put in front; it stays as it is.
-    precision : of the U-Net's convolutions, see `avsm.device.autocast`.
+    `features` are the channels of the U-Net's levels, from the finest; the grid is halved behind
+    each. The velocity is integrated by squarings (`integration_steps`) at half the resolution, as
+    in Dalca et al. 2018; the package's own forward pass integrates at the full one, where that
+    takes longer than the U-Net. The affine network stays as it is; None: there is none.
     """
 
     def __init__(
@@ -96,15 +86,10 @@ class VoxelMorph(nn.Module):
             self.affine_net = affine.model.affine_net.requires_grad_(False)
             self.affine_steps = affine.model.config.affine_steps
 
-    def forward(
-        self, fixed: torch.Tensor, moving: torch.Tensor, start: Affine | None = None
-    ) -> Warping:
-        """Register the moving images to the fixed ones.
+    def forward(self, fixed: Tensor, moving: Tensor, start: Affine | None = None) -> Warping:
+        """Register moving to fixed images ``(B, 1, D, H, W)``, intensities in [0, 1].
 
-        Parameters
-        ----------
-        fixed, moving : ``(B, 1, D, H, W)``, intensities in [0, 1].
-        start : the affine map to go on from; None takes the affine network's, if there is one.
+        `start` is the affine map to go on from; None takes the affine network's, if there is one.
         """
         check_volume("fixed", fixed, channels=1)
         check_same_shape("moving", moving, "fixed", fixed)
@@ -114,11 +99,12 @@ class VoxelMorph(nn.Module):
         seen = moving if start is None else warp(moving, start.map(fixed.shape[2:]))
         velocity = self._velocity(fixed, seen)
         phi = self._integrate(velocity, fixed.shape[2:])
-        if start is not None:
-            phi = apply_affine(start, phi)
+        if start is not None:  # A phi(x) + b: exact, as an affine map needs no interpolation
+            moved = start.matrix @ phi.flatten(2) + start.offset[..., None]
+            phi = moved.unflatten(2, phi.shape[2:])
         return Warping(velocity, phi, warp(moving, phi))
 
-    def _velocity(self, fixed: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
+    def _velocity(self, fixed: Tensor, moving: Tensor) -> Tensor:
         """Predict on a grid that halves evenly, black beyond the images, and cut that off."""
         shape = fixed.shape[2:]
         (z, y, x), (d, h, w) = shape, even_shape(shape, self.levels)
@@ -127,10 +113,11 @@ class VoxelMorph(nn.Module):
             velocity = self.net(moving, fixed, return_field_type="velocity")
         return resize_voxels(velocity[:, :, :z, :y, :x].float(), half_shape(shape))
 
-    def _integrate(self, velocity: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    def _integrate(self, velocity: Tensor, shape: Sequence[int]) -> Tensor:
         """Integrate by scaling and squaring; give the map on a grid, ``(B, 3, D, H, W)``."""
-        displacement = self.net.velocity_field_integrator(velocity)
-        return map_from_voxels(resize_voxels(displacement, shape))
+        displacement = resize_voxels(self.net.velocity_field_integrator(velocity), shape)
+        scale = torch.tensor(spacing(shape)).to(displacement)
+        return identity_map(shape, displacement) + scale[:, None, None, None] * displacement
 
 
 def even_shape(shape: Sequence[int], levels: int) -> tuple[int, int, int]:
@@ -144,32 +131,17 @@ def even_shape(shape: Sequence[int], levels: int) -> tuple[int, int, int]:
     return depth, height, width
 
 
-def resize_voxels(field: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+def resize_voxels(field: Tensor, shape: Sequence[int]) -> Tensor:
     """Bring displacements in voxels ``(B, 3, D, H, W)`` to another grid, and to its voxels."""
     before, now = (torch.tensor(spacing(grid)) for grid in (field.shape[2:], shape))
     return resize(field, shape) * (before / now).to(field)[:, None, None, None]
 
 
-def map_from_voxels(displacement: torch.Tensor) -> torch.Tensor:
-    """Turn a displacement in voxels ``(B, 3, D, H, W)`` into a map in normalised coordinates."""
-    shape = displacement.shape[2:]
-    scale = torch.tensor(spacing(shape)).to(displacement)
-    return identity_map(shape, displacement) + scale[:, None, None, None] * displacement
-
-
-def apply_affine(affine: Affine, phi: torch.Tensor) -> torch.Tensor:
-    """Compose ``A phi(x) + b``: exact, as an affine map needs no interpolation."""
-    moved = affine.matrix @ phi.flatten(2) + affine.offset[..., None]
-    return moved.unflatten(2, phi.shape[2:])
-
-
 class Losses(nn.Module):
     """The squared local correlation (NCC) and the smoothness of the velocity, both neurite's.
 
-    Parameters
-    ----------
-    window : side of the NCC window, voxels.
-    smoothness : weight of the velocity's mean squared gradient (dimensionless).
+    `window` is the side of the NCC window in voxels, `smoothness` the weight of the velocity's mean
+    squared gradient (dimensionless).
     """
 
     def __init__(self, window: int, smoothness: float) -> None:
@@ -178,9 +150,7 @@ class Losses(nn.Module):
         self.gradient = neurite.nn.modules.SpatialGradient("l2")
         self.smoothness = smoothness
 
-    def forward(
-        self, fixed: torch.Tensor, warped: torch.Tensor, velocity: torch.Tensor
-    ) -> dict[str, torch.Tensor]:
+    def forward(self, fixed: Tensor, warped: Tensor, velocity: Tensor) -> dict[str, Tensor]:
         """Give ``total``, ``similarity`` (1 - NCC) and ``regularisation``."""
         similarity = 1 - self.ncc(_double(fixed), _double(warped)).float()
         regularisation = self.smoothness * self.gradient(velocity)
@@ -191,7 +161,7 @@ class Losses(nn.Module):
         }
 
 
-def _double(image: torch.Tensor) -> torch.Tensor:
+def _double(image: Tensor) -> Tensor:
     """Give an image in double precision, on the processor where the device has none.
 
     NCC takes variances as differences of sums over a window. In single precision they come out
@@ -201,25 +171,16 @@ def _double(image: torch.Tensor) -> torch.Tensor:
 
 
 class Loaded(NamedTuple):
-    """A trained model in evaluation mode, the grid (D, H, W), axes RAS+, it was trained on, and
-    the parameters that shape it.
-    """
+    """A trained model in evaluation mode, and the grid (D, H, W), axes RAS+, it was trained on."""
 
     model: VoxelMorph
     shape: tuple[int, int, int]
-    shaped_by: dict[str, Any]
+    shaped_by: dict[str, Any]  # its parameters
 
 
 def shaped_by(params: Mapping[str, Any]) -> dict[str, Any]:
     """Give those of a network's parameters that shape the model."""
     return {name: params[name] for name in ("features", "integration_steps")}
-
-
-def build(
-    params: Mapping[str, Any], affine: TrainedModel | None, precision: str = "auto"
-) -> VoxelMorph:
-    """Make the model of a network's parameters, with weights of PyTorch's generator."""
-    return VoxelMorph(params["features"], params["integration_steps"], affine, precision)
 
 
 def describe(model: VoxelMorph, shape: Sequence[int], params: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,11 +200,8 @@ def describe(model: VoxelMorph, shape: Sequence[int], params: Mapping[str, Any])
 def load(path: Path, affine: TrainedModel | None = None) -> Loaded:
     """Read a model file.
 
-    Raises
-    ------
-    UserError
-        If it is no file of VoxelMorph's, or was trained with an affine network in front and is
-        given none, or the other way round.
+    A UserError says if it is none of VoxelMorph's, or was trained with an affine network in front
+    and is given none, or the other way round.
     """
     content = load_checkpoint(path)
     if content.get("kind") != KIND:
@@ -251,10 +209,11 @@ def load(path: Path, affine: TrainedModel | None = None) -> Loaded:
     if content["affine"] != (affine is not None):
         was, found = ("with", "none") if content["affine"] else ("without", "one")
         raise UserError(f"{path}: trained {was} an affine network in front, but found {found}")
-    model = build(content["params"], affine, content["precision"])
+    made_by = shaped_by(content["params"])
+    model = VoxelMorph(**made_by, affine=affine, precision=content["precision"])
     model.net.load_state_dict(content["weights"])
     depth, height, width = content["shape"]
-    return Loaded(model.eval(), (depth, height, width), shaped_by(content["params"]))
+    return Loaded(model.eval(), (depth, height, width), made_by)
 
 
 def prepare(params: dict, context: Context) -> Loaded:
@@ -284,7 +243,7 @@ def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Conte
     )
 
 
-def _own_image(warped: torch.Tensor, fixed: sitk.Image) -> sitk.Image:
+def _own_image(warped: Tensor, fixed: sitk.Image) -> sitk.Image:
     """Put the network's own warped image ``(1, 1, D, H, W)`` on the fixed image's grid."""
     image = sitk.GetImageFromArray(warped[0, 0].cpu().numpy())
     grid = canonical(fixed)

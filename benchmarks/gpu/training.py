@@ -19,16 +19,15 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from avsm.checkpoint import load_model
+from avsm.data import Validation
 from avsm.device import device_name, find_device, peak_memory_mb, precision_name
 from avsm.files import write_rows
 from avsm.images import canonical
 from avsm.manifest import Scan
 from avsm.maps import identity_map
-from avsm.presets import PRESETS, recipe_preset
-from avsm.settings import Recipe
+from avsm.model import load_model
+from avsm.settings import PRESETS, Recipe, recipe_preset
 from avsm.train import STAGES, new_model, train
-from avsm.validate import Validation
 from benchmarks.solvers import seconds
 from benchmarks.speed import training_step
 from workflow.phantom.labels import phantom_label

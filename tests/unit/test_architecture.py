@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from avsm.model import AVSM
-from avsm.presets import PRESETS
+from avsm.settings import PRESETS
 from workflow.referee.architecture import Layer, compute, formatted, list_layers, notes
 from workflow.referee.render import markdown
 

@@ -10,9 +10,9 @@ import SimpleITK as sitk
 import torch
 import yaml
 
-from avsm.augment import keyed_generator
 from avsm.errors import UserError
 from avsm.images import canonical
+from avsm.pairs import keyed_generator
 from avsm.settings import Phase
 from tests.conftest import ROOT
 from workflow.config import check_config

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from avsm.checkpoint import SUMS, describe_model, load_model, save_checkpoint
 from avsm.errors import UserError
-from avsm.model import AVSM, AVSMConfig
-from avsm.momentum import MomentumNetConfig
+from avsm.model import AVSM, SUMS, describe_model, load_model, save_checkpoint
+from avsm.settings import AVSMConfig, MomentumNetConfig
 from tests.conftest import ROOT
 from workflow.contract.training import start_record
 from workflow.models import MODELS, check_fit, collect, published

@@ -9,10 +9,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from avsm.augment import keyed_generator
 from avsm.errors import UserError
 from avsm.files import file_digest, write_rows
-from avsm.pairs import PairSampler, read_cohort, validation_pairs
+from avsm.pairs import PairSampler, keyed_generator, read_cohort, validation_pairs
 from tests.conftest import ROOT
 from tests.unit.test_config import merge
 from workflow.contract.folders import NETWORKS

@@ -12,16 +12,14 @@ import torch
 import yaml
 
 from avsm.affine import Affine, compose_affine, invert_affine
-from avsm.augment import keyed_generator, random_affine
-from avsm.checkpoint import TrainedModel, describe_model, load_checkpoint, save_checkpoint
-from avsm.data import Pairs
+from avsm.data import Pairs, Validation
 from avsm.errors import UserError
 from avsm.losses import both_directions
 from avsm.maps import half_shape, identity_map
 from avsm.maps import warp as warp_tensor
-from avsm.model import AVSM
+from avsm.model import AVSM, TrainedModel, describe_model, load_checkpoint, save_checkpoint
+from avsm.pairs import keyed_generator, random_affine
 from avsm.settings import Phase
-from avsm.validate import Validation
 from baselines.tools import voxelmorph
 from baselines.tools.voxelmorph import Loaded, Losses, VoxelMorph, even_shape, resize_voxels
 from tests.conftest import ROOT, blobs, oblique_grid

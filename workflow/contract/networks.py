@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from avsm.errors import UserError, nearest, raise_all
-from avsm.presets import recipe_preset
+from avsm.settings import recipe_preset
 from workflow.contract.descriptions import (
     read_description,
     shared_labels,

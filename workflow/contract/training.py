@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avsm.checkpoint import load_checkpoint
 from avsm.errors import UserError
 from avsm.files import file_digest, write_text
+from avsm.model import load_checkpoint
 
 log = logging.getLogger(__name__)
 MADE_OF = "made_of.json"

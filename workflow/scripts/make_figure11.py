@@ -2,7 +2,7 @@
 
 import torch
 
-from avsm.checkpoint import load_model
+from avsm.model import load_model
 from workflow.job import start_job
 from workflow.referee.architecture import compute, formatted, list_layers, notes
 from workflow.referee.render import write_table

@@ -1,6 +1,6 @@
 """Estimate what the run will cost, and print it."""
 
-from avsm.presets import recipe_preset
+from avsm.settings import recipe_preset
 from workflow.job import start_log
 from workflow.plan import Item, estimate, formatted, notes
 from workflow.referee.notes import changed_parameters, labelled

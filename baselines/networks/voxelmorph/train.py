@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 
-from avsm.checkpoint import BEST, LAST, load_checkpoint, load_model
-from avsm.data import Pairs, scan_source
+from avsm.data import Pairs, read_data
 from avsm.device import device_name, find_device
-from avsm.pairs import read_cohort
-from avsm.presets import recipe_preset
-from avsm.settings import Phase, Recipe
-from avsm.train import check_same, deformable_start, digest
-from avsm.trainer import Task, Trainer
-from avsm.validate import Validation
-from baselines.tools.voxelmorph import Losses, VoxelMorph, build, describe, load, shaped_by
+from avsm.model import BEST, LAST, load_checkpoint, load_model
+from avsm.settings import Phase, Recipe, recipe_preset
+from avsm.train import deformable_start
+from avsm.trainer import Task, Trainer, check_same
+from baselines.tools.voxelmorph import Losses, VoxelMorph, describe, load, shaped_by
 from workflow.contract.training import Trained, Training
 
 
@@ -31,15 +28,12 @@ def train(manifest: Path, state: Path, params: dict, context: Training) -> Train
     )
     recipe = recipe.continued() if context.start else recipe
     device = find_device(params["device"])
-    cohort = read_cohort(manifest, recipe.task, context.couples)
-    source = context.source
-    if source is None:
-        source = scan_source(cohort, recipe.task, recipe.augmentation, state, device)
-    validation = Validation(cohort.validation, recipe, source, context.labels or None, device)
+    inputs = context.labels, context.couples, context.source
+    data = read_data(manifest, recipe, state, device, *inputs)
     affine = load_model(context.models[0]) if context.models else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        model = build(params, affine, recipe.model.precision)
+        model = VoxelMorph(**shaped_by(params), affine=affine, precision=recipe.model.precision)
     if context.start:
         before = load(context.start, affine)
         check_same(context.start, "another network", before.shaped_by, shaped_by(params))
@@ -47,25 +41,17 @@ def train(manifest: Path, state: Path, params: dict, context: Training) -> Train
     model.to(device, memory_format=torch.channels_last_3d)
     losses = Losses(params["window"], params["smoothness"])
 
-    def batch_losses(
-        batch: tuple[Any, torch.Generator], phase: Phase, epoch: int
-    ) -> dict[str, torch.Tensor]:
-        drawn, generator = batch
-        return pair_losses(model, losses, source.pairs(drawn, device), recipe, phase, generator)
-
     task = Task(
         "voxelmorph",
         model.net,
-        draw=lambda phase, epoch, generator: (source.draw(phase, epoch, generator), generator),
-        losses=batch_losses,
-        score=lambda: validation.score(lambda fixed, moving: model(fixed, moving).map),
-        describe=lambda: describe(model, source.shape, params),
-        kept={"data": {"scans": digest(cohort)} | validation.data},
+        data,
+        lambda pairs, phase, epoch, generator: pair_losses(
+            model, losses, pairs, recipe, phase, generator
+        ),
+        find_map=lambda fixed, moving: model(fixed, moving).map,
+        describe=lambda: describe(model, data.source.shape, params),
     )
-    previous = None
-    if (state / LAST).is_file():
-        previous = load_checkpoint(state / LAST)
-        check_same(state / LAST, "other data", previous["data"], task.kept["data"])
+    previous = load_checkpoint(state / LAST) if (state / LAST).is_file() else None
     trainer = Trainer(
         task, recipe.momentum, recipe.seed, state, state, device, recipe.model.precision
     )
@@ -83,7 +69,7 @@ def pair_losses(
     recipe: Recipe,
     phase: Phase,
     generator: torch.Generator,
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Tensor]:
     """Give the losses of a batch of both directions; an affine part starts as AVSM's does."""
     start = None
     if model.affine_net is not None:

@@ -10,12 +10,16 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from avsm.affine_net import AffineNetConfig
 from avsm.maps import affine_map, resize, warp
-from avsm.model import AVSMConfig
-from avsm.momentum import MomentumNetConfig
-from avsm.presets import recipe_preset
-from avsm.settings import Phase, Recipe, Stage
+from avsm.settings import (
+    AffineNetConfig,
+    AVSMConfig,
+    MomentumNetConfig,
+    Phase,
+    Recipe,
+    Stage,
+    recipe_preset,
+)
 
 SHAPE = (20, 18, 16)
 TINY = AVSMConfig(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from avsm.affine import Affine, compose_affine, identity_affine
-from avsm.augment import keyed_generator, random_affine, random_contrast, random_start
+from avsm.pairs import keyed_generator, random_affine, random_contrast, random_start
 from avsm.settings import Augmentation
 
 SPREAD = Augmentation(turn=0.07, stretch=0.03, shift=0.07)

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from avsm.checkpoint import (
+from avsm.errors import UserError
+from avsm.model import (
+    AVSM,
     SUMS,
     describe_model,
     find_checkpoint,
@@ -16,8 +18,6 @@ from avsm.checkpoint import (
     load_model,
     save_checkpoint,
 )
-from avsm.errors import UserError
-from avsm.model import AVSM
 from tests.unit.avsm.knees import SHAPE, TINY
 
 

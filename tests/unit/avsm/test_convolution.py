@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from avsm.convolution import SMALL, Conv3d, _takes_slow_path
+from avsm.networks import SMALL, Conv3d, _takes_slow_path
 
 
 def gradients(layer, x, upstream, **given):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from avsm.descent import Objective, descend_lbfgs
-from avsm.smoothing import MultiGaussian
+from avsm.vsvf import MultiGaussian
 
 
 def test_gradient_in_the_metric_of_the_regulariser() -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from avsm.flow import SOLVERS, advance, exponential
 from avsm.maps import affine_map, compose, identity_map, jacobian_determinant, spacing
-from avsm.smoothing import MultiGaussian
+from avsm.vsvf import SOLVERS, MultiGaussian, advance, exponential
 
 SHAPE = (17, 21, 25)
 BOTH = pytest.mark.parametrize("solver", sorted(SOLVERS))

@@ -9,18 +9,19 @@ import torch
 
 from avsm.affine import affine_from_residual
 from avsm.losses import (
+    Window,
     affine_losses,
     asymmetry,
     both_directions,
+    mk_lncc_loss,
     step_losses,
     sum_losses,
     velocity_energy,
 )
 from avsm.maps import affine_map, half_shape, identity_map, resize, warp
-from avsm.model import AVSM, AVSMConfig
-from avsm.momentum import MomentumNetConfig
+from avsm.model import AVSM
 from avsm.pyramid import downsample
-from avsm.similarity import Window, mk_lncc_loss
+from avsm.settings import AVSMConfig, MomentumNetConfig
 
 TINY = AVSMConfig(momentum=MomentumNetConfig(width=2), affine_steps=2, steps=2, precision="float32")
 SHAPE = (17, 20, 18)

@@ -8,10 +8,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from avsm.affine import Affine, affine_from_residual, compose_affine
-from avsm.affine_net import AffineNet, AffineNetConfig, halvings_at, last_grid
 from avsm.errors import UserError
 from avsm.maps import affine_map, half_shape, warp
-from avsm.momentum import MomentumNet, MomentumNetConfig
+from avsm.networks import (
+    AffineNet,
+    AffineNetConfig,
+    MomentumNet,
+    MomentumNetConfig,
+    halvings_at,
+    last_grid,
+)
 from avsm.pyramid import downsample
 
 TINY_MOMENTUM = MomentumNetConfig(width=2)
@@ -74,7 +80,7 @@ def test_halvings_leave_the_papers_last_grid(
     kept: int,
 ) -> None:
     """Nothing is left to average. Shapes alone are computed, of one set of weights."""
-    monkeypatch.setattr("avsm.convolution._takes_slow_path", lambda image: False)
+    monkeypatch.setattr("avsm.networks._takes_slow_path", lambda image: False)
     network = AffineNet(AffineNetConfig(scale=scale)).to("meta")
     features, hidden = outputs(network.trunk[-1]), outputs(network.hidden)
     fixed, moving = torch.empty(2, 1, 1, *shape, device="meta")

@@ -9,10 +9,8 @@ import torch
 
 import avsm.optimise
 from avsm.affine import Affine, affine_from_residual, identity_affine
-from avsm.affine_net import AffineNetConfig
 from avsm.maps import half_shape, identity_map, jacobian_determinant, resize, warp
-from avsm.model import AVSM, AVSMConfig, vsvf_step
-from avsm.momentum import MomentumNetConfig
+from avsm.model import AVSM
 from avsm.optimise import (
     FINE_SIGMAS,
     FINE_WEIGHTS,
@@ -22,7 +20,14 @@ from avsm.optimise import (
     optimise_vsvf,
 )
 from avsm.refine import refine
-from avsm.smoothing import PAPER_SIGMAS, PAPER_WEIGHTS, MultiGaussian
+from avsm.settings import (
+    PAPER_SIGMAS,
+    PAPER_WEIGHTS,
+    AffineNetConfig,
+    AVSMConfig,
+    MomentumNetConfig,
+)
+from avsm.vsvf import MultiGaussian, vsvf_step
 
 SHAPE = (24, 32, 28)
 TINY = AVSMConfig(

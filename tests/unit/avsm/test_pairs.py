@@ -10,11 +10,10 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from avsm.augment import keyed_generator
 from avsm.data import ImageStore, ScanSource, read_labels
 from avsm.errors import UserError
 from avsm.manifest import Scan, read_manifest
-from avsm.pairs import PairSampler, read_cohort, read_couples, validation_pairs
+from avsm.pairs import PairSampler, keyed_generator, read_cohort, read_couples, validation_pairs
 from avsm.pyramid import downsample
 from avsm.settings import Augmentation, Phase
 from avsm.train import train

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 
 from avsm.affine import affine_from_residual
 from avsm.grid import resample_by_area, whole_edges
+from avsm.losses import level_windows
 from avsm.maps import identity_map, warp
-from avsm.pyramid import average_to, downsample, level_windows, scaled_shape
+from avsm.pyramid import average_to, downsample, scaled_shape
 
 # Rotation, scale, shear and shift: up to 4 voxels.
 TRUE = affine_from_residual(

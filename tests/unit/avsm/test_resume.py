@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from avsm.checkpoint import load_checkpoint, load_model
 from avsm.errors import UserError
 from avsm.images import read_image, write_image
+from avsm.model import load_checkpoint, load_model
 from avsm.train import train
 from avsm.trainer import Trainer
 from tests.unit.avsm.knees import tiny_recipe, write_cohort

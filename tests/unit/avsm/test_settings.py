@@ -6,16 +6,17 @@ import json
 
 import pytest
 
-from avsm.affine_net import AffineNetConfig
 from avsm.errors import UserError
-from avsm.model import AVSMConfig
-from avsm.momentum import MomentumNetConfig
-from avsm.presets import PRESETS, recipe_preset
 from avsm.settings import (
+    PRESETS,
+    AffineNetConfig,
     Augmentation,
+    AVSMConfig,
+    MomentumNetConfig,
     Phase,
     Recipe,
     Stage,
+    recipe_preset,
 )
 from avsm.values import flat
 

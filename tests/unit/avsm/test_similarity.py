@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import avsm.moments
-from avsm.similarity import (
+from avsm.losses import (
     FLOOR,
     Window,
     dense_windows,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
 from avsm.maps import identity_map
-from avsm.smoothing import MultiGaussian, kept_modes, smooth
+from avsm.vsvf import MultiGaussian, kept_modes
 
 LIKE = torch.zeros(1, dtype=torch.float64)
 
@@ -15,6 +17,10 @@ def gaussian(shape: tuple[int, int, int], sigma: float) -> torch.Tensor:
     """Sample a Gaussian about the centre of the unit cube, without its constant."""
     squared = (identity_map(shape, LIKE) / 2).square().sum(dim=1, keepdim=True)
     return torch.exp(-squared / (2 * sigma**2)) / sigma**3
+
+
+def smooth(field: torch.Tensor, sigmas: Sequence[float], weights: Sequence[float]) -> torch.Tensor:
+    return MultiGaussian(sigmas, weights)(field)
 
 
 def test_smoothed_gaussian_is_a_wider_gaussian() -> None:

@@ -20,16 +20,14 @@ from avsm.affine import (
     compose_affine,
     invert_affine,
 )
-from avsm.augment import keyed_generator, random_affine, random_start
-from avsm.checkpoint import load_checkpoint, load_model
-from avsm.data import ImageStore, Pairs, ScanSource
+from avsm.data import ImageStore, Pairs, ScanSource, Validation, dice, validate
 from avsm.errors import UserError
-from avsm.losses import both_directions
+from avsm.losses import both_directions, ncc_loss
 from avsm.maps import identity_map, warp
-from avsm.model import AVSM
+from avsm.model import AVSM, load_checkpoint, load_model
+from avsm.pairs import keyed_generator, random_affine, random_start
 from avsm.pyramid import downsample
 from avsm.settings import Augmentation, Phase, Recipe, Stage
-from avsm.similarity import ncc_loss
 from avsm.train import (
     affine_stage,
     deformable_start,
@@ -40,7 +38,6 @@ from avsm.train import (
     train,
 )
 from avsm.trainer import Trainer
-from avsm.validate import Validation, dice, validate
 from tests.unit.avsm.knees import SHAPE, blob, tiny_recipe, write_cohort, write_couples
 
 STEPS = {"affine": 8 + 8, "momentum": 8 + 2}  # epochs at half the resolution have 8 batches
@@ -102,7 +99,7 @@ def test_drawing_in_the_background_changes_nothing(
 ) -> None:
     """As on a GPU: the next batch is drawn while the network computes."""
     threads = set()
-    draw, run = ScanSource.draw, Trainer.run
+    draw, pairs, run = ScanSource.draw, ScanSource.pairs, Trainer.run
 
     def watched(self, *arguments):
         threads.add(threading.current_thread())
@@ -113,6 +110,7 @@ def test_drawing_in_the_background_changes_nothing(
         return run(self, previous)
 
     monkeypatch.setattr(ScanSource, "draw", watched)
+    monkeypatch.setattr(ScanSource, "pairs", lambda self, drawn, _: pairs(self, drawn, "cpu"))
     monkeypatch.setattr(Trainer, "run", elsewhere)
     train(cohort, tmp_path, tiny_recipe(), device="cpu")
     assert threads and threading.main_thread() not in threads

@@ -11,13 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from avsm.augment import keyed_generator
-from avsm.checkpoint import FORMAT, load_checkpoint
+from avsm.data import Data, Score
 from avsm.errors import UserError
-from avsm.history import draw_history
+from avsm.model import FORMAT, load_checkpoint
+from avsm.pairs import keyed_generator
 from avsm.settings import Phase, Stage
-from avsm.trainer import SETTLED, SPIKE, UNUSABLE, USUAL, Losses, Task, Trainer
-from avsm.validate import Score
+from avsm.trainer import SETTLED, SPIKE, UNUSABLE, USUAL, Losses, Task, Trainer, draw_history
 
 CPU = torch.device("cpu")
 RATE = 0.125
@@ -27,7 +26,8 @@ STAGE = Stage(epochs=3, batches=4, rate=RATE, halve_every=1000)
 @pytest.fixture(autouse=True)
 def no_curve(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than the rest, and losses below 0 have no logarithm."""
-    monkeypatch.setattr("avsm.history._plot", lambda path, rows: None)
+    blank = SimpleNamespace(savefig=lambda path, dpi: path.touch())
+    monkeypatch.setattr("avsm.trainer.draw_history", lambda rows: blank)
 
 
 class Two(nn.Module):
@@ -38,10 +38,10 @@ class Two(nn.Module):
         self.weight = nn.Parameter(torch.zeros(2, dtype=torch.float64))
 
 
-def downhill(net: Two) -> Callable[[object, Phase, int], Losses]:
+def downhill(net: Two) -> Callable[..., Losses]:
     """A loss of constant gradient: each of Adam's steps is as long as the rate."""
 
-    def losses(batch: object, phase: Phase, epoch: int) -> Losses:
+    def losses(batch: object, phase: Phase, epoch: int, generator: object) -> Losses:
         total = net.weight.sum()
         return {"total": total, "similarity": 2 * total}
 
@@ -52,17 +52,26 @@ def numbered(phase: Phase, epoch: int, generator: torch.Generator) -> torch.Tens
     return torch.rand(2, generator=generator, dtype=torch.float64)
 
 
-def task(net: Two, **changes: object) -> Task:
-    """Make a task; its score falls with the weights' distance from -.5."""
+def score_of(net: Two) -> Score:
+    """Score weights: the less, the farther they are from -.5."""
+    return Score(1 / (1 + float((net.weight.detach() + 0.5).norm())), 0.0)
 
-    def score() -> Score:
-        return Score(1 / (1 + float((net.weight.detach() + 0.5).norm())), 0.0)
+
+def task(
+    net: Two,
+    losses: Callable[..., Losses] | None = None,
+    draw: Callable[..., object] = numbered,
+    score: Callable[[], Score] | None = None,
+) -> Task:
+    """Make a task whose batches are what is drawn."""
+    source = SimpleNamespace(draw=draw, pairs=lambda drawn, device: drawn)
+    validation = SimpleNamespace(score=lambda find_map: score() if score else score_of(net))
+    data = Data(source, validation, {"scans": "none"})
 
     def describe() -> dict:
         return {"format": FORMAT, "weights": net.state_dict()}
 
-    parts = {"draw": numbered, "losses": downhill(net), "score": score, "describe": describe}
-    return Task("two", net, **parts | changes)
+    return Task("two", net, data, losses or downhill(net), lambda *images: None, describe)
 
 
 def trainer(stage: Stage, folder: Path, what: Task, device: object = CPU) -> Trainer:
@@ -119,13 +128,12 @@ def test_averaged_weights_are_scored_and_kept(tmp_path: Path) -> None:
     """The best score is that of the epoch whose average is nearest to -.5."""
     net, scored = Two(), []
     stage = dataclasses.replace(STAGE, average=0.999)
-    plain = task(net)
 
     def score() -> Score:
         scored.append(net.weight.detach().clone())
-        return plain.score()
+        return score_of(net)
 
-    trainer(stage, tmp_path, dataclasses.replace(plain, score=score)).run()
+    trainer(stage, tmp_path, task(net, score=score)).run()
     expected = [-0.9 * RATE * STAGE.batches * epoch for epoch in range(4)]
     assert [float(weight[0]) for weight in scored] == pytest.approx(expected, rel=1e-6)
     best = load_checkpoint(tmp_path / "two" / "best.pt")
@@ -146,7 +154,7 @@ def test_each_batch_is_drawn_by_its_own_seed_and_phases_follow(tmp_path: Path) -
         drawn.append((phase, epoch, float(torch.rand(1, generator=generator))))
         return torch.tensor(float(len(drawn)))
 
-    def losses(batch: torch.Tensor, phase: Phase, epoch: int) -> Losses:
+    def losses(batch: torch.Tensor, phase: Phase, epoch: int, generator: object) -> Losses:
         used.append((int(batch), phase, epoch))
         return {"total": net.weight.sum()}
 
@@ -174,7 +182,7 @@ def test_an_epoch_is_of_one_phase_and_so_are_its_losses(tmp_path: Path) -> None:
     net = Two()
     stage = dataclasses.replace(STAGE, phases=(Phase(until=0.5), Phase(steps=2)))
 
-    def losses(batch: object, phase: Phase, epoch: int) -> Losses:
+    def losses(batch: object, phase: Phase, epoch: int, generator: object) -> Losses:
         return {"total": 0 * net.weight.sum() + (100.0 if phase.steps == 2 else 1.0)}
 
     rows = trainer(stage, tmp_path, task(net, losses=losses)).run()
@@ -191,7 +199,9 @@ def test_large_gradients_are_scaled_down(tmp_path: Path) -> None:
     net = Two()
     for factor, norm in ((5.0, 1.5), (0.3, 0.3 * 2**0.5)):
 
-        def losses(batch: object, phase: Phase, epoch: int, factor: float = factor) -> Losses:
+        def losses(
+            batch: object, phase: Phase, epoch: int, generator: object, factor: float = factor
+        ) -> Losses:
             return {"total": factor * net.weight.sum()}
 
         stage = dataclasses.replace(STAGE, clip=1.5)
@@ -199,11 +209,11 @@ def test_large_gradients_are_scaled_down(tmp_path: Path) -> None:
         assert float(net.weight.grad.norm()) == pytest.approx(norm, rel=1e-5)
 
 
-def unusable_at(net: Two, steps: set[int], kind: str) -> Callable[[object, Phase, int], Losses]:
+def unusable_at(net: Two, steps: set[int], kind: str) -> Callable[..., Losses]:
     """Losses of which some, counted from 1, or their gradients, are not finite."""
     count = 0
 
-    def losses(batch: object, phase: Phase, epoch: int) -> Losses:
+    def losses(batch: object, phase: Phase, epoch: int, generator: object) -> Losses:
         nonlocal count
         count += 1
         total = net.weight.sum()
@@ -243,11 +253,11 @@ def test_many_unusable_batches_in_a_row_end_the_training(tmp_path: Path, kind: s
     assert net.weight.isfinite().all()
 
 
-def steep_at(net: Two, factors: dict[int, float]) -> Callable[[object, Phase, int], Losses]:
+def steep_at(net: Two, factors: dict[int, float]) -> Callable[..., Losses]:
     """Losses whose gradient is so many times as large as usual in some batches, from 1."""
     count = 0
 
-    def losses(batch: object, phase: Phase, epoch: int) -> Losses:
+    def losses(batch: object, phase: Phase, epoch: int, generator: object) -> Losses:
         nonlocal count
         count += 1
         return {"total": factors.get(count, 1.0) * net.weight.sum()}
@@ -323,7 +333,7 @@ def test_minutes_end_a_stage_within_an_epoch(
     monkeypatch.setattr("avsm.trainer.time", SimpleNamespace(monotonic=lambda: clock.now))
     net = Two()
 
-    def losses(batch: object, phase: Phase, epoch: int) -> Losses:
+    def losses(batch: object, phase: Phase, epoch: int, generator: object) -> Losses:
         clock.now += 1
         return {"total": net.weight.sum()}
 
@@ -339,10 +349,10 @@ def test_minutes_end_a_stage_within_an_epoch(
 # Going on
 
 
-def target_losses(net: Two) -> Callable[[torch.Tensor, Phase, int], Losses]:
+def target_losses(net: Two) -> Callable[..., Losses]:
     """The distance from what was drawn."""
 
-    def losses(batch: torch.Tensor, phase: Phase, epoch: int) -> Losses:
+    def losses(batch: torch.Tensor, phase: Phase, epoch: int, generator: object) -> Losses:
         return {"total": (net.weight - batch).square().sum()}
 
     return losses
@@ -359,16 +369,16 @@ def test_resumed_run_equals_an_unbroken_one(tmp_path: Path, killed_after: int) -
     net = Two()
     unbroken = trainer(stage, tmp_path / "whole", task(net, losses=target_losses(net))).run()
     net, calls = Two(), []
-    plain = task(net, losses=target_losses(net))
 
     def score() -> Score:
         calls.append(1)
         if len(calls) == killed_after + 2:
             raise KeyboardInterrupt
-        return plain.score()
+        return score_of(net)
 
+    killed = task(net, losses=target_losses(net), score=score)
     with pytest.raises(KeyboardInterrupt):
-        trainer(stage, tmp_path / "two", dataclasses.replace(plain, score=score)).run()
+        trainer(stage, tmp_path / "two", killed).run()
     net = Two()
     again = trainer(stage, tmp_path / "two", task(net, losses=target_losses(net)))
     resumed = again.run(last(tmp_path / "two"))
