@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workflow.contract.methods import load_methods
+from workflow.contract.descriptions import load_methods
 from workflow.referee import boxplot
 from workflow.referee.curves import curve_values, draw_curves
 from workflow.referee.tidy import COLUMNS, MEAN, WHOLE
