@@ -5,7 +5,8 @@ Everything here is cheap, because Snakemake builds it each time it parses the wo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -33,6 +34,7 @@ from workflow.data.training import check_training, training_couples, training_sc
 from workflow.models import check_fit, published
 
 BOTH = "both"  # tasks, of one network
+PART = 100  # names in a part of the cohort, about
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,19 @@ class Run:
     def scores(self, method: str, shard: str) -> str:
         """Return the path of a shard's scores."""
         return f"{self.folder}/evaluation/{method}/{shard}.csv"
+
+
+def in_parts(names: Sequence[str]) -> list[list[str]]:
+    """Deal names into parts, in their order within each; a name more or less changes one part.
+
+    Snakemake plans a job of n input files in the order of n^2 steps. Only when the number of names
+    passes a multiple of `PART` all are dealt anew.
+    """
+    number = 1 + len(names) // PART
+    parts: list[list[str]] = [[] for _ in range(number)]
+    for name in names:
+        parts[zlib.crc32(name.encode()) % number].append(name)
+    return [part for part in parts if part]
 
 
 def _without_absent(config: dict[str, Any], catalogue: Catalogue) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from workflow.data.cohort import load_cohort
 from workflow.data.pairs import both_directions, read_pair_list, select_couples, shards
 from workflow.data.scan import Scan
 from workflow.data.splits import assign_splits
-from workflow.parts import in_parts
 from workflow.referee.notes import warning_note
+from workflow.run import in_parts
 
 
 def write_manifest(folder, text, config, files=("x.nii",)):

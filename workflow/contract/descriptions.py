@@ -280,7 +280,7 @@ def load_networks(
             found += catalogue.check([(where, name)])
         elif name not in read:
             description, wrong = catalogue.describe(name)
-            wrong += wrong or _misfit(catalogue, name, description["params"], config)
+            wrong = wrong or _misfit(catalogue, name, description["params"], config)
             found += wrong
             if not wrong:
                 read[name] = Network(**description | {"needs": tuple(description["needs"])})

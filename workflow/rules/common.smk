@@ -33,8 +33,7 @@ from workflow.data.scan import simulated_note
 from workflow.data.training import couple_rows, manifest_rows, read_scan
 from workflow.examples import example_figures
 from workflow.job import told
-from workflow.parts import in_parts
-from workflow.run import load_run
+from workflow.run import in_parts, load_run
 from workflow.schema import read_yaml
 from workflow.sources import digest
 
