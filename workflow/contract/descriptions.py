@@ -31,7 +31,7 @@ class Described:
     folder: str
     label: str
     reference: str
-    settings: str
+    settings_from: str
     tuning: str
     requires: dict[str, list[str]]
     params: dict[str, Any]
