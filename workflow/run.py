@@ -236,16 +236,17 @@ def _without_absent(config: dict[str, Any], catalogue: Catalogue) -> dict[str, A
     began with nothing would be compared with what was trained long.
     """
     absent = {*catalogue.originals} - {*config["methods"]}
-    named = [row["method"] for row in config["table2"]]
-    needed = [n for name in named for n in catalogue.changes_of(name).get("networks", ())]
+    rows, of_rows = catalogue.rows, [row["method"] for row in config["table2"]]
+    described = [catalogue.describe(name)[0] for name in of_rows if name in rows]
+    needed = [network for one in described for network in one.get("networks", ())]
     if config["training"]["start"] == "published" and not all(map(published, needed)):
         config = config | {"table2": []}
 
     def unless_absent(shown: list, names: Iterable[str]) -> list:
-        return [] if absent & {catalogue.original(name) for name in names} else shown
+        return [] if absent & {rows[name].of for name in names if name in rows} else shown
 
     curves = {figure: unless_absent(steps, steps) for figure, steps in config["curves"].items()}
-    return config | {"table2": unless_absent(config["table2"], named), "curves": curves}
+    return config | {"table2": unless_absent(config["table2"], of_rows), "curves": curves}
 
 
 def load_run(config: dict[str, Any]) -> Run:
@@ -265,7 +266,7 @@ def load_run(config: dict[str, Any]) -> Run:
     if networks:
         mirrored = config["preprocessing"]["mirror_left"]
         trained = [scans[name] for name in run.trained]
-        learned = [catalogue.original(name) for name, m in methods.items() if m.networks]
+        learned = [catalogue.rows[name].of for name, m in methods.items() if m.networks]
         learned = list(dict.fromkeys(learned))
         check_training(trained, run.tasks, mirrored, learned, own=not run.phantoms)
     return run

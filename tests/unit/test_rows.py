@@ -43,7 +43,7 @@ def test_a_row_of_another_begins_with_its_settings(config):
     assert methods["syn"].params["iterations"] == [4, 3, 2, 1]
     assert methods["syn"].paper_row == "SyN"
     plain = methods["avsm-plain"]
-    assert (plain.label, plain.networks) == ("AVSM (3-step) (avsm-plain)", ("momentum-plain",))
+    assert (plain.label, plain.networks) == ("AVSM (3-step) (avsm-plain)", ["momentum-plain"])
 
 
 def test_rows_of_a_folder_have_defaults_of_their_own(config):
@@ -67,7 +67,7 @@ def test_networks_and_what_they_need_may_be_rows_of_others(config):
     assert plain.folder == "affine"
     assert plain.params["settings"] == {"affine.epochs": 5, "lambda_as": 0.0}
     assert networks["affine"].params["settings"] == {"affine.epochs": 5}
-    assert networks["momentum-plain"].needs == ("affine-plain",)
+    assert networks["momentum-plain"].needs == ["affine-plain"]
     assert list(networks).index("affine-plain") < list(networks).index("momentum-plain")
 
 

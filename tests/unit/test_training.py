@@ -60,7 +60,7 @@ def write_network(folder, name, **changes):
 def test_needed_networks_come_first_each_once(config):
     found = load_networks(config, [method_with("momentum", "affine"), method_with("affine")])
     assert list(found) == ["affine", "momentum"]
-    assert found["momentum"].needs == ("affine",)
+    assert found["momentum"].needs == ["affine"]
     assert load_networks(config, [method_with()]) == {}
     assert available("network", NETWORKS) == [
         "affine", "momentum", "voxelmorph", "voxelmorph-affine"

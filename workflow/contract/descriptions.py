@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -17,6 +17,11 @@ from workflow.schema import faults, load_schema, read_yaml, with_defaults
 
 CODE = {"method": "register.py", "network": "train.py"}
 SHOWN = {"method": "baselines", "network": "baselines/networks"}
+
+HEADING = {
+    "method": "The configured methods have faults:",
+    "network": "The networks that the configured methods need have faults:",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +50,7 @@ class Method(Described):
     kind: str
     paper_row: str | None
     shard_size: int
-    networks: tuple[str, ...]
+    networks: list[str]
     starts_from: str
     family: str
     affine_part: str
@@ -56,14 +61,18 @@ class Method(Described):
 class Network(Described):
     """A network to train."""
 
-    needs: tuple[str, ...]
+    needs: list[str]
     cost: dict[str, Any] | None
 
 
 class Row(NamedTuple):
-    """What a row changes of its folder's description, or of the row that it is `of`."""
+    """What a row changes of its folder's description, or of the row that it is `of`.
+
+    `of` is the row's own id where it is no other one with changes; `where` is for messages.
+    """
 
     folder: str
+    of: str
     own: Mapping[str, Any]
     where: str
 
@@ -91,18 +100,18 @@ class Catalogue:
             self._folders[folder] = self._read(path.with_name(f"{word}.yaml"), shown)
             rows = self._folders[folder][0].get("rows")
             for name, own in (rows or {folder: {}}).items():
-                self._add(name, Row(folder, own, f"{shown}: rows.{name}" if rows else shown))
-        for name, own in config[f"{word}_rows"].items():
-            self._add(name, Row("", own, f"{word}_rows.{name}"))
+                where = f"{shown}: rows.{name}" if rows else shown
+                self._add(name, Row(folder, own.get("of", name), own, where))
         rules = self._schema["properties"]["rows"]["additionalProperties"]
+        for name, own in config[f"{word}_rows"].items():
+            row = Row("", own["of"], own, f"{word}_rows.{name}")
+            self._add(name, row, faults(own, rules, row.where))
         for name, row in self.rows.items():
-            wrong = [] if row.folder else faults(row.own, rules, row.where)
-            if (of := row.own.get("of", name)) not in self.originals:
-                wrong.append(self.unknown(f"{row.where}.of", of))
-            folder = row.where if wrong else self.rows[of].folder
-            self._folders.setdefault(folder, ({}, wrong))
+            if wrong := self.unknown(f"{row.where}.of", row.of, self.originals):
+                self.faults += wrong
+                self._folders[row.where] = {}, wrong
+            folder = row.where if row.where in self._folders else self.rows[row.of].folder
             self.rows[name] = row._replace(folder=folder)
-            self.faults += wrong
 
     def _read(self, path: Path, shown: str) -> tuple[dict[str, Any], list[str]]:
         """Return a folder's description, and its faults."""
@@ -113,38 +122,75 @@ class Catalogue:
         wrong = faults(description, self._schema, shown)
         return ({} if wrong else description), wrong
 
-    def _add(self, name: str, row: Row) -> None:
+    def _add(self, name: str, row: Row, wrong: Sequence[str] = ()) -> None:
+        """Add a row; of one with faults these are described."""
         if name in self.rows:
-            self.faults.append(f"{row.where}: is in {self.rows[name].where} already; take another")
+            wrong = [f"{row.where}: is in {self.rows[name].where} already; take another"]
         else:
             self.rows[name] = row
+        self.faults += wrong
+        if wrong:
+            self._folders[row.where] = {}, [*wrong]
 
     @property
     def originals(self) -> list[str]:
         """The ids of all rows but those that are `of` another."""
-        return [name for name, row in self.rows.items() if "of" not in row.own]
+        return [name for name, row in self.rows.items() if row.of == name]
 
-    def changes_of(self, name: str) -> Mapping[str, Any]:
-        """Return what a row changes of the one that it is `of`; nothing of others."""
-        own = self.rows[name].own if name in self.rows else {}
-        return own if "of" in own else {}
-
-    def original(self, name: str) -> str:
-        """Return the row that a row is `of`; most are their own."""
-        return self.changes_of(name).get("of", name)
-
-    def unknown(self, where: str, name: str) -> str:
-        """Say that a name is none of the rows, and what they are."""
-        return (
-            f"{where}: no {self.word} '{name}'{nearest(name, self.rows)}; available: "
+    def unknown(self, where: str, name: str, known: Iterable[str] = ()) -> list[str]:
+        """Return a fault if a name that a key holds is none of the rows, and what folders lack."""
+        if name in (known := list(known or self.rows)):
+            return []
+        message = (
+            f"{where}: no {self.word} '{name}'{nearest(name, known)}; available: "
             f"{', '.join(self.originals)} (folders with a {CODE[self.word]} under "
             f"{SHOWN[self.word]}/, and {self.word}_rows)"
         )
+        return [message, *(fault for _, wrong in self._folders.values() for fault in wrong)]
 
-    def check(self, names: Iterable[tuple[str, str]]) -> list[str]:
-        """Return a fault for each name that is no row; names come with the key that they are in."""
-        found = [self.unknown(where, name) for where, name in names if name not in self.rows]
-        return found + [w for _, wrong in self._folders.values() for w in wrong] if found else []
+    def load(
+        self,
+        kind: type,
+        asked: Iterable[tuple[str, str]],
+        next_key: str,
+        complete: Callable[[dict[str, Any]], list[str]],
+    ) -> dict[str, Any]:
+        """Return rows as `kind` by id: those that are asked for, and those that these name.
+
+        Parameters
+        ----------
+        asked : the key that holds a name, and the name.
+        next_key : of a description that names further rows.
+        complete : returns what is wrong with a description besides, and fills in the rest.
+
+        Raises
+        ------
+        UserError
+            Listing all faults.
+        """
+        asked, found, read = [*asked], [*self.faults], {}
+        for where, name in asked:  # which grows
+            found += self.unknown(where, name)
+            if name in read or name not in self.rows:
+                continue
+            description, wrong = self.describe(name)
+            wrong = wrong or complete(description)
+            found += wrong
+            if not wrong:
+                read[name] = kind(**description)
+                named = description[next_key]
+                named = [named] if isinstance(named, str) else named
+                asked += [(f"{self.rows[name].where}: {next_key}", one) for one in named if one]
+        labels: dict[str, list[str]] = {}
+        for one in read.values():
+            labels.setdefault(one.label, []).append(one.id)
+        found += [
+            f"label '{label}' is that of {' and '.join(own)}; expected one of each"
+            for label, own in labels.items()
+            if len(own) > 1
+        ]
+        raise_all(HEADING[self.word], list(dict.fromkeys(found)))
+        return read
 
     def describe(self, name: str) -> tuple[dict[str, Any], list[str]]:
         """Return a row's description with its parameters, and the faults of both.
@@ -153,16 +199,16 @@ class Catalogue:
         of a row that is `of` another, the other's with its own changes. Of parameters that are
         objects themselves, single entries are changed.
         """
-        row, original = self.rows[name], self.original(name)
+        row = self.rows[name]
         description, wrong = self._folders[row.folder]
         if wrong:
             return {}, wrong
-        first, declared = self.rows[original], description.get("parameters", {})
+        first, declared = self.rows[row.of], description.get("parameters", {})
         defaults = {key: entry["default"] for key, entry in declared.items()}
         defaults = _merged(defaults, first.own.get("parameters", {}))
-        params = _merged(defaults, self.changes.get(original, {}))
-        described = {"label": original} | description | first.own
-        if name != original:
+        params = _merged(defaults, self.changes.get(row.of, {}))
+        described = {"label": row.of} | description | first.own
+        if row is not first:
             params = _merged(params, row.own.get("parameters", {}))
             params = _merged(params, self.changes.get(name, {}))
             described.pop("paper_row", None)  # the paper's numbers stay with the original
@@ -177,7 +223,7 @@ class Catalogue:
     def where(self, name: str) -> str:
         """Return where the parameters of a row are changed, for messages."""
         row = self.rows[name]
-        return f"{row.where}.parameters" if "of" in row.own else f"{self.word}_params.{name}"
+        return f"{self.word}_params.{name}" if row.of == name else f"{row.where}.parameters"
 
 
 def _merged(params: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,43 +257,26 @@ def load_methods(
     asked += [(f"table2[{i}].method", row["method"]) for i, row in enumerate(config["table2"])]
     for figure, steps in config["curves"].items():
         asked += [(f"curves.{figure}[{i}]", name) for i, name in enumerate(steps)]
-    changed = [(key, name) for key in ("method_params", "shard_size") for name in config[key]]
-    found = catalogue.faults + catalogue.check([*asked, *changed])
-    methods: dict[str, Method] = {}
-    waiting = [name for _, name in asked]
-    for name in waiting:  # which grows by what others start from
-        if name in catalogue.rows and name not in methods:
-            method, wrong = _method(name, catalogue, config["shard_size"])
-            found += wrong
-            if method:
-                methods[name] = method
-                waiting += filter(None, [method.starts_from])
-    found += _shared_labels(methods.values())
-    raise_all("The configured methods have faults:", list(dict.fromkeys(found)))
-    return methods
+    for key in ("method_params", "shard_size"):
+        catalogue.faults += [w for name in config[key] for w in catalogue.unknown(key, name)]
 
+    def complete(description: dict[str, Any]) -> list[str]:
+        name, where = description["id"], catalogue.rows[description["id"]].where
+        wrong = []
+        if description["networks"] and description["kind"] != "learned":
+            wrong.append(f"{where}: networks: found kind {description['kind']}, expected learned")
+        if part := description["affine_part"]:
+            wrong += catalogue.unknown(f"{where}: affine_part", part)
+        by = description.pop("cost_grows_with")
+        if by and by not in description["params"]:
+            wrong.append(f"{where}: cost_grows_with: '{by}' is none of its parameters")
+        elif by:
+            now, usual = (_amount(description[key][by]) for key in ("params", "defaults"))
+            description["cost"] *= now / usual
+        description["shard_size"] = config["shard_size"].get(name, description["shard_size"])
+        return wrong
 
-def _method(
-    name: str, catalogue: Catalogue, shard_size: Mapping[str, int]
-) -> tuple[Method | None, list[str]]:
-    """Return a method with its networks, start and cost, or None and its faults."""
-    description, wrong = catalogue.describe(name)
-    if wrong:
-        return None, wrong
-    where = catalogue.rows[name].where
-    if description["networks"] and description["kind"] != "learned":
-        wrong.append(f"{where}: networks: found kind {description['kind']}, expected learned")
-    others = [(f"{where}: {key}", description[key]) for key in ("starts_from", "affine_part")]
-    wrong += catalogue.check([other for other in others if other[1]])
-    params, defaults = description["params"], description["defaults"]
-    by = description.pop("cost_grows_with")
-    if by and by not in params:
-        wrong.append(f"{where}: cost_grows_with: '{by}' is none of its parameters")
-    elif by:
-        description["cost"] *= _amount(params[by]) / _amount(defaults[by])
-    description["networks"] = tuple(description["networks"])
-    description["shard_size"] = shard_size.get(name, description["shard_size"])
-    return (None if wrong else Method(**description)), wrong
+    return catalogue.load(Method, asked, "starts_from", complete)
 
 
 def _amount(iterations: float | list[float]) -> float:
@@ -266,67 +295,38 @@ def load_networks(
         Listing every unknown network, fault of a `network.yaml` and wrong parameter.
     """
     catalogue = Catalogue("network", config, root)
-    found = catalogue.faults + catalogue.check(
-        [("network_params", name) for name in config["network_params"]]
-    )
-    read: dict[str, Network] = {}
     asked = [
         (f"baselines/{method.folder}/method.yaml: networks", name)
         for method in methods
         for name in method.networks
     ]
-    for where, name in asked:  # which grows by what networks need
-        if name not in catalogue.rows:
-            found += catalogue.check([(where, name)])
-        elif name not in read:
-            description, wrong = catalogue.describe(name)
-            wrong = wrong or _misfit(catalogue, name, description["params"], config)
-            found += wrong
-            if not wrong:
-                read[name] = Network(**description | {"needs": tuple(description["needs"])})
-                asked += [(f"{catalogue.rows[name].where}: needs", n) for n in read[name].needs]
-    found += _shared_labels(read.values())
-    raise_all(
-        "The networks that the configured methods need have faults:", list(dict.fromkeys(found))
-    )
-    order = TopologicalSorter(dict.fromkeys(read, ()))
-    for name, network in read.items():
+    for name in config["network_params"]:
+        catalogue.faults += catalogue.unknown("network_params", name)
+
+    def complete(description: dict[str, Any]) -> list[str]:
+        """Check the settings of the library's recipes, for networks that have any."""
+        params, where = description["params"], catalogue.where(description["id"])
+        if not {"preset", "settings"} <= {*params}:
+            return []
+        try:
+            least = recipe_preset(params["preset"]).change(params["settings"]).least_side
+        except UserError as error:
+            return [f"{where}.settings: {error}"]
+        if least <= min(size := config["preprocessing"]["size"]):
+            return []
+        return [
+            f"preprocessing.size: found {size}, expected at least {least} voxels a side for {where}"
+        ]
+
+    networks = catalogue.load(Network, asked, "needs", complete)
+    order = TopologicalSorter(dict.fromkeys(networks, ()))
+    for name, network in networks.items():
         order.add(name, *network.needs)
     try:
-        return {name: read[name] for name in order.static_order()}
+        return {name: networks[name] for name in order.static_order()}
     except CycleError as error:
         circle = ", ".join(sorted({*error.args[1]}))
         raise UserError(f"baselines/networks: {circle} need one another in a circle") from None
-
-
-def _misfit(
-    catalogue: Catalogue, name: str, params: Mapping[str, Any], config: Mapping[str, Any]
-) -> list[str]:
-    """Return what is wrong with settings of the library's recipes, for networks that have any."""
-    if not {"preset", "settings"} <= {*params}:
-        return []
-    where = catalogue.where(name)
-    try:
-        least = recipe_preset(params["preset"]).change(params["settings"]).least_side
-    except UserError as error:
-        return [f"{where}.settings: {error}"]
-    if least <= min(size := config["preprocessing"]["size"]):
-        return []
-    return [
-        f"preprocessing.size: found {size}, expected at least {least} voxels a side for {where}"
-    ]
-
-
-def _shared_labels(described: Iterable[Described]) -> list[str]:
-    """Return a fault for each label that occurs twice."""
-    owners: dict[str, list[str]] = {}
-    for one in described:
-        owners.setdefault(one.label, []).append(one.id)
-    return [
-        f"label '{label}' is that of {' and '.join(own)}; expected one of each"
-        for label, own in owners.items()
-        if len(own) > 1
-    ]
 
 
 def check_requirements(described: Iterable[Described], folders: list[str]) -> None:
