@@ -15,6 +15,8 @@ import psutil
 
 from avsm.errors import UserError
 
+# No pool of the standard library: it loses what a failed start raises, and exceptions of a class
+# that the parent does not know; and its process outlives a killed parent, with the run's lock.
 # Forked, not spawned: a spawned child would import the script that Snakemake runs once more.
 # The parent runs no image filter, so it has no threads that a fork could leave behind.
 FORK = multiprocessing.get_context("fork")
