@@ -11,15 +11,10 @@ import yaml
 from avsm.errors import UserError
 from tests.conftest import ROOT, merge
 from workflow.config import check_config
-from workflow.contract.descriptions import (
-    available,
-    check_requirements,
-    load_methods,
-    load_networks,
-)
+from workflow.contract.descriptions import available, load_methods, load_networks
 from workflow.contract.folders import BASELINES, load_function
 from workflow.contract.programs import find_program, run_program
-from workflow.run import Run, load_run
+from workflow.run import Run, check_requirements, load_run
 from workflow.schema import read_yaml
 
 INF, NAN = float("inf"), float("nan")

@@ -16,12 +16,7 @@ from avsm.files import file_digest, write_rows
 from avsm.pairs import PairSampler, read_cohort, validation_pairs
 from tests.conftest import ROOT
 from tests.unit.test_config import merge
-from workflow.contract.descriptions import (
-    available,
-    check_requirements,
-    load_methods,
-    load_networks,
-)
+from workflow.contract.descriptions import available, load_methods, load_networks
 from workflow.contract.folders import NETWORKS
 from workflow.contract.training import (
     Trained,
@@ -40,7 +35,7 @@ from workflow.data.training import (
     training_scans,
 )
 from workflow.referee.notes import notes
-from workflow.run import load_run
+from workflow.run import check_requirements, load_run
 
 
 def method_with(*networks):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any, NamedTuple
 from avsm.errors import UserError, nearest, raise_all
 from avsm.presets import recipe_preset
 from workflow.contract.folders import BASELINES, NETWORKS
-from workflow.contract.programs import find_program, program_version
 from workflow.schema import faults, load_schema, read_yaml, with_defaults
 
 CODE = {"method": "register.py", "network": "train.py"}
@@ -68,13 +66,15 @@ class Network(Described):
 class Row(NamedTuple):
     """What a row changes of its folder's description, or of the row that it is `of`.
 
-    `of` is the row's own id where it is no other one with changes; `where` is for messages.
+    `of` is the row's own id where it is no other one with changes; `where` is for messages, and
+    `wrong` what it has of faults itself.
     """
 
     folder: str
     of: str
     own: Mapping[str, Any]
     where: str
+    wrong: Sequence[str] = ()
 
 
 class Catalogue:
@@ -91,27 +91,38 @@ class Catalogue:
 
     def __init__(self, word: str, config: Mapping[str, Any], root: Path) -> None:
         self.word, self.changes = word, config[f"{word}_params"]
-        self.rows: dict[str, Row] = {}
-        self.faults: list[str] = []
         self._schema = load_schema(f"{word}.schema.yaml")
         self._folders: dict[str, tuple[dict[str, Any], list[str]]] = {}
-        for path in sorted(root.glob(f"[!_]*/{CODE[word]}")):
-            folder, shown = path.parent.name, f"{SHOWN[word]}/{path.parent.name}/{word}.yaml"
-            self._folders[folder] = self._read(path.with_name(f"{word}.yaml"), shown)
+        self.rows: dict[str, Row] = {}
+        self.faults: list[str] = []
+        for name, row in (*self._of_folders(root), *self._of_configuration(config)):
+            if name in self.rows:
+                other = self.rows[name].where
+                self.faults.append(f"{row.where}: is in {other} already; take another")
+            else:
+                self.rows[name] = row
+        for name, row in self.rows.items():
+            wrong = [*row.wrong, *self.unknown(f"{row.where}.of", row.of, self.originals)]
+            folder = "" if wrong else self.rows[row.of].folder
+            self.rows[name] = row._replace(folder=folder, wrong=wrong)
+            self.faults += wrong
+
+    def _of_folders(self, root: Path) -> Iterator[tuple[str, Row]]:
+        """Read all descriptions, and give their rows."""
+        for path in sorted(root.glob(f"[!_]*/{CODE[self.word]}")):
+            folder, file = path.parent.name, f"{self.word}.yaml"
+            shown = f"{SHOWN[self.word]}/{folder}/{file}"
+            self._folders[folder] = self._read(path.with_name(file), shown)
             rows = self._folders[folder][0].get("rows")
             for name, own in (rows or {folder: {}}).items():
                 where = f"{shown}: rows.{name}" if rows else shown
-                self._add(name, Row(folder, own.get("of", name), own, where))
+                yield name, Row(folder, own.get("of", name), own, where)
+
+    def _of_configuration(self, config: Mapping[str, Any]) -> Iterator[tuple[str, Row]]:
         rules = self._schema["properties"]["rows"]["additionalProperties"]
-        for name, own in config[f"{word}_rows"].items():
-            row = Row("", own["of"], own, f"{word}_rows.{name}")
-            self._add(name, row, faults(own, rules, row.where))
-        for name, row in self.rows.items():
-            if wrong := self.unknown(f"{row.where}.of", row.of, self.originals):
-                self.faults += wrong
-                self._folders[row.where] = {}, wrong
-            folder = row.where if row.where in self._folders else self.rows[row.of].folder
-            self.rows[name] = row._replace(folder=folder)
+        for name, own in config[f"{self.word}_rows"].items():
+            where = f"{self.word}_rows.{name}"
+            yield name, Row("", own["of"], own, where, faults(own, rules, where))
 
     def _read(self, path: Path, shown: str) -> tuple[dict[str, Any], list[str]]:
         """Return a folder's description, and its faults."""
@@ -121,16 +132,6 @@ class Catalogue:
             return {}, [str(error)]
         wrong = faults(description, self._schema, shown)
         return ({} if wrong else description), wrong
-
-    def _add(self, name: str, row: Row, wrong: Sequence[str] = ()) -> None:
-        """Add a row; of one with faults these are described."""
-        if name in self.rows:
-            wrong = [f"{row.where}: is in {self.rows[name].where} already; take another"]
-        else:
-            self.rows[name] = row
-        self.faults += wrong
-        if wrong:
-            self._folders[row.where] = {}, [*wrong]
 
     @property
     def originals(self) -> list[str]:
@@ -200,9 +201,9 @@ class Catalogue:
         objects themselves, single entries are changed.
         """
         row = self.rows[name]
-        description, wrong = self._folders[row.folder]
+        description, wrong = self._folders.get(row.folder, ({}, row.wrong))
         if wrong:
-            return {}, wrong
+            return {}, [*wrong]
         first, declared = self.rows[row.of], description.get("parameters", {})
         defaults = {key: entry["default"] for key, entry in declared.items()}
         defaults = _merged(defaults, first.own.get("parameters", {}))
@@ -327,24 +328,3 @@ def load_networks(
     except CycleError as error:
         circle = ", ".join(sorted({*error.args[1]}))
         raise UserError(f"baselines/networks: {circle} need one another in a circle") from None
-
-
-def check_requirements(described: Iterable[Described], folders: list[str]) -> None:
-    """Raise one `UserError` that lists every module and program that methods or networks lack.
-
-    Takes milliseconds: modules are looked for, not imported; programs are asked their version.
-    """
-    found = []
-    for one in described:
-        for module in one.requires["modules"]:
-            if importlib.util.find_spec(module) is None:
-                found.append(
-                    f"{one.id}: Python module '{module}' is not installed; run make install, "
-                    "or update the environment from environment.yml"
-                )
-        for program in one.requires.get("programs", []):
-            try:
-                program_version(find_program(program, folders))
-            except UserError as error:
-                found.append(f"{one.id}: {error}")
-    raise_all("Tools that the configured methods need are missing:", found)
