@@ -9,9 +9,9 @@ configfile: "config.yaml"
 
 
 # What a configuration builds on; its own keys come last all the same.
-for path in config.get("builds_on", []):
+if "builds_on" in config:
 
-    configfile: path
+    configfile: config["builds_on"]
 
 
 report: "workflow/report/workflow.rst"
