@@ -80,13 +80,9 @@ class Row(NamedTuple):
 class Catalogue:
     """All rows of methods, or of networks, by id: those of the folders and of the configuration.
 
-    A folder whose description has no `rows` is one row of its own name. What is wrong in folders
-    that a run does not use is told only where a name is unknown.
-
-    Parameters
-    ----------
-    word : method or network.
-    root : the folder of the folders; those whose name begins with an underscore are left out.
+    `word` is method or network, `root` the folder of the folders; those whose name begins with an
+    underscore are left out. A folder whose description has no `rows` is one row of its own name.
+    What is wrong in folders that a run does not use is told only where a name is unknown.
     """
 
     def __init__(self, word: str, config: Mapping[str, Any], root: Path) -> None:
@@ -156,18 +152,11 @@ class Catalogue:
         next_key: str,
         complete: Callable[[dict[str, Any]], list[str]],
     ) -> dict[str, Any]:
-        """Return rows as `kind` by id: those that are asked for, and those that these name.
+        """Return rows as `kind` by id, or raise `UserError` with all faults.
 
-        Parameters
-        ----------
-        asked : the key that holds a name, and the name.
-        next_key : of a description that names further rows.
-        complete : returns what is wrong with a description besides, and fills in the rest.
-
-        Raises
-        ------
-        UserError
-            Listing all faults.
+        They are those `asked` for, each with the key that holds its name, and those that these
+        name under `next_key`. `complete` returns what is wrong with a description besides, and
+        fills in the rest of it.
         """
         asked, found, read = [*asked], [*self.faults], {}
         for where, name in asked:  # which grows
@@ -248,10 +237,7 @@ def load_methods(
 ) -> dict[str, Method]:
     """Return the methods of all tables by id, and what they start from, in the tables' order.
 
-    Raises
-    ------
-    UserError
-        Listing every unknown method, fault of a `method.yaml` and wrong parameter.
+    A `UserError` lists every unknown method, fault of a `method.yaml` and wrong parameter.
     """
     catalogue = catalogue or Catalogue("method", config, root)
     asked = [(f"methods[{i}]", name) for i, name in enumerate(config["methods"])]
@@ -290,10 +276,7 @@ def load_networks(
 ) -> dict[str, Network]:
     """Return all networks that methods need, those that others build on before these.
 
-    Raises
-    ------
-    UserError
-        Listing every unknown network, fault of a `network.yaml` and wrong parameter.
+    A `UserError` lists every unknown network, fault of a `network.yaml` and wrong parameter.
     """
     catalogue = Catalogue("network", config, root)
     asked = [

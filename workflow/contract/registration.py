@@ -90,13 +90,8 @@ def register_pair(
     """Time one call of a method's `register` and check its result.
 
     The clock holds all a method needs for a pair, but no reading of the images. An exception, or
-    a field that is not finite, is a failed pair, with its reason and no field.
-
-    Raises
-    ------
-    UserError
-        If the result is no displacement field on the fixed grid: a fault of the method, not of
-        the pair.
+    a field that is not finite, is a failed pair, with its reason and no field. A result that is no
+    displacement field on the fixed grid is a fault of the method in general: a `UserError`.
     """
     fixed, moving = images
     start = time.perf_counter()
