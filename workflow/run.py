@@ -289,7 +289,6 @@ def load_run(config: dict[str, Any]) -> Run:
     if networks:
         mirrored = config["preprocessing"]["mirror_left"]
         trained = [scans[name] for name in run.trained]
-        learned = [catalogue.rows[name].of for name, m in methods.items() if m.networks]
-        learned = list(dict.fromkeys(learned))
-        check_training(trained, run.tasks, mirrored, learned, own=not run.phantoms)
+        learned = dict.fromkeys(catalogue.rows[m.id].of for m in methods.values() if m.networks)
+        check_training(trained, run.tasks, mirrored, [*learned], own=not run.phantoms)
     return run
