@@ -5,8 +5,13 @@ min_version("9.0")
 
 
 configfile: "config/ablation.yaml"
-configfile: "config/steps.yaml"
 configfile: "config.yaml"
+
+
+# What a configuration builds on; its own keys come last all the same.
+if "builds_on" in config:
+
+    configfile: config["builds_on"]
 
 
 report: "workflow/report/workflow.rst"

@@ -15,7 +15,7 @@ TASKS = ("longitudinal", "cross-subject")
 def check_config(config: dict[str, Any], where: str = "configuration") -> None:
     """Raise one `UserError` that lists every fault of the configuration.
 
-    Methods and their parameters are checked by `workflow.contract.methods`, which knows them.
+    Methods and their parameters are checked by `workflow.contract.descriptions`, which knows them.
     """
     found = faults(config, load_schema("config.schema.yaml"), where)
     if not found:

@@ -66,12 +66,7 @@ def _record(kind: type[BaseException], error: BaseException, trace: object) -> N
 
 
 def told(jobs: Iterable[tuple[str, str]]) -> str:
-    """Return why jobs failed, each fault once.
-
-    Parameters
-    ----------
-    jobs : the name of each, and the path of its log.
-    """
+    """Return why jobs failed, each fault once; of each job the name and the path of its log."""
     faults: dict[str, list[str]] = {}
     for name, log in jobs:
         faults.setdefault(_last_words(Path(log)), []).append(f"{name} ({log})")

@@ -39,15 +39,9 @@ def changed(folder: str | Path) -> int | None:
 def take(folder: str | Path, planned: int | None) -> IO[str]:
     """Lock a run's folder until this process ends or closes the file that is returned.
 
-    Parameters
-    ----------
-    planned : what `changed` said before the run was planned: a plan made while another run was at
-        work here is not carried out.
-
-    Raises
-    ------
-    UserError
-        If another process has the lock, had it since, or cannot be seen from this machine.
+    `planned` is what `changed` said before the run was planned: a plan made while another run was
+    at work here is not carried out. A `UserError` says that another process has the lock, had it
+    since, or cannot be seen from this machine.
     """
     path = Path(folder, NAME)
     now = changed(folder)

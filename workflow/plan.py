@@ -42,13 +42,8 @@ class Item(NamedTuple):
 def estimate(items: Sequence[Item], size: Sequence[int], cores: int) -> pd.DataFrame:
     """Return a row for each item: its core-hours, GPU-hours and GB of temporary files.
 
-    Displacement fields are deleted when they are scored, which comes before further registrations:
-    at most two jobs a core have theirs on the disk.
-
-    Parameters
-    ----------
-    size : of the working grid.
-    cores : that work at the same time.
+    `size` is that of the working grid. Displacement fields are deleted when they are scored, which
+    comes before further registrations: at most two jobs a core have theirs on the disk.
     """
     megavoxels = math.prod(size) / 1e6
     rows = []
@@ -84,12 +79,7 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
 def notes(
     table: pd.DataFrame, scans: Mapping[str, int], size: Sequence[int], cores: int
 ) -> list[str]:
-    """Return the lines under the table.
-
-    Parameters
-    ----------
-    scans : numbers of `images` and `labels` that are preprocessed and kept.
-    """
+    """Return the lines under the table; `scans` counts `images` and `labels` that are kept."""
     voxels = math.prod(size)
     kept = voxels * (scans["images"] * IMAGE_BYTES + scans["labels"] * LABEL_BYTES) / 1e9
     on_gpu = table["gpu_hours"].notna()

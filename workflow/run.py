@@ -5,15 +5,23 @@ Everything here is cheap, because Snakemake builds it each time it parses the wo
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from avsm.errors import UserError, raise_all
 from workflow.config import TASKS, check_config
-from workflow.contract.methods import Method, available_methods, check_requirements, load_methods
-from workflow.contract.networks import Network, load_networks
-from workflow.contract.variants import folder_of
+from workflow.contract.descriptions import (
+    Catalogue,
+    Method,
+    Network,
+    load_methods,
+    load_networks,
+)
+from workflow.contract.folders import BASELINES
+from workflow.contract.programs import find_program, program_version
 from workflow.data.cohort import load_cohort
 from workflow.data.pairs import (
     Couple,
@@ -206,38 +214,53 @@ class Run:
         return f"{self.folder}/evaluation/{method}/{shard}.csv"
 
 
-def _without_absent(config: dict[str, Any]) -> dict[str, Any]:
-    """Leave out Table 2 and curves that show a method, or variants of one, that Table 1 lacks.
+def _without_absent(config: dict[str, Any], catalogue: Catalogue) -> dict[str, Any]:
+    """Leave out Table 2 and curves that show a method, or a row of one, that Table 1 lacks.
 
     Table 2 also where trainings start from published networks, but not all those of its rows: what
     began with nothing would be compared with what was trained long.
     """
-    variants = config["variants"]["methods"]
-    absent = {*available_methods()} - {*config["methods"]}
-    from_published = config["training"]["start"] == "published"
-    needed = [
-        network
-        for row in config["table2"]
-        for network in variants.get(row["method"], {}).get("networks", ())
-    ]
-    if from_published and not all(map(published, needed)):
+    absent = {*catalogue.originals} - {*config["methods"]}
+    rows, of_rows = catalogue.rows, [row["method"] for row in config["table2"]]
+    described = [catalogue.describe(name)[0] for name in of_rows if name in rows]
+    needed = [network for one in described for network in one.get("networks", ())]
+    if config["training"]["start"] == "published" and not all(map(published, needed)):
         config = config | {"table2": []}
 
     def unless_absent(shown: list, names: Iterable[str]) -> list:
-        return [] if absent & {folder_of(name, variants) for name in names} else shown
+        return [] if absent & {rows[name].of for name in names if name in rows} else shown
 
-    rows, curves = config["table2"], config["curves"]
-    return config | {
-        "table2": unless_absent(rows, [row["method"] for row in rows]),
-        "curves": {figure: unless_absent(steps, steps) for figure, steps in curves.items()},
-    }
+    curves = {figure: unless_absent(steps, steps) for figure, steps in config["curves"].items()}
+    return config | {"table2": unless_absent(config["table2"], of_rows), "curves": curves}
+
+
+def check_requirements(described: Iterable[Method | Network], folders: list[str]) -> None:
+    """Raise one `UserError` that lists every module and program that methods or networks lack.
+
+    Takes milliseconds: modules are looked for, not imported; programs are asked their version.
+    """
+    found = []
+    for one in described:
+        for module in one.requires["modules"]:
+            if importlib.util.find_spec(module) is None:
+                found.append(
+                    f"{one.id}: Python module '{module}' is not installed; run make install, "
+                    "or update the environment from environment.yml"
+                )
+        for program in one.requires.get("programs", []):
+            try:
+                program_version(find_program(program, folders))
+            except UserError as error:
+                found.append(f"{one.id}: {error}")
+    raise_all("Tools that the configured methods need are missing:", found)
 
 
 def load_run(config: dict[str, Any]) -> Run:
     """Check everything that can be checked without reading an image; see `UserError`."""
     check_config(config)
-    config = _without_absent(config)
-    methods = load_methods(config)
+    catalogue = Catalogue("method", config, BASELINES)
+    config = _without_absent(config, catalogue)
+    methods = load_methods(config, catalogue=catalogue)
     networks = load_networks(config, methods.values())
     check_requirements([*methods.values(), *networks.values()], config["program_folders"])
     path = config["pairs"]["list"]
@@ -247,9 +270,8 @@ def load_run(config: dict[str, Any]) -> Run:
     if networks and config["training"]["start"] == "published":
         check_fit(config, networks)
     if networks:
-        learned = [m.folder for m in methods.values() if m.networks]  # without variants' names
         mirrored = config["preprocessing"]["mirror_left"]
         trained = [scans[name] for name in run.trained]
-        learned = list(dict.fromkeys(learned))
-        check_training(trained, run.tasks, mirrored, learned, own=not run.phantoms)
+        learned = dict.fromkeys(catalogue.rows[m.id].of for m in methods.values() if m.networks)
+        check_training(trained, run.tasks, mirrored, [*learned], own=not run.phantoms)
     return run

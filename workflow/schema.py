@@ -63,6 +63,16 @@ def load_schema(name: str) -> dict[str, Any]:
     return read_yaml(SCHEMAS / name)
 
 
+def with_defaults(value: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """Return an object with the defaults of its schema, those of objects inside it as well."""
+    rules = schema.get("properties", {})
+    filled = {key: rule["default"] for key, rule in rules.items() if "default" in rule} | value
+    return {
+        key: with_defaults(entry, rules.get(key, {})) if isinstance(entry, dict) else entry
+        for key, entry in filled.items()
+    }
+
+
 def faults(value: Any, schema: dict[str, Any], where: str) -> list[str]:
     """Return one message for each violation of `schema` by `value`; `where` names its origin."""
     errors = sorted(Validator(schema).iter_errors(value), key=lambda e: list(e.path))

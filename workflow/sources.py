@@ -23,11 +23,7 @@ def sources(*starts: Path, root: Path = ROOT) -> list[Path]:
 
     A Python file leads to what it imports, anywhere in its text, and to files beside it that it
     names. A folder's weights and other data count, its description does not. What is imported by a
-    name that is put together when the program runs is not found.
-
-    Parameters
-    ----------
-    starts : files or folders, absolute.
+    name that is put together when the program runs is not found. Starts are absolute paths.
     """
     waiting = [path for start in starts for path in (_within(start) if start.is_dir() else [start])]
     found, nothing = set(), {root / name for name in DECIDE_NOTHING}

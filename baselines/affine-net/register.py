@@ -2,7 +2,7 @@
 
 import SimpleITK as sitk
 
-from baselines.tools.avsm import prepare, register_with_networks
+from baselines.avsm.register import by_networks, prepare
 from workflow.contract.registration import Context, Registration
 
 __all__ = ["prepare", "register"]
@@ -10,4 +10,4 @@ __all__ = ["prepare", "register"]
 
 def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Context) -> Registration:
     """Register affinely."""
-    return register_with_networks(fixed, moving, context.prepared, params["steps"], steps=0)
+    return by_networks(fixed, moving, context.prepared, params["steps"], steps=0)

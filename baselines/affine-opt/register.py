@@ -6,7 +6,7 @@ import SimpleITK as sitk
 
 from avsm.optimise import AffineSettings, optimise_affine
 from avsm.physical import physical_affine
-from baselines.tools.avsm import from_map, prepare, tensors
+from baselines.avsm.register import from_map, prepare, tensors
 from workflow.contract.registration import Context, Registration
 
 __all__ = ["prepare", "register"]

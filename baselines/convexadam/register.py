@@ -16,7 +16,6 @@ from workflow.geometry import (
     displacement_from_stripped,
     strip_header,
     vector_image,
-    warp,
     warp_affinely,
 )
 
@@ -39,4 +38,4 @@ def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Conte
     displacement = displacement_after_affine(
         displacement_from_stripped(voxels, fixed, start), *context.start
     )
-    return Registration(displacement, lambda: warp(moving, displacement), device_name(device))
+    return Registration(displacement, device_name(device))

@@ -9,13 +9,9 @@ from contextlib import contextmanager
 
 import SimpleITK as sitk
 
-from baselines.tools.niftyreg import affine_start, seen_images
+from baselines.niftyreg.register import affine_start, seen_images
 from workflow.contract.registration import Context, Registration
-from workflow.geometry import (
-    displacement_from_affine,
-    displacement_from_stripped,
-    warp,
-)
+from workflow.geometry import displacement_from_affine, displacement_from_stripped
 
 
 @contextmanager
@@ -48,13 +44,6 @@ def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Conte
     demons.SetNumberOfThreads(context.threads)
     with _differing_grids():
         displacement = sitk.Cast(demons.Execute(*seen, initial), sitk.sitkVectorFloat32)
-
-    def warped(own: sitk.Image = displacement) -> sitk.Image:
-        """Warp as ITK does with the field in the filter's frame; Demons hands out no image."""
-        image = warp(seen[1], own)
-        image.CopyInformation(fixed)
-        return image
-
     if params["unit_spacing"]:
         displacement = displacement_from_stripped(displacement, fixed, moving)
-    return Registration(displacement, warped)
+    return Registration(displacement)

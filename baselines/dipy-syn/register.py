@@ -14,7 +14,6 @@ from workflow.geometry import (
     displacement_after_affine,
     displacement_from_index_map,
     index_grid,
-    warp,
     warp_affinely,
 )
 
@@ -38,4 +37,4 @@ def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Conte
     displacement = displacement_after_affine(
         displacement_from_index_map(moved.T.reshape(index.shape), fixed, start), *context.start
     )
-    return Registration(displacement, lambda: warp(moving, displacement))
+    return Registration(displacement)

@@ -12,7 +12,7 @@ from fireants.registration.greedy import GreedyRegistration
 
 from avsm.device import device_name, find_device
 from workflow.contract.registration import Context, Registration
-from workflow.geometry import displacement_from_index_map, warp
+from workflow.geometry import displacement_from_index_map
 
 
 def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Context) -> Registration:
@@ -35,4 +35,4 @@ def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Conte
         coordinates = registration.get_warped_coordinates(*images)[0].cpu().double().numpy()
     index = (coordinates + 1) * (np.asarray(moving.GetSize()) - 1) / 2
     displacement = displacement_from_index_map(np.moveaxis(index, -1, 0), fixed, moving)
-    return Registration(displacement, lambda: warp(moving, displacement), device_name(device))
+    return Registration(displacement, device_name(device))

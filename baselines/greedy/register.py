@@ -30,4 +30,4 @@ def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Conte
         warped=None, composed=None,
     )  # fmt: skip
     displacement = sitk.Cast(greedy["composed"], sitk.sitkVectorFloat32)
-    return Registration(displacement, lambda: greedy["warped"])
+    return Registration(displacement)

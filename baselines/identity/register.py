@@ -3,7 +3,7 @@
 import SimpleITK as sitk
 
 from workflow.contract.registration import Context, Registration
-from workflow.geometry import displacement_from_index_map, index_grid, vector_image, warp
+from workflow.geometry import displacement_from_index_map, index_grid, vector_image
 
 
 def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Context) -> Registration:
@@ -12,4 +12,4 @@ def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Conte
         displacement = displacement_from_index_map(index_grid(fixed), fixed, moving)
     else:
         displacement = vector_image(0 * index_grid(fixed), fixed)
-    return Registration(displacement, lambda: warp(moving, displacement))
+    return Registration(displacement)

@@ -34,14 +34,7 @@ def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Conte
     )  # fmt: skip
     if params["unit_spacing"]:
         displacement = displacement_from_stripped(displacement, fixed, moving)
-    return Registration(displacement, lambda: _own_image(context.folder / "warped.nii", fixed))
-
-
-def _own_image(path: Path, fixed: sitk.Image) -> sitk.Image:
-    """Read the image that antsRegistration has warped, which lies on the fixed grid as seen."""
-    image = sitk.ReadImage(str(path))
-    image.CopyInformation(fixed)
-    return image
+    return Registration(displacement)
 
 
 def _arguments(fixed: Path, moving: Path, folder: Path, params: dict, seed: int) -> list[str]:
@@ -60,7 +53,7 @@ def _arguments(fixed: Path, moving: Path, folder: Path, params: dict, seed: int)
         "--convergence", f"[{iterations},1e-7,8]",
         "--smoothing-sigmas", "3x2x1x0", "--shrink-factors", "4x3x2x1",
         "--use-histogram-matching", "0", "--collapse-output-transforms", "1",
-        "--output", f"[{folder}/,{folder}/warped.nii]",
+        "--output", f"{folder}/",
     ]  # fmt: skip
 
 

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import neurite
-import numpy as np
 import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
@@ -33,7 +32,7 @@ from avsm.checks import check_same_shape, check_volume
 from avsm.device import autocast, device_name, find_device, precision_name
 from avsm.errors import UserError
 from avsm.grid import to_grid
-from avsm.images import ORIENTATION, canonical
+from avsm.images import ORIENTATION
 from avsm.maps import half_shape, identity_map, resize, spacing, warp
 from avsm.model import FORMAT, TrainedModel, load_checkpoint, load_model
 from avsm.networks import Conv3d
@@ -237,19 +236,4 @@ def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Conte
     with torch.inference_mode():
         result = model(*tensors)
     displacement = physical_displacement(result.map.cpu(), fixed, moving)
-    precision = precision_name(device, model.precision)
-    return Registration(
-        displacement, lambda: _own_image(result.warped, fixed), device_name(device), precision
-    )
-
-
-def _own_image(warped: Tensor, fixed: sitk.Image) -> sitk.Image:
-    """Put the network's own warped image ``(1, 1, D, H, W)`` on the fixed image's grid."""
-    image = sitk.GetImageFromArray(warped[0, 0].cpu().numpy())
-    grid = canonical(fixed)
-    ratio = np.asarray(grid.GetSize()) / image.GetSize()
-    image.SetDirection(grid.GetDirection())
-    image.SetSpacing((ratio * grid.GetSpacing()).tolist())
-    # Both grids have the same edges: the first voxel's centre is half its size from them.
-    image.SetOrigin(grid.TransformContinuousIndexToPhysicalPoint(((ratio - 1) / 2).tolist()))
-    return sitk.Resample(image, fixed, sitk.Transform(), sitk.sitkLinear, 0.0)
+    return Registration(displacement, device_name(device), precision_name(device, model.precision))

@@ -1,4 +1,4 @@
-"""VoxelMorph on the images as they are.
+"""VoxelMorph, on the images as they are or behind AVSM's affine network, whose map is composed in.
 
 Dalca et al., "Unsupervised learning for fast probabilistic diffeomorphic registration", MICCAI
 2018; the package's diffeomorphic model.

@@ -4,7 +4,7 @@ import SimpleITK as sitk
 
 from avsm.optimise import VSVFSettings, optimise_vsvf
 from avsm.physical import normalised_affine
-from baselines.tools.avsm import from_map, prepare, tensors
+from baselines.avsm.register import from_map, prepare, tensors
 from workflow.contract.registration import Context, Registration
 
 __all__ = ["prepare", "register"]

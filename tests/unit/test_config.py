@@ -11,15 +11,10 @@ import yaml
 from avsm.errors import UserError
 from tests.conftest import ROOT, merge
 from workflow.config import check_config
+from workflow.contract.descriptions import available, load_methods, load_networks
 from workflow.contract.folders import BASELINES, load_function
-from workflow.contract.methods import (
-    available_methods,
-    check_requirements,
-    load_methods,
-)
-from workflow.contract.networks import load_networks
 from workflow.contract.programs import find_program, run_program
-from workflow.run import Run, load_run
+from workflow.run import Run, check_requirements, load_run
 from workflow.schema import read_yaml
 
 INF, NAN = float("inf"), float("nan")
@@ -85,7 +80,7 @@ def test_a_value_that_fits_no_alternative_is_told_all(config):
 def test_cost_grows_with_a_parameter(config):
     """SyN's is stated for 4,520 iterations at four levels."""
     config["method_params"] = {"syn": {"iterations": [100, 10, 3, 0]}}
-    config["variants"], config["table2"], config["curves"] = {"methods": {}, "networks": {}}, [], {}
+    config["table2"], config["curves"] = [], {}
     config["methods"] = ["syn", "niftyreg-nmi"]
     methods = load_methods(config)
     assert methods["syn"].cost == pytest.approx(6500 * 113 / 4520)
@@ -233,20 +228,31 @@ def test_parameters_are_defaults_with_changes(plain_config):
     assert method.shard_size == 2
 
 
-def test_folders_without_a_description_or_with_an_underscore_are_no_methods():
-    found = available_methods()
+def test_folders_without_code_or_with_an_underscore_are_no_methods():
+    found = available("method", BASELINES)
     assert "demons" in found
-    assert not {"_template", "tools"} & set(found)
+    assert not {"_template", "tools", "networks"} & set(found)
+
+
+def test_a_method_needs_one_file(tmp_path, plain_config):
+    (tmp_path / "mine").mkdir()
+    shutil.copy(ROOT / "baselines/_template/register.py", tmp_path / "mine")
+    plain_config |= {"methods": ["mine"], "method_params": {}}
+    method = load_methods(plain_config, tmp_path)["mine"]
+    assert (method.label, method.kind, method.params, method.cost) == (
+        "mine",
+        "classical",
+        {},
+        None,
+    )
+    assert method.requires == {"modules": [], "programs": []} and method.shard_size == 4
 
 
 def test_missing_tools_are_all_named(tmp_path, plain_config):
     folder = tmp_path / "mine"
-    folder.mkdir()
-    description = yaml.safe_load(
-        (ROOT / "baselines/_template/method.yaml").read_text(encoding="utf-8")
-    )
-    description["requires"] = {"modules": ["no_such_module"], "programs": ["no_such_program"]}
-    (folder / "method.yaml").write_text(yaml.safe_dump(description))
+    shutil.copytree(ROOT / "baselines/_template", folder)
+    requires = {"modules": ["no_such_module"], "programs": ["no_such_program"]}
+    (folder / "method.yaml").write_text(yaml.safe_dump({"requires": requires}))
     plain_config |= {"methods": ["mine"], "method_params": {}}
     with pytest.raises(UserError) as caught:
         check_requirements(load_methods(plain_config, tmp_path).values(), [])
@@ -308,10 +314,9 @@ def test_what_methods_start_from_is_run_and_not_shown(config):
 
 def test_an_unknown_start_is_named(config, tmp_path):
     for name in ("demons", "identity"):
-        (tmp_path / name).mkdir()
+        shutil.copytree(BASELINES / name, tmp_path / name)
         text = (BASELINES / name / "method.yaml").read_text(encoding="utf-8")
         (tmp_path / name / "method.yaml").write_text(text.replace("affine-niftyreg", "identty"))
     config |= {"methods": ["demons"], "table2": [], "curves": {}, "method_params": {}}
-    config["variants"] = {"methods": {}, "networks": {}}
     with pytest.raises(UserError, match=r"starts_from: no method 'identty'.*identity"):
         load_methods(config, tmp_path)

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workflow.contract.methods import load_methods
+from workflow.contract.descriptions import load_methods
 from workflow.referee import boxplot, curves
 from workflow.referee.statistics import gather
 from workflow.referee.tidy import COLUMNS, MEAN, WHOLE

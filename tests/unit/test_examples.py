@@ -39,7 +39,7 @@ def test_a_run_without_a_method_leaves_out_what_shows_it(config):
     run = load_run(config | {"methods": ["identity"]})
     assert list(run.methods) == ["identity"] and not run.networks
     assert example_figures(run) == {} and run.config["table2"] == []
-    one = {"figure8": ["avsm-1"], "figure10": []}  # a variant of avsm-3step
+    one = {"figure8": ["avsm-1"], "figure10": []}  # a row of avsm-3step
     assert load_run(config | {"methods": ["identity"], "curves": one}).config["curves"] == {
         "figure8": [], "figure10": [],
     }  # fmt: skip
@@ -64,8 +64,8 @@ def test_figure_6_shows_the_rows_that_differ_by_the_symmetric_loss(config):
 
 
 def test_examples_show_the_method_that_names_its_affine_part(config):
-    """A variant under another name and label stands for the method that it is of."""
-    config["variants"]["methods"]["deep"] = {"of": "avsm-3step", "label": "Mine"}
+    """A row under another name and label stands for the method that it is of."""
+    config["method_rows"]["deep"] = {"of": "avsm-3step", "label": "Mine"}
     run = load_run(config | {"methods": ["identity", "affine-net", "deep"]})
     assert {e.method for e in example_figures(run)["4"].columns} == {"deep"} == {run.example}
     assert {e.affine for e in example_figures(run)["4"].columns} == {"affine-net"}

@@ -5,13 +5,14 @@ from workflow.referee.fairness import BY_VALIDATION, compute, notes
 
 COMMON = {"params": {"n": 2}, "defaults": {"n": 1}}
 METHODS = [
-    {"id": "tool", "label": "Tool", "networks": [], "settings": "the paper's", "tuning": "none",
+    {"id": "tool", "label": "Tool", "networks": [],
+     "settings_from": "the paper's", "tuning": "none",
      "requires": {"modules": ["numpy"], "programs": ["reg_aladin"]}, **COMMON},
-    {"id": "net", "label": "Net", "networks": ["weights"], "settings": "", "tuning": "",
+    {"id": "net", "label": "Net", "networks": ["weights"], "settings_from": "", "tuning": "",
      "requires": {"modules": [], "programs": []}, "params": {}, "defaults": {}},
 ]  # fmt: skip
 NETWORKS = [
-    {"id": "weights", "label": "Weights", "needs": [], "settings": "own", "tuning": "3 trials",
+    {"id": "weights", "label": "Weights", "needs": [], "settings_from": "own", "tuning": "3 trials",
      "requires": {"modules": ["numpy"]}, **COMMON},
 ]  # fmt: skip
 TRAININGS = [

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from tests.unit.test_config import merge
+from tests.unit.test_config import leaves, merge
 from workflow.config import check_config
 from workflow.referee import publish
 
@@ -95,14 +95,35 @@ def test_files_stay_short():
 
 
 def test_the_papers_experiment_has_the_papers_settings(config):
-    """`config/oai.yaml` alone is what it would be with `config/paper-settings.yaml` behind it."""
-    oai, paper = (
-        yaml.safe_load((ROOT / "config" / name).read_text(encoding="utf-8"))
-        for name in ("oai.yaml", "paper-settings.yaml")
-    )
-    alone = merge(config, oai)
-    assert merge(alone, paper) == alone
-    assert alone["preprocessing"]["size"] == [80, 192, 192]
-    assert alone["pairs"] | {"list": None} == {
+    def read(name):
+        return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+
+    oai = read("config/oai.yaml")
+    paper = read(oai["builds_on"])
+    assert paper["training"]["start"] == "scratch"
+    merged = merge(merge(config, paper), oai)
+    assert merge(merged, paper) == merged, "it changes none of the paper's settings"
+    assert merged["preprocessing"]["size"] == [80, 192, 192]
+    assert merged["pairs"] | {"list": None} == {
         "longitudinal": "all", "cross-subject": 150, "list": None
     }  # fmt: skip
+
+
+def test_no_key_is_in_two_configurations_where_one_can_build_on_the_other():
+    """Those that are used on top of others repeat what they must."""
+    on_top = {"paper-settings", "long-budgets", "paper-grid", "untrained", "tiny", "ablation"}
+    for path in sorted((ROOT / "config").glob("*.yaml")):
+        own = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.stem not in on_top:
+            default = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+            if base := own.pop("builds_on", None):
+                default = merge(default, yaml.safe_load((ROOT / base).read_text(encoding="utf-8")))
+            same = [leaf for leaf in leaves(own) if leaf in set(leaves(default))]
+            found = [leaf for leaf in same if entry(own, leaf) == entry(default, leaf)]
+            assert not found, (path.name, found)
+
+
+def entry(value, leaf):
+    for key in leaf:
+        value = value[key]
+    return value

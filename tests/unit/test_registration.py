@@ -39,7 +39,7 @@ def register(fixed, moving, params, context):
     first = context.prepared["calls"] == 1
     vectors = 0 * index_grid(fixed)
     BODY
-    return Registration(vector_image(vectors, fixed), moving RESULT)
+    return Registration(vector_image(vectors, fixed) RESULT)
 """
 
 
@@ -255,7 +255,7 @@ def test_an_error_that_only_the_method_knows_is_passed_on_as_text(scans):
 
 def test_a_displacement_that_is_no_image_stops_the_job(scans):
     with pytest.raises(UserError, match="a__b: displacement is a ndarray, expected a Simple"):
-        check_result(Registration(np.zeros((3, 4, 5, 6)), None), oblique_grid(), "a__b")
+        check_result(Registration(np.zeros((3, 4, 5, 6))), oblique_grid(), "a__b")
 
 
 def test_scratch_folders_are_private_and_removed(scans):

@@ -92,5 +92,5 @@ def test_what_decides_and_what_does_not():
     assert not [name for name in networks if name.startswith(("workflow/data", "workflow/phantom"))]
     opt = names(SCRIPTS / "register.py", BASELINES / "affine-opt")
     assert "avsm/optimise.py" in opt
-    assert not {"avsm/train.py", "workflow/config.py", "workflow/contract/methods.py"} & opt
+    assert not {"avsm/train.py", "workflow/config.py", "workflow/contract/descriptions.py"} & opt
     assert "avsm/maps.py" not in names(BASELINES / "demons")

@@ -6,8 +6,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT, merge
-from workflow.contract.methods import load_methods
-from workflow.contract.networks import load_networks
+from workflow.contract.descriptions import load_methods, load_networks
 from workflow.referee import render, table2
 from workflow.referee.statistics import gather
 from workflow.referee.tidy import COLUMNS, MEAN, WHOLE

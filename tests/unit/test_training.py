@@ -4,6 +4,7 @@ import itertools
 import shutil
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -14,9 +15,8 @@ from avsm.files import file_digest, write_rows
 from avsm.pairs import PairSampler, keyed_generator, read_cohort, validation_pairs
 from tests.conftest import ROOT
 from tests.unit.test_config import merge
+from workflow.contract.descriptions import available, load_methods, load_networks
 from workflow.contract.folders import NETWORKS
-from workflow.contract.methods import Method, check_requirements, load_methods
-from workflow.contract.networks import available_networks, load_networks
 from workflow.contract.training import (
     Trained,
     check_listed,
@@ -33,29 +33,31 @@ from workflow.data.pairs import (
 )
 from workflow.data.scans import Scan
 from workflow.referee.table1 import notes
-from workflow.run import load_run
+from workflow.run import check_requirements, load_run
 
 
 def method_with(*networks):
     """Return a method that needs networks."""
-    requires = {"modules": [], "programs": []}
-    return Method("mine", "mine", "Mine", "learned", "", None, requires, 4, True, {}, {}, networks)
+    return SimpleNamespace(id="mine", folder="mine", networks=networks)
 
 
 def write_network(folder, name, **changes):
     """Write a network's folder, a copy of the affine one's with changes."""
     shutil.copytree(NETWORKS / "affine", folder / name)
     path = folder / name / "network.yaml"
-    description = yaml.safe_load(path.read_text(encoding="utf-8"))
-    path.write_text(yaml.safe_dump(description | {"label": name} | changes), encoding="utf-8")
+    description = yaml.safe_load(path.read_text(encoding="utf-8")) | {"label": name} | changes
+    del description["rows"]
+    path.write_text(yaml.safe_dump(description), encoding="utf-8")
 
 
 def test_needed_networks_come_first_each_once(config):
     found = load_networks(config, [method_with("momentum", "affine"), method_with("affine")])
     assert list(found) == ["affine", "momentum"]
-    assert found["momentum"].needs == ("affine",)
+    assert found["momentum"].needs == ["affine"]
     assert load_networks(config, [method_with()]) == {}
-    assert "tools" not in available_networks()
+    assert available("network", NETWORKS) == [
+        "affine", "momentum", "voxelmorph", "voxelmorph-affine"
+    ]  # fmt: skip
 
 
 def test_faults_of_networks_are_all_named(tmp_path, plain_config):

@@ -1,4 +1,4 @@
-"""The whole chain on the tiny configuration, with a copied template and a failing method."""
+"""The whole chain on the tiny configuration, with a method of one file and one that fails."""
 
 import json
 import re
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.workflow
 
 FAILING = '''"""A method that fails on one direction only."""
 
-from baselines.identity.register import register as keep
+from baselines._template.register import register as keep
 
 
 def register(fixed, moving, params, context):
@@ -42,34 +42,35 @@ KILL_AT_THE_SECOND = """
 # Rows that differ from others in parameters or networks only; the contract tests run them too.
 LEFT_OUT = {"affine-opt", "voxelmorph", "avsm-refined"}
 # Methods of the tiny configuration's Table 2 and curves alone.
-VARIANTS = ["ablation-8", "avsm-1", "affine-1", "affine-2"]
+OTHERS = ["ablation-8", "avsm-1", "affine-1", "affine-2"]
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A finished run of most methods, a copied template and a failing method."""
+    """A finished run of most methods, a method of one file and a failing one."""
     project = Project(tmp_path_factory.mktemp("run") / "project")
     baselines = project.folder / "baselines"
-    shutil.copytree(baselines / "_template", baselines / "mine")
-    # A rule of its own, as docs/contract.md has it.
-    (baselines / "mine/rule.smk").write_text(
-        "use rule register as register_mine with:\n    wildcard_constraints:\n"
-        "        method=ids_of('mine'),\n    threads: 2\n"
-    )
+    (baselines / "mine").mkdir()
+    template = (baselines / "_template/register.py").read_text(encoding="utf-8")
+    assert len(template.splitlines()) <= 15
+    (baselines / "mine/register.py").write_text(template, encoding="utf-8")
     shutil.copytree(baselines / "_template", baselines / "failing")
     (baselines / "failing" / "register.py").write_text(FAILING)
+    # A rule of its own, as docs/contract.md has it.
+    (baselines / "failing/rule.smk").write_text(
+        "use rule register as register_failing with:\n    wildcard_constraints:\n"
+        "        method=ids_of('failing'),\n    threads: 2\n"
+    )
     text = (baselines / "failing" / "method.yaml").read_text(encoding="utf-8")
     (baselines / "failing" / "method.yaml").write_text(text.replace("My method", "Failing"))
     tiny = yaml.safe_load((ROOT / "config/tiny.yaml").read_text(encoding="utf-8"))
     methods = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))["methods"]
     project.methods = [name for name in methods if name not in LEFT_OUT]
     project.methods += ["mine", "failing", "before-in-mm"]
-    variant = {"of": "identity", "label": "Before, in mm", "params": {"unit_spacing": False}}
+    in_mm = {"of": "identity", "label": "Before, in mm", "parameters": {"unit_spacing": False}}
     project.configure(
         "mine",
-        **tiny
-        | {"methods": project.methods}
-        | {"variants": {"methods": {"before-in-mm": variant}, "networks": {}}},
+        **tiny | {"methods": project.methods} | {"method_rows": {"before-in-mm": in_mm}},
     )
     done = project.run("--configfile", "mine.yaml")
     assert done.returncode == 0, done.output
@@ -100,17 +101,17 @@ def test_every_output_is_there(project):
     assert "Tables: results/tiny/tables/" in project.output
 
 
-def test_a_copied_template_is_in_the_table_and_the_figures(project):
+def test_a_method_of_one_file_is_in_the_table_and_the_figures(project):
+    """The template's, which moves nothing; its label is the folder's name."""
     table = pd.read_csv(project.results / "tables/table1.csv").set_index("method")
-    assert "My method" in table.index
-    before, mine = table.loc["Before registration"], table.loc["My method"]
+    before, mine = table.loc["Before, in mm"], table.loc["mine"]
     assert mine["longitudinal dice"] == before["longitudinal dice"]
     assert mine["longitudinal n"] == mine["longitudinal N"] == 2
     values = pd.read_csv(project.results / "figures/figure5.csv")
-    assert (values["label"] == "My method").sum() == 4
+    assert (values["label"] == "mine").sum() == 4
 
 
-def test_a_variant_is_a_row_of_its_own(project):
+def test_a_method_with_other_settings_is_a_row_of_its_own(project):
     table = pd.read_csv(project.results / "tables/table1.csv").set_index("method")
     before, in_mm = table.loc["Before registration"], table.loc["Before, in mm"]
     assert in_mm["longitudinal n"] == 2
@@ -192,7 +193,7 @@ def test_a_changed_parameter_reruns_its_method_only(project):
 
 
 def test_an_edited_wrapper_reruns_the_methods_that_use_it(project):
-    wrapper = project.folder / "baselines/tools/niftyreg.py"
+    wrapper = project.folder / "baselines/niftyreg/register.py"
     text = wrapper.read_text(encoding="utf-8")
     wrapper.write_text(text + "# edited\n")
     try:
@@ -212,7 +213,7 @@ def test_labels_are_kept_from_methods_and_networks(project):
     jobs = re.findall(pattern, output, re.MULTILINE)
     often = Counter(rule.split("_")[0] for rule, _ in jobs)
     # What vSVF-opt starts from runs as well.
-    assert often["register"] == 2 * len({*project.methods, *VARIANTS, "affine-opt"})
+    assert often["register"] == 2 * len({*project.methods, *OTHERS, "affine-opt"})
     assert (often["train"], often["training"]) == (4, 1)
     for rule, files in jobs:
         seen = {
@@ -236,7 +237,7 @@ def test_the_manifest_names_versions_and_settings(project):
     assert manifest["versions"]["reg_aladin"].startswith("1.5")
     assert {"python", "antspyx", "simpleitk"} <= set(manifest["versions"])
     assert manifest["seed"] == manifest["config"]["seed"] == 2019
-    assert sorted(m["id"] for m in manifest["methods"][-5:]) == sorted(["before-in-mm", *VARIANTS])
+    assert sorted(m["id"] for m in manifest["methods"][-5:]) == sorted(["before-in-mm", *OTHERS])
     trained = {training["network"]: training for training in manifest["trainings"]}
     assert {"affine", "momentum"} <= set(trained)
     assert trained["affine"]["steps"] == 2 and trained["affine"]["pairs"] == "both"
@@ -341,7 +342,8 @@ def test_the_report_is_one_page_that_shows_everything(project):
     assert len(shown["Training"]) == 4 and min(shown["Training"].values()) > 300
     graph, problems = look_at(report, GRAPH, project.folder)
     assert problems == [] and graph["width"] > 300
-    assert {"preprocess", "train", "register", "register_mine", "evaluate"} <= set(graph["rules"])
+    own = {"preprocess_image", "train", "register", "register_failing", "evaluate"}
+    assert own <= set(graph["rules"])
 
 
 def test_a_killed_run_resumes(fresh_project):
@@ -351,7 +353,7 @@ def test_a_killed_run_resumes(fresh_project):
     slow = project.folder / "baselines" / "mine"
     shutil.copytree(project.folder / "baselines" / "_template", slow)
     code = (slow / "register.py").read_text(encoding="utf-8")
-    marker = '    if params["unit_spacing"]:\n'
+    marker = "    return Registration("
     assert marker in code
     (slow / "register.py").write_text(code.replace(marker, KILL_AT_THE_SECOND + marker))
     project.configure("kill", **tiny | {"methods": ["identity", "mine"]})

@@ -100,9 +100,8 @@ def test_faults_of_the_files(fresh_project):
 def test_a_missing_tool(fresh_project):
     project = fresh_project
     path = project.folder / "baselines/identity/method.yaml"
-    path.write_text(
-        path.read_text(encoding="utf-8").replace("programs: []", "programs: [no_such_program]")
-    )
+    text = path.read_text(encoding="utf-8")
+    path.write_text(f"{text}requires: {{programs: [no_such_program]}}\n", encoding="utf-8")
     output = message_of(project, methods=["identity"])
     assert "identity: program 'no_such_program' was found neither" in output
 

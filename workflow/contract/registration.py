@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,6 @@ class Registration:
     """What a method hands back for one pair.
 
     displacement : vector image on the fixed grid, mm, LPS: ``x_moving = x_fixed + u(x_fixed)``.
-    warped : a function that gives the moving image on the fixed grid as the *method itself* warps
-        it, which the contract test compares with the image warped through `displacement`. The
-        benchmark never calls it, so that it costs no seconds; the pair's scratch folder is there.
     device : name of the accelerator that did the work; empty: the processor.
     precision : of the networks that did it, such as `bfloat16`; empty: none, or not known.
     affine : ``M (3, 3)`` and ``t (3,)`` of a map that is affine, ``x_moving = M x_fixed + t`` (mm,
@@ -38,7 +34,6 @@ class Registration:
     """
 
     displacement: sitk.Image
-    warped: Callable[[], sitk.Image]
     device: str = ""
     precision: str = ""
     affine: Affine | None = None
@@ -95,13 +90,8 @@ def register_pair(
     """Time one call of a method's `register` and check its result.
 
     The clock holds all a method needs for a pair, but no reading of the images. An exception, or
-    a field that is not finite, is a failed pair, with its reason and no field.
-
-    Raises
-    ------
-    UserError
-        If the result is no displacement field on the fixed grid: a fault of the method, not of
-        the pair.
+    a field that is not finite, is a failed pair, with its reason and no field. A result that is no
+    displacement field on the fixed grid is a fault of the method in general: a `UserError`.
     """
     fixed, moving = images
     start = time.perf_counter()

@@ -44,26 +44,19 @@ def register_shard(
     limit: float | None = None,
     starts: Mapping[Pair, Outcome] | None = None,
 ) -> list[Outcome]:
-    """Register directed pairs and write one field for each success.
+    """Register directed pairs by the method of a folder; write one field for each success.
 
     A pair that fails, even by a crash of the method's process or by taking too long, becomes an
-    `Outcome` with its reason; the others go on.
+    `Outcome` with its reason; the others go on. A field that breaks the contract is a `UserError`.
 
     Parameters
     ----------
-    method : the method's folder.
-    pairs : ``(task, fixed, moving)``.
     image_path : gives the path of a scan's preprocessed image.
     fields : folder for the displacement fields, see `field_path`.
     context : its folder and prepared state are replaced by the pair's own.
     limit : the most seconds that one registration may take; None: no limit.
     starts : of a method that starts from another's maps, how each pair went there. Where the other
         one failed, so does the method.
-
-    Raises
-    ------
-    UserError
-        If a field breaks the contract, which is the method's fault in general.
     """
     fields.mkdir(parents=True, exist_ok=True)
     outcomes: list[Outcome] = []

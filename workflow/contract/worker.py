@@ -15,6 +15,8 @@ import psutil
 
 from avsm.errors import UserError
 
+# No pool of the standard library: it loses what a failed start raises, and exceptions of a class
+# that the parent does not know; and its process outlives a killed parent, with the run's lock.
 # Forked, not spawned: a spawned child would import the script that Snakemake runs once more.
 # The parent runs no image filter, so it has no threads that a fork could leave behind.
 FORK = multiprocessing.get_context("fork")
@@ -27,10 +29,8 @@ class WorkerDiedError(RuntimeError):
 class Worker:
     """Keeps one state in a child process and calls functions on it there.
 
-    Parameters
-    ----------
-    start : makes the state; called once, in the child. What it raises is raised here.
-    limit : the most seconds that a call may take; None: no limit.
+    `start` makes the state, once, in the child; what it raises is raised here. A call may take
+    `limit` seconds; None: any.
     """
 
     def __init__(self, start: Callable[[], Any], limit: float | None = None) -> None:
@@ -48,11 +48,8 @@ class Worker:
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Return ``function(state, *arguments)`` from the child.
 
-        Raises
-        ------
-        WorkerDiedError
-            If the child ended before it answered, and says by which signal; or if it took longer
-            than the limit, upon which it is killed. Make a new worker then.
+        A `WorkerDiedError` says by which signal the child ended before it answered, or that it took
+        longer than the limit and was killed. Make a new worker then.
         """
         self._connection.send((function, arguments))
         if not self._connection.poll(self._limit):

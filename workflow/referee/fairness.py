@@ -56,7 +56,7 @@ def _row(described: dict, records: Sequence[dict], needs: Sequence[str]) -> dict
     return {
         "Method or network": described["label"],
         "Network it needs": ", ".join(needs) or MISSING,
-        "Settings from": described["settings"] or NOT_STATED,
+        "Settings from": described["settings_from"] or NOT_STATED,
         "Tried to find them": described["tuning"] or NOT_STATED,
         "Changed here": changed_parameters(described) or "nothing",
         "Versions": ", ".join(versions) or MISSING,

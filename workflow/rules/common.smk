@@ -84,7 +84,7 @@ wildcard_constraints:
 
 
 def ids_of(*folders):
-    """Return a pattern of the methods of some folders: their own names and those of variants."""
+    """Return a pattern of the methods of some folders: the ids of all their rows."""
     ids = [re.escape(method.id) for method in RUN.methods.values() if method.folder in folders]
     return "|".join(ids) or "(?!)"
 

@@ -32,8 +32,8 @@ def tell_faults():
     jobs = sorted(scheduler.failed, key=lambda job: job.jobid)
     names = [" ".join([job.rule.name, *map(str, job.wildcards)]) for job in jobs]
     faults = told(zip(names, (job.log[0] for job in jobs)))
-    interrupted = scheduler.running or scheduler._user_kill
-    sys.exit("\n" + "\n\n".join(filter(None, [faults, STOPPED if interrupted else ""])))
+    stopped = scheduler.running or not jobs
+    sys.exit("\n" + "\n\n".join(filter(None, [faults, STOPPED if stopped else ""])))
 
 
 def say_simulated():

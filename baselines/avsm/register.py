@@ -1,4 +1,4 @@
-"""The library `avsm` in the benchmark: registration and optimisation.
+"""AVSM by the library `avsm`; its networks alone and its optimisations are methods as well.
 
 Shen et al., "Networks for Joint Affine and Non-parametric Image Registration", CVPR 2019.
 """
@@ -10,13 +10,12 @@ from typing import NamedTuple
 import SimpleITK as sitk
 import torch
 
+from avsm import registration
 from avsm.device import device_name, find_device, precision_name
-from avsm.fields import warp_image
 from avsm.grid import to_grid
 from avsm.images import canonical
 from avsm.model import TrainedModel, load_model
 from avsm.physical import physical_displacement
-from avsm.registration import register
 from workflow.contract.registration import Context, Registration
 
 
@@ -38,28 +37,31 @@ def prepare(params: dict, context: Context) -> Prepared:
     return Prepared(device, trained)
 
 
-def register_with_networks(
+def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Context) -> Registration:
+    """Register by both networks, or by one step of them that is refined on the pair itself."""
+    refine = params["iterations"]
+    steps = None if refine else params["steps"]
+    return by_networks(fixed, moving, context.prepared, params["affine_steps"], steps, refine)
+
+
+def by_networks(
     fixed: sitk.Image,
     moving: sitk.Image,
     prepared: Prepared,
     affine_steps: int,
-    steps: int | None = None,
+    steps: int | None,
     refine: int = 0,
 ) -> Registration:
-    """Register by the networks, or by one vSVF step that is refined for so many iterations.
+    """Register by the networks, which see the preprocessed images as they are.
 
-    The networks see the preprocessed images as they are: both lie on the grid they were trained on.
+    Both images lie on the grid that the networks were trained on.
     """
-    displacement, _ = register(
+    displacement, _ = registration.register(
         fixed, moving, prepared.model, affine_steps, steps, refine,
         normalised=True, device=str(prepared.device), warp=False,
     )  # fmt: skip
-    return Registration(
-        displacement,
-        lambda: warp_image(moving, displacement),
-        device_name(prepared.device),
-        precision_name(prepared.device, prepared.model.model.config.precision),
-    )
+    precision = precision_name(prepared.device, prepared.model.model.config.precision)
+    return Registration(displacement, device_name(prepared.device), precision)
 
 
 def tensors(
@@ -79,5 +81,4 @@ def from_map(
     phi: torch.Tensor, fixed: sitk.Image, moving: sitk.Image, device: torch.device
 ) -> Registration:
     """Return the registration of a map ``(1, 3, D, H, W)`` between the images of `tensors`."""
-    displacement = physical_displacement(phi.cpu(), fixed, moving)
-    return Registration(displacement, lambda: warp_image(moving, displacement), device_name(device))
+    return Registration(physical_displacement(phi.cpu(), fixed, moving), device_name(device))

@@ -1,5 +1,0 @@
-"""B-spline registration by NiftyReg with NMI, after its affine."""
-
-from baselines.tools.niftyreg import register_bspline as register
-
-__all__ = ["register"]

@@ -1,9 +1,0 @@
-"""VoxelMorph behind AVSM's affine network; both maps are composed.
-
-Dalca et al., "Unsupervised learning for fast probabilistic diffeomorphic registration", MICCAI
-2018; the package's diffeomorphic model.
-"""
-
-from baselines.tools.voxelmorph import prepare, register
-
-__all__ = ["prepare", "register"]
