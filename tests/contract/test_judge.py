@@ -46,6 +46,32 @@ def test_names_the_single_change_that_makes_a_field_right(grid, name):
     assert text.endswith(f"; it would be right with {name}")
 
 
+def column(values):
+    return np.reshape(values, (3, 1, 1, 1))
+
+
+def along_axes(u, grid):
+    """Return vectors along the axes of a grid."""
+    return np.einsum("ji,jzyx->izyx", np.reshape(grid.GetDirection(), (3, 3)), u)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda u, _: -u, "its sign turned"),
+        (lambda u, _: u[::-1], "they seem to be z, y, x"),
+        (lambda u, _: u * column((-1, -1, 1)), "they seem to be RAS"),
+        (lambda u, grid: u / column(grid.GetSpacing()), "in voxels of LPS axes"),
+        (lambda u, grid: along_axes(u, grid) / column(grid.GetSpacing()), "in voxels along the"),
+        (along_axes, "mm along the grid's axes"),
+    ],
+)
+def test_what_methods_mistake_is_named(wrong, said):
+    grid = GRIDS["oblique"]
+    moving, vectors, _, own = case(grid)
+    assert said in failure(vector_image(wrong(vectors, grid), grid), grid, moving, own)
+
+
 def test_says_nothing_of_a_change_where_none_helps():
     grid = GRIDS["oblique"]
     vectors, *rest = case(grid)

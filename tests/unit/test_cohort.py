@@ -1,6 +1,8 @@
 """Cohorts, splits and pairs: what is accepted, and what the messages of refusal say."""
 
+import hashlib
 import itertools
+import os
 import re
 from collections import Counter
 from dataclasses import replace
@@ -14,7 +16,7 @@ import SimpleITK as sitk
 from avsm.errors import UserError
 from avsm.images import write_image
 from tests.conftest import blobs, oblique_grid
-from workflow.data.checks import check_scans, copies
+from workflow.data.checks import check_scans, content, copies
 from workflow.data.cohort import load_cohort
 from workflow.data.pairs import both_directions, read_pair_list, select_couples, shards
 from workflow.data.scans import Scan, assign_splits, in_parts
@@ -36,6 +38,13 @@ def test_manifest_with_foreign_columns(tmp_path, config):
     assert list(scans) == ["A_00m_right", "B_00m_left"]
     assert scans["A_00m_right"].image is None
     assert scans["A_00m_right"].label == str(tmp_path / "x.nii")
+
+
+def test_a_column_that_the_configuration_names_is_there(tmp_path, config):
+    config["cohort"]["columns"] = {"visit": "session"}
+    text = "subject,visit,side,label\nA,00m,right,x.nii\n"
+    with pytest.raises(UserError, match="no column 'session'"):
+        load_cohort(write_manifest(tmp_path, text, config))
 
 
 def test_all_faults_of_a_manifest_are_listed_at_once(tmp_path, config):
@@ -344,6 +353,22 @@ def test_copies_are_found_by_their_voxels(tmp_path):
     ]
 
 
+def test_what_files_hold_is_noted_with_their_voxels(tmp_path):
+    """By which a file is known to be replaced, whatever its time."""
+    image = sitk.Cast(blobs(oblique_grid((6, 7, 8))) * 9, sitk.sitkUInt8)
+    for name in ("a.nii", "b.mhd"):
+        sitk.WriteImage(image, str(tmp_path / name))
+    whole = (tmp_path / "a.nii").read_bytes()
+    expected = {"bytes": 352 + 6 * 7 * 8, "sha256": hashlib.sha256(whole).hexdigest()}
+    assert content(str(tmp_path / "a.nii")) == expected
+    before, voxels = content(str(tmp_path / "b.mhd")), tmp_path / "b.raw"
+    assert before["bytes"] == (tmp_path / "b.mhd").stat().st_size + 6 * 7 * 8
+    status = voxels.stat()
+    voxels.write_bytes(voxels.read_bytes()[::-1])
+    os.utime(voxels, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert content(str(tmp_path / "b.mhd"))["sha256"] != before["sha256"]
+
+
 @pytest.mark.parametrize("scale", [1000, 255, 40])
 def test_exchanged_files_are_told(tmp_path, scale):
     """The image has label values of its own, or the very ones that are scored."""
@@ -359,6 +384,19 @@ def test_exchanged_files_are_told(tmp_path, scale):
     assert any("found the label values 256, 257, 258" in fault for fault in faults) == (scale > 255)
     faults, *_ = check_scans([Scan("P", "", "", paths[0], None)], structures)
     assert "as of a label map" in faults[0]
+    assert check_scans([Scan("P", "", "", *paths[::-1])], structures)[0] == []
+
+
+@pytest.mark.parametrize("scale", [1000, 200])
+def test_exchanged_files_of_many_structures_are_told(tmp_path, scale):
+    """Label maps may have more values than one would expect of any image."""
+    grid = oblique_grid((20, 26, 24))
+    for name, most, kind in (("image", scale, sitk.sitkInt16), ("label", 40, sitk.sitkUInt8)):
+        write_image(sitk.Cast(blobs(grid) * most, kind), tmp_path / f"{name}.nii")
+    paths = [str(tmp_path / f"{name}.nii") for name in ("label", "image")]
+    structures = {"structures": [{"name": "bone", "value": 2}], "merge": []}
+    faults, *_ = check_scans([Scan("P", "", "", *paths)], structures)
+    assert any("image and label map seem exchanged" in fault for fault in faults)
     assert check_scans([Scan("P", "", "", *paths[::-1])], structures)[0] == []
 
 

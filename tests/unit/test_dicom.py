@@ -4,6 +4,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from pydicom.encaps import encapsulate, generate_frames
 
 from avsm.dicom import read_series
 from avsm.errors import UserError, raise_all
@@ -43,6 +44,22 @@ def turned(folder, voxels):
         edit(path, ImageOrientationPatient=np.round(axes, 8).ravel().tolist())
 
 
+def skewed(folder):
+    """Lean the columns of all slices over, by a fifth of a voxel in a corner."""
+    for path in folder.iterdir():
+        row, column = np.reshape(pydicom.dcmread(path).ImageOrientationPatient, (2, 3))
+        axes = np.array([row, column + 0.05 * row]).astype(float)
+        axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+        edit(path, ImageOrientationPatient=np.round(axes, 8).ravel().tolist())
+
+
+def damaged(path, was, now):
+    """Change bytes of a file that come once."""
+    whole = path.read_bytes()
+    assert whole.count(was) == 1
+    path.write_bytes(whole.replace(was, now))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -56,12 +73,23 @@ def turned(folder, voxels):
         (lambda f: turned(f, 0.1), r"unlike 001 .* along (.*)\):\n  - 002: .* along (?!\1)"),
         (lambda f: edit(f / "003", ModalityLUTSequence=[]), "003: found a ModalityLUTSequence"),
         (lambda f: [path.unlink() for path in f.iterdir()], "found 0 DICOM series"),
+        (lambda f: damaged(f / "003", b"\x28\0\x10\0US", b"\x28\0\x10\0ZZ"),
+         "003: not a readable DICOM image .*'ZZ'"),
+        (lambda f: damaged(f / "003", b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.5\0"),
+         "003: found 144 bytes of pixels in the transfer syntax"),
     ],
 )  # fmt: skip
 def test_faulty_folders_are_refused(folder, change, message):
     change(folder)
     with pytest.raises(UserError, match=message):
         read_image(folder)
+
+
+def test_axes_that_are_not_at_right_angles_are_refused_by_headers_alone(folder):
+    skewed(folder)
+    for read in (read_series, read_image):
+        with pytest.raises(UserError, match="its axes are not at right angles"):
+            read(folder)
 
 
 def nifti(path, edit_header):
@@ -143,12 +171,38 @@ def test_a_folder_with_one_multi_frame_file_is_read_as_the_file_is(tmp_path):
         read_image(path)
 
 
-def test_slopes_of_slices_are_applied(folder):
+def test_frames_are_as_many_as_their_descriptions(tmp_path):
+    path = tmp_path / "a.dcm"
+    sitk.WriteImage(knee(2), str(path))
+    groups = pydicom.dcmread(path).PerFrameFunctionalGroupsSequence
+    edit(path, PerFrameFunctionalGroupsSequence=[*groups, groups[-1]])
+    with pytest.raises(UserError, match="found 8 frames and 9 descriptions of frames"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("cut", [lambda frames: frames[:-1], lambda f: [*f[:-1], f[-1][:-20]]])
+def test_compressed_pixels_are_all_there(tmp_path, cut):
+    path = tmp_path / "a.dcm"
+    writer = sitk.ImageFileWriter()
+    writer.SetFileName(str(path))
+    writer.UseCompressionOn()
+    writer.SetCompressor("JPEG")
+    writer.Execute(knee(2))
+    np.testing.assert_array_equal(*map(sitk.GetArrayFromImage, (read_image(path), knee(2))))
+    frames = [*generate_frames(pydicom.dcmread(path).PixelData, number_of_frames=8)]
+    edit(path, PixelData=encapsulate(cut(frames)))
+    with pytest.raises(UserError, match="its compressed pixels are cut short"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("offset", [0, 3_000_000_000])
+def test_slopes_of_slices_are_applied(folder, offset):
     expected = {}
     for k, path in enumerate(sorted(folder.iterdir())):
-        edit(path, RescaleSlope=1 + 0.5 * k, RescaleIntercept=-k)
+        edit(path, RescaleSlope=1 + 0.5 * k, RescaleIntercept=offset - k)
         dataset = pydicom.dcmread(path)
-        expected[-dataset.ImagePositionPatient[0]] = dataset.pixel_array * (1 + 0.5 * k) - k
+        scaled = dataset.pixel_array * (1 + 0.5 * k) + (offset - k)
+        expected[-dataset.ImagePositionPatient[0]] = scaled
     found = sitk.GetArrayFromImage(read_image(folder))
     planes = [expected[place] for place in sorted(expected)]
     if read_image(folder).GetDirection()[2] > 0:

@@ -76,11 +76,17 @@ def test_what_was_planned_beside_another_run_is_not_carried_out(tmp_path):
         lock.take(tmp_path, planned)
 
 
-def test_jobs_that_outlive_a_killed_run_are_named(tmp_path):
+@pytest.mark.parametrize(
+    "join",
+    ["from workflow import lock; lock.join(sys.argv[1])",
+     "from workflow.job import start_job; start_job(sys.argv[1] + '/logs/a.log', 1)"],
+)  # fmt: skip
+def test_jobs_that_outlive_a_killed_run_are_named(tmp_path, join):
+    (tmp_path / "logs").mkdir()
     first = another(tmp_path)
     job = subprocess.Popen(
-        [sys.executable, "-uc", "from workflow import lock; import sys, time;"
-         "lock.join(sys.argv[1]); print(1); time.sleep(60)", str(tmp_path)],
+        [sys.executable, "-uc", f"import sys, time; {join}; print(1); time.sleep(60)",
+         str(tmp_path)],
         cwd=ROOT, stdout=subprocess.PIPE,
     )  # fmt: skip
     assert job.stdout.readline()
@@ -112,3 +118,13 @@ def test_where_the_file_system_has_no_locks_processes_decide(tmp_path, monkeypat
         end(first)
     lock.take(tmp_path, lock.changed(tmp_path)).close()
     lock.join(tmp_path / "none")
+
+
+def test_another_process_of_a_dead_runs_number_is_not_that_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_flock", lambda *_: None)
+    lock.take(tmp_path, None).close()
+    owner = owner_of(tmp_path)
+    with pytest.raises(UserError, match="at work here"):
+        lock.take(tmp_path, lock.changed(tmp_path))
+    (tmp_path / lock.NAME).write_text(json.dumps(owner | {"born": owner["born"] - 3600}))
+    lock.take(tmp_path, lock.changed(tmp_path)).close()

@@ -141,7 +141,8 @@ def test_failures_are_counted_and_never_averaged(scans):
     assert (row["cross-subject dice"], row["cross-subject n"], row["cross-subject N"]) == (50, 1, 2)
     assert (row["device"], row["threads"]) == ("x", "1")
     text = table1.formatted(table)
-    lines = notes(metrics, [method], table, [14, 12, 10])
+    lines = notes(metrics, [method], table, [14, 12, 10], images=[True, False])
+    assert "Images: those of 1 of 2 scans are simulated from label maps." in lines
     assert "Mine: 1 pair(s) failed: RuntimeError: diverged badly" in lines
     assert "Mine: p 2 (default 1)." in lines
     assert any(note.startswith("Mine: from the affine map of first, which") for note in lines)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import workflow.sources
 from tests.conftest import ROOT
 from workflow.contract.folders import BASELINES, NETWORKS
 from workflow.sources import DECIDE_NOTHING, sources
@@ -71,6 +72,20 @@ def test_no_module_that_python_loads_is_missed(script):
     }
     found = names(SCRIPTS / f"{script}.py")
     assert len(loaded) > 5 and loaded <= found | {*DECIDE_NOTHING}
+
+
+def test_a_digest_is_of_content_and_not_of_times(tmp_path, monkeypatch):
+    monkeypatch.setattr("workflow.sources.ROOT", tmp_path)
+    path = tmp_path / "one.py"
+
+    def found(text, time):
+        path.write_text(text, encoding="utf-8")
+        os.utime(path, (time, time))
+        for name in ("digest", "_once", "_leads_to"):
+            getattr(workflow.sources, name).cache_clear()
+        return workflow.sources.digest(path)
+
+    assert found("x = 1", 1e9) == found("x = 1", 2e9) != found("x = 2", 1e9)
 
 
 def test_what_decides_and_what_does_not():

@@ -317,6 +317,18 @@ def test_a_dicom_folder_is_registered_and_what_is_outside_is_chosen(tmp_path: Pa
     assert main(bad) == 2  # which an unsigned label map cannot hold
 
 
+def test_register_shows_the_value_outside_that_is_asked_for(tmp_path: Path) -> None:
+    """Of a moving image that is half of the fixed one."""
+    image = knee(1, (24, 20, 18))
+    fixed, moving, out = (str(tmp_path / f"{name}.nii") for name in ("fixed", "moving", "out"))
+    sitk.WriteImage(image, fixed)
+    sitk.WriteImage(image[6:-6], moving)
+    command = ["register", fixed, moving, "--out", out, "--steps", "0", "--size", "16,16,16"]
+    assert main([*command, "--device", "cpu", "--outside", "-7"]) == 0
+    found = sitk.GetArrayFromImage(sitk.ReadImage(out))
+    assert (found == -7).any() and (found >= 0).any()
+
+
 def test_outputs_that_cannot_be_are_refused_before_all_else(tmp_path: Path, caplog) -> None:
     (tmp_path / "folder.nii").mkdir()
     (tmp_path / "file").touch()
@@ -375,3 +387,27 @@ def test_no_output_goes_over_an_input_or_another_output(cohort: Path, tmp_path: 
     assert {scans / path.name: data for path, data in before.items()} == {
         path: path.read_bytes() for path in scans.iterdir()
     }
+
+
+def test_what_moves_images_and_points_leaves_its_inputs_alone(tmp_path: Path, caplog) -> None:
+    image, field, points, link = (tmp_path / name for name in ("i.nii", "f.nii", "p.csv", "l.nii"))
+    scan = knee(1, (18, 20, 16))
+    zero = sitk.GetImageFromArray(np.zeros((*scan.GetSize()[::-1], 3)), isVector=True)
+    zero.CopyInformation(scan)
+    sitk.WriteImage(scan, str(image))
+    sitk.WriteImage(zero, str(field))
+    middle = scan.TransformIndexToPhysicalPoint((9, 10, 8))
+    points.write_text("x,y,z\n" + ",".join(map(str, middle)) + "\n")
+    link.symlink_to(image.name)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for command, *outs in (
+        (["warp", str(image)], image, field, link),
+        (["points", str(points)], points, field),
+    ):
+        for out in outs:
+            caplog.clear()
+            assert main([*command, "--transform", str(field), "--out", str(out)]) == 2
+            assert f"{out}: is to be written, and is an input" in caplog.text
+        done = tmp_path / f"done{outs[0].suffix}"
+        assert main([*command, "--transform", str(field), "--out", str(done)]) == 0
+    assert before == {path: path.read_bytes() for path in before}

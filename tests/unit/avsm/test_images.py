@@ -61,6 +61,17 @@ def test_every_format_is_read_as_itk_reads_it(tmp_path: Path, name: str, kind: s
         [path.unlink() for path in tmp_path.iterdir()]
 
 
+@pytest.mark.parametrize("names", [("a.hdr", "a.img"), ("A.HDR", "A.IMG"), ("a.hdr", "a.IMG")])
+def test_a_pair_is_read_by_either_of_its_names(tmp_path: Path, names: tuple[str, str]) -> None:
+    image = sitk.GetImageFromArray(np.arange(60).reshape(3, 4, 5).astype(np.int16))
+    sitk.WriteImage(image, str(tmp_path / "a.hdr"))
+    for name in names:
+        (tmp_path / name.lower()).rename(tmp_path / name)
+    for name in names:
+        found = read_image(tmp_path / name)
+        np.testing.assert_array_equal(*map(sitk.GetArrayFromImage, (found, image)))
+
+
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("part", [0.66, 0.97, "last byte", "longer"])
@@ -84,6 +95,16 @@ def test_a_compressed_metaimage_needs_no_size_but_all_its_stream(tmp_path: Path)
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read_image(path)), noise)
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(UserError, match="cut short"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(("more", "message"), [(1, "cut short"), (-1, "longer than its header")])
+def test_a_metaimage_is_as_long_as_its_header_says(tmp_path: Path, more: int, message: str) -> None:
+    path = tmp_path / "a.mha"
+    write(path, sitk.GetImageFromArray(np.ones((4, 5, 6), np.int16)), compressed=True)
+    size = int(re.search(rb"CompressedDataSize = (\d+)", path.read_bytes())[1])
+    replaced(path, rb"(?<=CompressedDataSize = )\d+", b"%d" % (size + more))
+    with pytest.raises(UserError, match=message):
         read_image(path)
 
 
@@ -120,6 +141,16 @@ def test_nifti_2_is_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read_image(tmp_path / "a.nii")), array.T)
 
 
+def test_an_offset_in_a_header_loses_no_precision(tmp_path: Path) -> None:
+    array = np.arange(60).reshape(3, 4, 5).astype(np.int16)
+    path = nifti(tmp_path / "a.nii", array)
+    data = bytearray(path.read_bytes())
+    data[112:120] = np.array([1, 3e9], "<f4").tobytes()
+    path.write_bytes(data)
+    found = sitk.GetArrayFromImage(read_image(path))
+    np.testing.assert_array_equal(found, array.T + 3e9)
+
+
 @pytest.mark.parametrize(
     ("array", "message"),
     [
@@ -153,12 +184,53 @@ def test_vectors_are_no_image_but_a_field(tmp_path: Path, name: str) -> None:
         read_field(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("intent", "signs"), [(1006, (-1, -1, 1)), (1007, (1, 1, 1)), (0, None), (1005, None)]
+)
+def test_vectors_of_nifti_are_read_by_what_they_are_said_to_be(tmp_path, intent, signs) -> None:
+    """Displacements are RAS, other vectors as ITK writes them; the rest is not guessed."""
+    vectors = np.random.default_rng(0).normal(size=(4, 5, 6, 1, 3)).astype(np.float32)
+    image = nibabel.Nifti1Image(vectors, MATRIX)
+    image.header["intent_code"] = intent
+    image.to_filename(tmp_path / "a.nii")
+    if signs is None:
+        with pytest.raises(UserError, match=f"found 3 components a voxel of the intent {intent}"):
+            read_field(tmp_path / "a.nii")
+    else:
+        found = sitk.GetArrayFromImage(read_field(tmp_path / "a.nii"))
+        np.testing.assert_array_equal(found, signs * vectors[..., 0, :].transpose(2, 1, 0, 3))
+
+
 def test_layers_of_a_segmentation_are_refused(tmp_path: Path) -> None:
     layers = sitk.GetImageFromArray(np.ones((4, 5, 6, 2), np.uint8), isVector=True)
     write(tmp_path / "a.seg.nrrd", layers)
     replaced(tmp_path / "a.seg.nrrd", b"kinds: vector", b"kinds: list")
     with pytest.raises(UserError, match=r"a\.seg\.nrrd: .*2 components"):
         read_image(tmp_path / "a.seg.nrrd")
+
+
+def test_colours_are_no_field(tmp_path: Path) -> None:
+    colours = sitk.GetImageFromArray(np.ones((4, 5, 6, 3), np.float32), isVector=True)
+    write(tmp_path / "a.nrrd", colours)
+    replaced(tmp_path / "a.nrrd", b"kinds: vector", b"kinds: RGB-color")
+    for read in (read_field, read_image):
+        with pytest.raises(UserError, match=r"a\.nrrd: found 4 dimensions of the kinds rgb-color"):
+            read(tmp_path / "a.nrrd")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a.mha", "found 4 dimensions, expected 3"),
+        ("a.nrrd", "found 4 dimensions of the kinds domain, domain, domain, domain"),
+        ("a.nii", r"found the dimensions \(6, 5, 4, 2\), expected 3"),
+    ],
+)
+def test_series_of_volumes_are_refused(tmp_path: Path, name: str, message: str) -> None:
+    volumes = [sitk.GetImageFromArray(np.ones((4, 5, 6), np.int16))] * 2
+    write(tmp_path / name, sitk.JoinSeries(volumes))
+    with pytest.raises(UserError, match=message):
+        read_image(tmp_path / name)
 
 
 ARRAY = np.arange(28 * 32 * 36).reshape(28, 32, 36).astype(np.int32)
@@ -196,6 +268,20 @@ def test_qform_is_held_against_sform(tmp_path, forms, used, note) -> None:
         np.testing.assert_allclose(point, used[:3, :3] @ corner + used[:3, 3], atol=1e-3)
 
 
+def test_a_sheared_sform_without_a_qform_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.nii\.gz: its axes are not at right angles"):
+        read_image(nifti(tmp_path / "a.nii.gz", ARRAY, sform=SHEARED, qform=None))
+
+
+@pytest.mark.parametrize("unit", ["meter", "micron"])
+def test_lengths_in_other_units_are_refused(tmp_path: Path, unit: str) -> None:
+    image = nibabel.Nifti1Image(ARRAY, MATRIX)
+    image.header.set_xyzt_units(unit)
+    image.to_filename(tmp_path / "a.nii")
+    with pytest.raises(UserError, match=r"found the unit of length [13], expected mm"):
+        read_image(tmp_path / "a.nii")
+
+
 def test_a_warning_is_logged_where_nobody_collects_it(tmp_path: Path, caplog) -> None:
     path = nifti(tmp_path / "a.nii.gz", ARRAY, qform=MOVED)
     read_image(path)
@@ -231,6 +317,7 @@ def test_geometry_that_is_not_finite_is_refused(tmp_path, place, value) -> None:
         ("a.mha", rb"TransformMatrix[^\n]*", b"TransformMatrix = 2 0 0 0 1 0 0 0 1", "length 1"),
         ("a.mha", rb"Offset[^\n]*", b"Offset = 0 nan 0", "NaN or infinite"),
         ("a.mha", rb"ElementSpacing[^\n]*", b"ElementSpacing = 1 0 1", "expected positive sides"),
+        ("a.mha", rb"ElementSpacing[^\n]*", b"ElementSpacing = 1 -1 1", "expected positive sides"),
         ("a.nrrd", rb"space directions[^\n]*", b"space directions: (1,0,0) (0.2,1,0) (0,0,1)",
          "not at right angles"),
         ("a.nrrd", rb"space origin[^\n]*", b"space origin: (0,inf,0)", "NaN or infinite"),
@@ -316,3 +403,68 @@ def test_control_characters_in_a_header_are_refused(tmp_path: Path, name: str) -
     path.write_bytes(whole[:place] + b"\x13" + whole[place + 1 :])
     with pytest.raises(UserError, match="control characters"):
         read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "by", "message"),
+    [
+        ("a.mha", b"(?=ElementType)", b"ElementToIntensityFunctionSlope = 2\n", "Slope = 2, expec"),
+        ("a.mha", b"(?=ElementType)", b"DistanceUnits = um\n", "DistanceUnits = um, expected mm"),
+        ("a.mha", b"BinaryData = True", b"BinaryData = False", "found voxels as text"),
+        ("a.mha", b"MET_SHORT", b"MET_STRING", "found the element type MET_STRING"),
+        ("a.mha", b"(?=ElementType)", b"ElementByteOrderMSB = True\n", "byte orders"),
+        ("a.mha", b"(?=Offset)", b"Position = 1 2 3\n", "found more than one of Offset, Position"),
+        ("a.mha", b"(?=Offset)", b"Offset = 1 2 3\n", "found 'Offset' twice"),
+        ("a.mha", b"(?=ElementData)", b"HeaderSize = 3\n", "found HeaderSize = 3, expected 0"),
+        ("a.nrrd", b"(?=encoding)", b"spce: left\n", "found the unknown field 'spce'"),
+        ("a.nrrd", b"(?=encoding)", b"type: short\n", "found 'type' twice"),
+        ("a.nrrd", b"type: short", b"type: block", "found the type 'block'"),
+        ("a.nrrd", b"endian: little", b"endian: middle", "found the type 'short', endian middle"),
+        ("a.nrrd", b"encoding: raw", b"encoding: ascii", "found the encoding ascii"),
+        ("a.nrrd", b"(?=encoding)", b"line skip: 1\n", "skips {'line': 1"),
+        ("a.nrrd", b"(?=encoding)", b'space units: "um" "um" "um"\n', "expected mm"),
+        ("a.nrrd", b"left-posterior-superior", b"scanner-xyz", "found the space 'scanner-xyz'"),
+        ("a.nrrd", b"space directions[^\n]*", b"spacings: 1 -1 1", "spacings .* positive"),
+    ],
+)  # fmt: skip
+def test_headers_of_text_that_mean_something_else_are_refused(
+    tmp_path: Path, name: str, pattern: bytes, by: bytes, message: str
+) -> None:
+    write(tmp_path / name, sitk.GetImageFromArray(np.ones((4, 5, 6), np.int16)))
+    replaced(tmp_path / name, pattern, by)
+    with pytest.raises(UserError, match=rf"{name}: .*{message}"):
+        read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "note"),
+    [
+        ("a.mha", b"Offset", r"no Offset: it is taken for \[0.0, 0.0, 0.0\]"),
+        ("a.mha", b"ElementSpacing", r"no ElementSpacing: it is taken for \[1.0, 1.0, 1.0\]"),
+        ("a.nrrd", b"space origin", "no space origin: it is taken for 0"),
+        ("a.nrrd", b"space directions", "no space directions: the sides are taken for"),
+        ("a.nrrd", b"space:", "no space: its axes are taken for left, posterior, superior"),
+    ],
+)
+def test_what_a_header_of_text_does_not_say_is_told(tmp_path, name, line, note) -> None:
+    write(tmp_path / name, sitk.GetImageFromArray(np.ones((4, 5, 6), np.int16)))
+    replaced(tmp_path / name, line + rb"[^\n]*\n", b"")
+    found: list[str] = []
+    read_image(tmp_path / name, found)
+    assert len(found) == 1 and re.search(f"{name}: {note}", found[0])
+
+
+def test_nrrd_in_ras_is_turned_to_lps_but_its_vectors_are_not_guessed(tmp_path: Path) -> None:
+    image = blobs(oblique_grid((5, 6, 7)))
+    write(tmp_path / "a.nrrd", image)
+    replaced(tmp_path / "a.nrrd", b"left-posterior-superior", b"right-anterior-superior")
+    corner = (4, 5, 6)
+    point, other = (
+        each.TransformIndexToPhysicalPoint(corner)
+        for each in (image, read_image(tmp_path / "a.nrrd"))
+    )
+    np.testing.assert_allclose(other, np.multiply(point, (-1, -1, 1)), atol=1e-4)
+    write(tmp_path / "b.nrrd", sitk.Compose(image, image, image))
+    replaced(tmp_path / "b.nrrd", b"left-posterior-superior", b"right-anterior-superior")
+    with pytest.raises(UserError, match=r"b\.nrrd: .*vectors in right-anterior-superior"):
+        read_field(tmp_path / "b.nrrd")

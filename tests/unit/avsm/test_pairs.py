@@ -55,6 +55,13 @@ def test_wrong_manifests_say_what_is_wrong(cohort: Path, old: str, new: str, mes
         read_manifest(edited(cohort, old, new))
 
 
+@pytest.mark.parametrize(("delimiter", "encoding"), [(";", "utf-8-sig"), ("\t", "utf-16")])
+def test_manifests_of_spreadsheets_are_read(cohort: Path, delimiter: str, encoding: str) -> None:
+    path = cohort.with_name("edited.csv")
+    path.write_bytes(cohort.read_text().replace(",", delimiter).encode(encoding))
+    assert read_manifest(path) == read_manifest(cohort)
+
+
 def test_missing_manifest_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.csv: no such file"):
         read_manifest(tmp_path / "none.csv")
@@ -298,6 +305,12 @@ def linked(manifest: Path, link) -> Path:
 def test_one_image_is_not_in_both_splits(tmp_path: Path, link) -> None:
     with pytest.raises(UserError, match=r"line 10: image .*copy\.nii is the file of line 2: image"):
         read_manifest(linked(write_cohort(tmp_path), link))
+
+
+def test_an_image_is_not_its_own_label_map(cohort: Path) -> None:
+    manifest = edited(cohort, "s4_v0_label.nii", "s4_v0_image.nii")
+    with pytest.raises(UserError, match=r"line 10: label .* is the file of line 10: image"):
+        read_manifest(manifest)
 
 
 def test_copied_images_are_not_in_both_splits(tmp_path: Path) -> None:

@@ -314,6 +314,18 @@ def test_beyond_the_field_is_background() -> None:
         warp_image(MOVING, field, reference=far)
 
 
+def test_beyond_the_field_nothing_is_shown_of_an_image_that_is_there() -> None:
+    """Where the field says nothing it is not taken for 0."""
+    field = sitk.GetImageFromArray(np.zeros((*FIXED.GetSize()[::-1], 3)), isVector=True)
+    field.CopyInformation(FIXED)
+    wide = sitk.ConstantPad(FIXED, (5, 5, 5), (5, 5, 5), 1.0)
+    found = sitk.GetArrayFromImage(warp_image(wide, field, reference=wide, outside=-7.0))
+    inner = found[5:-5, 5:-5, 5:-5]
+    np.testing.assert_allclose(inner, sitk.GetArrayFromImage(FIXED), atol=1e-4)
+    inner[:] = -7
+    assert (found == -7).all()
+
+
 def test_landmarks_outside_are_named() -> None:
     for inverse, image in ((False, FIXED), (True, MOVING)):
         points = np.vstack([inner_points(image, 1), [[0.0, 900.0, 0.0]]])
