@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+SHOWN = 20  # of many faults in one message
+
 
 class UserError(ValueError):
     """The input's fault, not the program's: the command line shows its message alone."""
@@ -27,8 +29,8 @@ def choose(what: str, name: str, known: Iterable[str]) -> str:
 
 
 def raise_all(heading: str, faults: Sequence[str]) -> None:
-    """Raise one error that lists all ``faults``, the first 20 in full; none, no error."""
+    """Raise one error that lists all ``faults``, the first ``SHOWN`` in full; none, no error."""
     if faults:
-        lines = [f"  - {fault}".replace("\n", "\n  ") for fault in faults[:20]]
-        lines += [f"  … and {len(faults) - 20} more"] if len(faults) > 20 else []
+        lines = [f"  - {fault}".replace("\n", "\n  ") for fault in faults[:SHOWN]]
+        lines += [f"  … and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
         raise UserError("\n".join([heading, *lines]))

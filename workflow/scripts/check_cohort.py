@@ -5,12 +5,10 @@ import logging
 from collections import Counter
 from pathlib import Path
 
-from avsm.errors import raise_all
+from avsm.errors import SHOWN, raise_all
 from avsm.files import write_text
 from workflow.data.checks import copies
 from workflow.job import start_log
-
-SHOWN = 20  # in the terminal
 
 start_log(snakemake.log[0])
 params = snakemake.params
@@ -27,7 +25,7 @@ heading = (
     "Scans with faults (mend them, or take them off the manifest; all are listed in "
     f"{snakemake.log[0]}):"
 )
-raise_all(heading, faults, SHOWN)
+raise_all(heading, faults)
 summary = {
     "patients": Counter(params.splits.values()),
     "tested_scans": params.tested,
