@@ -38,7 +38,6 @@ class Registration(NamedTuple):
     """The result for a batch."""
 
     affines: tuple[Affine, ...]  # the composed affine parameters after each affine step
-    affine_warped: Tensor  # the moving image under the last of them, ``(B, 1, D, H, W)``
     steps: tuple[Step, ...]  # the vSVF steps; empty when none was asked for
     map: Tensor  # the final map, ``(B, 3, D, H, W)``
     warped: Tensor  # the moving image read at it, ``(B, 1, D, H, W)``
@@ -70,13 +69,12 @@ class AVSM(nn.Module):
         check_same_shape("moving", moving, "fixed", fixed)
         affine_steps = self.config.affine_steps if affine_steps is None else affine_steps
         affines = self.affine_net(fixed, moving, affine_steps)
-        phi = affines[-1].map(fixed.shape[2:])
-        affine_warped = warped = warp(moving, phi)
         steps = self.config.steps if steps is None else steps
         taken = self.vsvf_steps(fixed, moving, affines[-1], steps)
         if taken:
-            phi, warped = taken[-1].map, taken[-1].warped
-        return Registration(affines, affine_warped, taken, phi, warped)
+            return Registration(affines, taken, taken[-1].map, taken[-1].warped)
+        phi = affines[-1].map(fixed.shape[2:])
+        return Registration(affines, taken, phi, warp(moving, phi))
 
     def vsvf_steps(
         self, fixed: Tensor, moving: Tensor, start: Affine, steps: int, scale: float = 1.0
