@@ -78,11 +78,11 @@ def test_what_is_odd_reaches_the_terminal_and_the_table(tmp_path):
     done = run_script(
         "make_table1",
         tmp_path,
-        input={"metrics": str(tmp_path / "metrics.csv"), "outcomes": [], "trainings": [],
-               "cohort": str(tmp_path / "cohort.json"), "paper": "none"},
+        input={"scores": [str(tmp_path / "metrics.csv")], "outcomes": [], "trainings": [],
+               "cohort": str(tmp_path / "cohort.json")},
         params={"methods": [method], "tasks": ["cross-subject"], "networks": [],
                 "grid": [4, 5, 6], "images": [True, False], "paper": False},
-        output={kind: str(tmp_path / f"table1.{kind}") for kind in ("csv", "md", "tex", "html")},
+        output=[str(tmp_path / f"table1.{kind}") for kind in ("csv", "md", "tex", "html")],
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "table1.md").read_text(encoding="utf-8")
