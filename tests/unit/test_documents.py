@@ -50,7 +50,6 @@ def said():
     networks = [n for n in dice.index if n.startswith(("affine-net", "VoxelMorph", "AVSM ("))]
     ahead = dice.loc["vSVF-opt"] - dice.loc["AVSM (3-step)"]
     part = table["seconds"]["AVSM + instance opt."] / table["seconds"]["vSVF-opt"]
-    symmetry = pd.read_csv(RUN / "figures/figure7.csv").groupby("label")["symmetry"].median()
     seconds = pd.concat(
         pd.read_csv(path).groupby("stage")["seconds"].sum()
         for path in sorted(RUN.glob("networks/*/*/history.csv"))
@@ -66,9 +65,6 @@ def said():
         ("README.md", "go on for a minute in the run", seconds.between(20, 90).all()),
         ("README.md", "which register a pair of right knees in a second",
          table["seconds"]["AVSM (3-step)"] <= 1),
-        ("README.md", "NiftyReg's affine row is symmetric by construction",
-         symmetry.idxmin() == "affine-NiftyReg"),
-        ("README.md", "The ablation (Table 2, Figure 6) waits for its networks", without),
         ("README.md", f"The benchmark took {minutes:.0f} minutes on two cores", True),
         ("results/reference/README.md", f"the embedded cohort: {minutes:.0f} min", True),
         ("results/reference/README.md", "Table 2 is not in it", without),
@@ -99,10 +95,6 @@ def test_documents_show_the_reference_run():
             f"{document} does not show {RUN.relative_to(ROOT)} between its markers `{name}`; "
             "python -m workflow.referee.publish phantom writes it"
         )
-    card = publish.short_card(RUN / "tables")
-    for shown in ("| SyN |", "| AVSM momentum network |", "In two splits: none."):
-        assert shown in card
-    assert "| Row I |" not in card
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -2,8 +2,8 @@
 
     python -m workflow.referee.publish <run>
 
-Of the run named `phantom`, README.md gets Table 1 and the fairness card, and models/README.md the
-Dice, between markers. What sentences say of it is checked by tests/unit/test_documents.py.
+Of the run named `phantom`, README.md gets a short Table 1 and models/README.md the Dice, between
+markers. What sentences say of it is checked by tests/unit/test_documents.py.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pandas as pd
 from avsm.errors import UserError
 from workflow.config import ROOT, TASKS
 from workflow.referee.render import markdown
+from workflow.referee.table1 import short
 from workflow.referee.tidy import read_json
 
 SMALL = (
@@ -27,10 +28,6 @@ SMALL = (
 # Slices of a cohort's images may be shown only if they are the phantom's: others have licences.
 PICTURES = ("figures/checks/*", "figures/examples/*.png", "figures/examples/*.pdf")
 SHOWN = "phantom"
-CARD_COLUMNS = [
-    "Method or network", "Labels it sees", "Settings from", "Tried to find them", "Changed here",
-    "Time on", "Training",
-]  # fmt: skip
 
 
 def publish(run: str, root: Path = ROOT) -> list[Path]:
@@ -66,21 +63,9 @@ def shown_parts(tables: Path) -> dict[tuple[str, str], str]:
     dice = {"Method": table["method"]}
     dice |= {task.capitalize(): table[f"{task} dice"].map("{:.1f}".format) for task in TASKS}
     return {
-        ("README.md", "table"): (tables / "table1.md").read_text(encoding="utf-8"),
-        ("README.md", "card"): short_card(tables),
+        ("README.md", "table"): markdown({"": short(table)}, []),
         ("models/README.md", "tested"): markdown({"": pd.DataFrame(dice)}, []),
     }
-
-
-def short_card(tables: Path) -> str:
-    """Return the fairness card of Table 1's methods and their networks, and its notes."""
-    card = pd.read_csv(tables / "fairness.csv", dtype=str, keep_default_na=False)
-    names = card["Method or network"]
-    methods = names.isin(pd.read_csv(tables / "table1.csv")["method"])
-    needed = {name for text in card.loc[methods, "Network it needs"] for name in text.split(", ")}
-    lines = (tables / "fairness.md").read_text(encoding="utf-8").splitlines()
-    notes = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
-    return markdown({"": card.loc[methods | names.isin(needed), CARD_COLUMNS]}, notes)
 
 
 def main() -> None:

@@ -50,9 +50,16 @@ try:
 except UserError as error:
     sys.exit(str(error))
 
-# What a job died of is told at the end.
-IN_BETWEEN = ("CalledProcessError in file", "Look above for error messages")
-logger.addFilter(lambda record: not any(text in record.getMessage() for text in IN_BETWEEN))
+# What a job died of is told at the end; of temporary files nobody wants to know.
+UNSAID = (
+    "CalledProcessError in file",
+    "Look above for error messages",
+    "Removing temporary output",
+    "Would remove temporary output",
+    "Updating checkpoint dependencies",
+    "The run involves checkpoint jobs",
+)
+logger.addFilter(lambda record: not any(text in record.getMessage() for text in UNSAID))
 
 FOLDER = RUN.folder
 LAST_LOCKED = lock.changed(FOLDER)
