@@ -6,6 +6,7 @@ import tomllib
 
 import pytest
 import yaml
+from PIL import Image
 
 from tests.conftest import ROOT
 from tests.unit.test_config import leaves, merge
@@ -77,27 +78,35 @@ def test_publish_copies_small_results_only(tmp_path):
     run = tmp_path / "results" / "mine"
     training = "networks/affine/both/training.json"
     for name in (
-        "tables/table1.md", "figures/figure5.png", "figures/ranking.png", "figures/checks/a.png",
-        "figures/examples/figure4.pdf",
+        "tables/table1.md", "tables/metrics.csv", "figures/figure5.png", "figures/figure5.pdf",
+        "figures/checks/a.png", "figures/examples/figure4.png",
         training, "networks/affine/both/model.pt", "images/a.nii",
     ):  # fmt: skip
         (run / name).parent.mkdir(parents=True, exist_ok=True)
-        (run / name).write_text("x")
+        if name.endswith(".png"):
+            Image.effect_noise((8, 8), 50).save(run / name)
+        else:
+            (run / name).write_text("x")
     (run / "manifest.json").write_text(json.dumps({"config": {"cohort": {"source": "phantom"}}}))
     copies = publish.publish("mine", tmp_path)
-    assert len(copies) == 7
+    assert len(copies) == 6
     (run / "manifest.json").write_text(json.dumps({"config": {"cohort": {"source": "manifest"}}}))
     copies = publish.publish("mine", tmp_path)
     names = {str(path.relative_to(tmp_path / "results/reference/mine")) for path in copies}
     assert names == {
         "tables/table1.md",
+        "tables/metrics.csv.gz",
         "figures/figure5.png",
-        "figures/ranking.png",
         training,
         "manifest.json",
     }
     with pytest.raises(ValueError, match="finish the run first"):
         publish.publish("other", tmp_path)
+
+
+def test_reference_results_are_small():
+    files = [path for path in (ROOT / "results/reference").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 4e6
 
 
 def test_files_stay_short():
