@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 ACTIVE := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: help install benchmark test test-faults lint format niftyreg modern clean
+.PHONY: help install benchmark demo test test-faults lint format niftyreg modern clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
@@ -27,6 +27,9 @@ $(READY): requirements.lock requirements-niftyreg.txt pyproject.toml
 
 benchmark: $(READY)  ## Run the benchmark on the embedded cohort; prints Table 1
 	$(ACTIVE) snakemake --cores all $(if $(CONFIG),--configfile $(CONFIG))
+
+demo: $(READY)  ## Run the whole chain on tiny images in minutes, to look at its tables and figures
+	$(ACTIVE) snakemake --cores all --configfile config/tiny.yaml
 
 test: lint  ## Run all tests
 	$(ACTIVE) python -m pytest

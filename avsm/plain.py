@@ -62,7 +62,7 @@ def read_meta(path: Path, stream: BinaryIO) -> Volume:
     """
     fields: dict[str, str] = {}
     while "ElementDataFile" not in fields:
-        key, equals, value = _line(stream).partition("=")
+        key, equals, value = _line(stream, last=b"ElementDataFile").partition("=")
         _add(fields, key.strip(), value.strip() if equals else None)
     dimensions = _numbers(fields, "NDims", 1, int)[0]
     if dimensions != 3:
@@ -245,9 +245,10 @@ def _voxels(
         return take(own, count, source)
 
 
-def _line(stream: BinaryIO, must_end: bool = True) -> str:
-    """Read a line of a header; it must end, but for the last of a header without voxels."""
+def _line(stream: BinaryIO, must_end: bool = True, last: bytes = b"\n") -> str:
+    """Read a line of a header; it must end, but for the ``last`` of a header without voxels."""
     line = stream.readline(MOST_OF_A_LINE)
+    must_end = must_end and not line.startswith(last)
     if not line.endswith(b"\n") and (must_end or len(line) == MOST_OF_A_LINE):
         raise OSError("its header is cut short, or is no text")
     text = line.decode("utf-8").rstrip()

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 
 from avsm.errors import UserError
@@ -53,6 +54,11 @@ def set_threads(threads: int, seed: int = 0) -> None:
     os.environ["ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"] = str(threads)
     os.environ["ANTS_RANDOM_SEED"] = str(seed)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+
+
+def say(text: str) -> None:
+    """Tell the user a result, as one line of the terminal."""
+    print(f"{datetime.now():%H:%M} {text}", file=sys.stderr, flush=True)
 
 
 def _record(kind: type[BaseException], error: BaseException, trace: object) -> None:

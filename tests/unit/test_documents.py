@@ -1,6 +1,7 @@
 """What documents say of results is what the results say, or names where it is from."""
 
 import re
+import shutil
 
 import pandas as pd
 import pytest
@@ -50,7 +51,6 @@ def said():
     networks = [n for n in dice.index if n.startswith(("affine-net", "VoxelMorph", "AVSM ("))]
     ahead = dice.loc["vSVF-opt"] - dice.loc["AVSM (3-step)"]
     part = table["seconds"]["AVSM + instance opt."] / table["seconds"]["vSVF-opt"]
-    symmetry = pd.read_csv(RUN / "figures/figure7.csv").groupby("label")["symmetry"].median()
     seconds = pd.concat(
         pd.read_csv(path).groupby("stage")["seconds"].sum()
         for path in sorted(RUN.glob("networks/*/*/history.csv"))
@@ -66,9 +66,6 @@ def said():
         ("README.md", "go on for a minute in the run", seconds.between(20, 90).all()),
         ("README.md", "which register a pair of right knees in a second",
          table["seconds"]["AVSM (3-step)"] <= 1),
-        ("README.md", "NiftyReg's affine row is symmetric by construction",
-         symmetry.idxmin() == "affine-NiftyReg"),
-        ("README.md", "The ablation (Table 2, Figure 6) waits for its networks", without),
         ("README.md", f"The benchmark took {minutes:.0f} minutes on two cores", True),
         ("results/reference/README.md", f"the embedded cohort: {minutes:.0f} min", True),
         ("results/reference/README.md", "Table 2 is not in it", without),
@@ -99,10 +96,6 @@ def test_documents_show_the_reference_run():
             f"{document} does not show {RUN.relative_to(ROOT)} between its markers `{name}`; "
             "python -m workflow.referee.publish phantom writes it"
         )
-    card = publish.short_card(RUN / "tables")
-    for shown in ("| SyN |", "| AVSM momentum network |", "In two splits: none."):
-        assert shown in card
-    assert "| Row I |" not in card
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -120,13 +113,13 @@ def test_measured_numbers_are_checked_or_say_where_they_are_from(path, said):
 
 
 def test_publishing_writes_what_documents_show(tmp_path):
+    shutil.copytree(ROOT / "results/reference", tmp_path / "results/reference")
+    (tmp_path / "results/reference/README.md").unlink()
     for document, name in (parts := publish.shown_parts(RUN / "tables")):
         path = tmp_path / document
         path.parent.mkdir(exist_ok=True)
         before = path.read_text(encoding="utf-8") if path.exists() else "Before.\n"
         path.write_text(f"{before}<!-- {name} -->\nearlier\n<!-- /{name} -->\nAfter.\n", "utf-8")
-    (tmp_path / "results").mkdir()
-    (tmp_path / "results/reference").symlink_to(ROOT / "results/reference")
     publish.show(tmp_path)
     publish.show(tmp_path)
     for (document, name), part in parts.items():

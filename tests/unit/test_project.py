@@ -6,9 +6,11 @@ import tomllib
 
 import pytest
 import yaml
+from PIL import Image
 
 from tests.conftest import ROOT
 from tests.unit.test_config import leaves, merge
+from tests.unit.test_documents import DOCUMENTS
 from workflow.config import check_config
 from workflow.referee import publish
 
@@ -35,20 +37,34 @@ def test_the_lock_suits_every_machine():
         assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9.]+", line), line
 
 
-def test_readme_commands_exist():
+def test_the_readme_begins_with_two_commands_and_is_short():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    make = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert "```\nmake benchmark\nmake test\n```" in readme
-    for target in re.findall(r"(?:^|`|&& )make ([a-z]+)", readme, re.MULTILINE):
+    prose = [line for line in readme.splitlines() if not line.startswith("|")]
+    assert sum(len(line.split()) for line in prose) <= 900
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_and_links_of_documents_exist(path):
+    text = path.read_text(encoding="utf-8")
+    make = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"(?:^|`|&& )make ([a-z-]+)", text, re.MULTILINE):
         assert re.search(rf"^{target}:", make, re.MULTILINE), target
-    for config in re.findall(r"config/[a-z-]+\.yaml", readme):
+    for config in re.findall(r"\bconfig/[a-z0-9-]+\.yaml", text):
         assert (ROOT / config).is_file(), config
-    for link in re.findall(r"\]\(([^):]+)\)", readme):
-        path, _, section = link.partition("#")
-        assert (ROOT / path).exists(), link
+    for module in re.findall(r"python -m ((?:avsm|workflow|benchmarks|tests)[a-z_.]*)", text):
+        place = ROOT.joinpath(*module.rstrip(".").split("."))
+        assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file(), module
+    for link in re.findall(r"\]\(([^):]+)\)", text):
+        target, _, section = link.partition("#")
+        place = path.parent / target if target else path
+        assert place.exists(), link
         if section:
-            headings = re.findall(r"^#+ (.*)", (ROOT / path).read_text("utf-8"), re.MULTILINE)
-            assert section in [heading.lower().replace(" ", "-") for heading in headings], link
+            headings = re.findall(r"^#+ (.*)", place.read_text("utf-8"), re.MULTILINE)
+            names = [
+                re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings
+            ]
+            assert section in names, link
 
 
 def test_readme_example_configuration_is_valid(config):
@@ -62,27 +78,35 @@ def test_publish_copies_small_results_only(tmp_path):
     run = tmp_path / "results" / "mine"
     training = "networks/affine/both/training.json"
     for name in (
-        "tables/table1.md", "figures/figure5.png", "figures/ranking.png", "figures/checks/a.png",
-        "figures/examples/figure4.pdf",
+        "tables/table1.md", "tables/metrics.csv", "figures/figure5.png", "figures/figure5.pdf",
+        "figures/checks/a.png", "figures/examples/figure4.png",
         training, "networks/affine/both/model.pt", "images/a.nii",
     ):  # fmt: skip
         (run / name).parent.mkdir(parents=True, exist_ok=True)
-        (run / name).write_text("x")
+        if name.endswith(".png"):
+            Image.effect_noise((8, 8), 50).save(run / name)
+        else:
+            (run / name).write_text("x")
     (run / "manifest.json").write_text(json.dumps({"config": {"cohort": {"source": "phantom"}}}))
     copies = publish.publish("mine", tmp_path)
-    assert len(copies) == 7
+    assert len(copies) == 6
     (run / "manifest.json").write_text(json.dumps({"config": {"cohort": {"source": "manifest"}}}))
     copies = publish.publish("mine", tmp_path)
     names = {str(path.relative_to(tmp_path / "results/reference/mine")) for path in copies}
     assert names == {
         "tables/table1.md",
+        "tables/metrics.csv.gz",
         "figures/figure5.png",
-        "figures/ranking.png",
         training,
         "manifest.json",
     }
     with pytest.raises(ValueError, match="finish the run first"):
         publish.publish("other", tmp_path)
+
+
+def test_reference_results_are_small():
+    files = [path for path in (ROOT / "results/reference").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 4e6
 
 
 def test_files_stay_short():

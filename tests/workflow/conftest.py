@@ -22,6 +22,15 @@ class Project:
     def __init__(self, folder: Path):
         self.folder = folder
         shutil.copytree(ROOT, folder, ignore=LEFT_OUT)
+        self.tell_jobs(True)
+
+    def tell_jobs(self, wanted: bool) -> None:
+        """Let Snakemake print each job, as tests read it, or be as quiet as users have it."""
+        for profile in self.folder.glob("profiles/*/config.yaml"):
+            text = (ROOT / profile.relative_to(self.folder)).read_text(encoding="utf-8")
+            assert "\nlogger: rich" in text
+            text = text.replace("\nlogger: rich", "\n# logger: rich") if wanted else text
+            profile.write_text(text, encoding="utf-8")
 
     def configure(self, name: str, **changes) -> str:
         """Write a configuration and return its path."""

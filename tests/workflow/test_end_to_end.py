@@ -72,8 +72,10 @@ def project(tmp_path_factory):
         "mine",
         **tiny | {"methods": project.methods} | {"method_rows": {"before-in-mm": in_mm}},
     )
+    project.tell_jobs(False)
     done = project.run("--configfile", "mine.yaml")
     assert done.returncode == 0, done.output
+    project.tell_jobs(True)
     project.output = done.output
     project.results = project.folder / "results" / "tiny"
     return project
@@ -97,8 +99,20 @@ def test_every_output_is_there(project):
         "networks/affine/both/history.png", "manifest.json", "cohort.json",
     ):  # fmt: skip
         assert (project.results / name).stat().st_size > 100, name
-    assert "| Before registration |" in project.output
-    assert "Tables: results/tiny/tables/" in project.output
+
+
+def test_the_terminal_is_quiet_and_says_results(project):
+    lines = project.output.splitlines()
+    assert len(lines) <= 200 and max(map(len, lines)) <= 160, project.output
+    told = "\n".join(lines)
+    assert re.search(
+        r"\d\d:\d\d syn, longitudinal: 2 of 2 pairs, Dice [\d.]+, [\d.]+ s a pair", told
+    )
+    assert re.search(r"failing, longitudinal: 1 of 2 pairs", told)
+    assert re.search(r"AVSM affine network, both: trained for \d+ steps in \d+ s, validation", told)
+    assert "Table 1: results/tiny/tables/table1.csv" in told
+    assert re.search(r"\n +Before registration +[\d.]+ +[\d.]+ +\d+ +[\d.]+\n", told)
+    assert "Tables: results/tiny/tables/" in told
 
 
 def test_a_method_of_one_file_is_in_the_table_and_the_figures(project):

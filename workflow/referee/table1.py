@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -74,6 +75,21 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
             cells["Paper: time (s)"] = number(row.get(f"{PAPER}seconds"), 2)
         rows.append(cells)
     return pd.DataFrame(rows)
+
+
+def short(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table as text in five columns: Dice by task, folds and seconds of all pairs."""
+    tasks = [task for task in TASKS if f"{task} dice" in table]
+    cells = {"Method": table["method"]}
+    for task in tasks:
+        lost = table[f"{task} N"] - table[f"{task} n"]
+        failed = lost.map(lambda n: f" ({n} failed)" if n else "")
+        dice = table[f"{task} dice"].map(partial(number, digits=1))
+        cells[f"{task.capitalize()} Dice"] = dice + failed
+    folds = table[[f"{task} folds" for task in tasks]].mean(axis=1)
+    cells["Folds"] = folds.map(lambda n: number(n, 1 if n else 0))
+    cells["Seconds"] = table["seconds"].map(partial(number, digits=1))
+    return pd.DataFrame(cells)
 
 
 def _has_paper(table: pd.DataFrame) -> bool:

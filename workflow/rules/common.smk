@@ -23,9 +23,11 @@ import shutil
 import zlib
 from dataclasses import asdict
 from functools import cache
+from logging.handlers import QueueHandler
 from pathlib import Path
 
 from snakemake.logging import logger
+from snakemake_interface_logger_plugins.common import LogEvent
 
 from avsm.errors import UserError
 from avsm.files import stamp
@@ -33,7 +35,7 @@ from workflow import lock
 from workflow.data.pairs import couple_rows, manifest_rows, read_scan
 from workflow.data.scans import PHANTOM_VISITS, in_parts, is_mirrored, simulated_note
 from workflow.examples import Example, example_figures
-from workflow.job import told
+from workflow.job import say, told
 from workflow.run import load_run
 from workflow.schema import read_yaml
 from workflow.sources import digest
@@ -50,9 +52,30 @@ try:
 except UserError as error:
     sys.exit(str(error))
 
-# What a job died of is told at the end.
-IN_BETWEEN = ("CalledProcessError in file", "Look above for error messages")
-logger.addFilter(lambda record: not any(text in record.getMessage() for text in IN_BETWEEN))
+# What a job died of is told at the end; of temporary files nobody wants to know.
+UNSAID = (
+    "CalledProcessError in file",
+    "Look above for error messages",
+    "Removing temporary output",
+    "Would remove temporary output",
+    "Updating checkpoint dependencies",
+    "The run involves checkpoint jobs",
+)
+logger.addFilter(lambda record: not any(text in record.getMessage() for text in UNSAID))
+
+
+def in_one_line(record):
+    """Say that a job failed, in place of its whole log, which its last words are told from."""
+    if getattr(record, "event", None) == LogEvent.JOB_ERROR:
+        say(f"failed, for reasons told at the end: {record.rule_name} ({record.log[0]})")
+        return False
+    return True
+
+
+for handler in logger.handlers:
+    if isinstance(handler, QueueHandler):  # of a plugin, such as the profiles' rich
+        handler.addFilter(in_one_line)
+
 
 FOLDER = RUN.folder
 LAST_LOCKED = lock.changed(FOLDER)

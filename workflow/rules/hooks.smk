@@ -43,10 +43,15 @@ def say_simulated():
 
 
 def print_results():
-    """Show the table in the terminal, and say where everything is."""
-    table = Path(FOLDER, "tables", "table1.md")
+    """Show a short Table 1 in the terminal, and say where everything is."""
+    table = Path(FOLDER, "tables", "table1.csv")
     if table.exists():
-        print(f"\n{table.read_text(encoding='utf-8')}")
+        import pandas as pd  # not for each job
+
+        from workflow.referee.table1 import short
+
+        text = short(pd.read_csv(table)).to_string(index=False)
+        print(f"\n{text}\n\nThe whole Table 1: {FOLDER}/tables/table1.md")
         print(f"Tables: {FOLDER}/tables/   Figures: {FOLDER}/figures/\n")
         if config["table2"] and not RUN.config["table2"]:
             print(

@@ -4,9 +4,9 @@ from importlib import import_module
 from pathlib import Path
 
 from avsm.files import write_text
-from workflow.job import start_job
+from workflow.job import say, start_job
 from workflow.referee.evaluate import Rules, evaluate_shard
-from workflow.referee.tidy import read_json
+from workflow.referee.tidy import pair_values, read_json
 
 start_job(snakemake.log[0], snakemake.threads)
 inputs, params, to_template = snakemake.input, snakemake.params, None
@@ -18,3 +18,9 @@ rules = Rules(params.structures, params.margin, to_template)
 record = read_json(inputs.outcomes)
 table = evaluate_shard(record, Path(inputs.fields), labels.__getitem__, rules)
 write_text(snakemake.output[0], table.to_csv(index=False))
+for task, pairs in pair_values(table).groupby("task"):
+    scored = pairs[pairs["reason"] == ""]
+    text = f"{record['method']}, {task}: {len(scored)} of {len(pairs)} pairs"
+    if len(scored):
+        text += f", Dice {scored['dice'].mean():.1f}, {scored['seconds'].mean():.1f} s a pair"
+    say(text)

@@ -11,7 +11,7 @@ from avsm.files import write_text
 from workflow.config import ROOT
 from workflow.contract.programs import find_program, program_version
 from workflow.data.scans import simulated_note
-from workflow.job import start_log
+from workflow.job import say, start_log
 from workflow.provenance import code_version, machine, versions
 from workflow.referee import boxplot, claims, curves, fairness, ranking, table2, table3
 from workflow.referee.render import write_table
@@ -97,3 +97,4 @@ manifest = {
     "trainings": trainings,
 }
 write_text(*files("manifest"), json.dumps(manifest, indent=1) + "\n")
+say(f"Tables and figures over all pairs: {Path(snakemake.output[0]).parents[1]}")

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from workflow.job import start_log
+from workflow.job import say, start_log
 from workflow.referee import table1
 from workflow.referee.render import write_table
 from workflow.referee.tidy import read_json, read_metrics
@@ -18,3 +18,4 @@ notes = table1.notes(
 )
 notes += table1.warning_note(read_json(inputs.cohort)["warnings"])
 write_table(snakemake.output, "Table 1", table, {"": table1.formatted(table)}, notes)
+say(f"Table 1: {snakemake.output[0]}")

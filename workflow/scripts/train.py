@@ -1,5 +1,6 @@
 """Train one network; a training that was cut short goes on."""
 
+import csv
 import json
 import shutil
 from importlib import import_module
@@ -14,7 +15,7 @@ from workflow.contract.training import (
     open_state,
     start_record,
 )
-from workflow.job import start_job
+from workflow.job import say, start_job
 from workflow.provenance import processor, versions
 
 params, threads, output = snakemake.params, snakemake.threads, snakemake.output
@@ -73,5 +74,11 @@ record = {
     "seed": params.seed,
     "versions": versions(params.modules),
 }
+with Path(output.history).open(newline="", encoding="utf-8") as file:
+    best = max(float(row["validation_dice"]) for row in csv.DictReader(file))
+say(
+    f"{params.label}, {pairs}: trained for {trained.steps} steps in {trained.seconds:.0f} s, "
+    f"validation Dice {100 * best:.1f}"
+)
 write_text(output.record, json.dumps(record, indent=1) + "\n")
 shutil.rmtree(state)

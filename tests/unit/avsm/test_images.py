@@ -98,6 +98,17 @@ def test_a_compressed_metaimage_needs_no_size_but_all_its_stream(tmp_path: Path)
         read_image(path)
 
 
+def test_the_last_line_of_a_header_needs_no_end(tmp_path: Path) -> None:
+    array = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+    path = tmp_path / "a.mhd"
+    write(path, sitk.GetImageFromArray(array))
+    path.write_bytes(path.read_bytes().rstrip())
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_image(path)), array)
+    path.write_bytes(path.read_bytes().partition(b"ElementDataFile")[0].rstrip())
+    with pytest.raises(UserError, match="header is cut short"):
+        read_image(path)
+
+
 @pytest.mark.parametrize(("more", "message"), [(1, "cut short"), (-1, "longer than its header")])
 def test_a_metaimage_is_as_long_as_its_header_says(tmp_path: Path, more: int, message: str) -> None:
     path = tmp_path / "a.mha"
