@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,13 @@ import SimpleITK as sitk
 from avsm.errors import UserError
 from avsm.grid import describe_grid, same_grid
 from workflow.contract.programs import find_program, run_program
-from workflow.geometry import affine_error
+from workflow.geometry import (
+    affine_error,
+    affine_from_stripped,
+    affine_to_stripped,
+    displacement_from_stripped,
+    strip_header,
+)
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +90,29 @@ class Outcome:
     device: str = ""
     precision: str = ""
     affine: list[list[float]] | None = None
+
+
+def in_voxels(register: Callable[..., Registration]) -> Callable[..., Registration]:
+    """Make a method's `register` see voxels where its parameter `unit_spacing` is true.
+
+    It is then given images, and a start, without what headers say (spacing 1, origin 0, axes LPS),
+    and what it returns is carried back to physical space.
+    """
+
+    @wraps(register)
+    def in_its_frame(
+        fixed: sitk.Image, moving: sitk.Image, params: dict, context: Context
+    ) -> Registration:
+        if not params["unit_spacing"]:
+            return register(fixed, moving, params, context)
+        start = context.start and affine_to_stripped(*context.start, fixed, moving)
+        images = strip_header(fixed), strip_header(moving)
+        result = register(*images, params, replace(context, start=start))
+        displacement = displacement_from_stripped(result.displacement, fixed, moving)
+        affine = result.affine and affine_from_stripped(*result.affine, fixed, moving)
+        return replace(result, displacement=displacement, affine=affine)
+
+    return in_its_frame
 
 
 def register_pair(

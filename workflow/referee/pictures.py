@@ -12,9 +12,10 @@ import pandas as pd
 import SimpleITK as sitk
 from matplotlib.colors import to_rgb
 
+from avsm.fields import warp_image
 from avsm.images import read_field, read_image
 from workflow.contract.shard import field_path
-from workflow.geometry import index_map, warp
+from workflow.geometry import index_map
 from workflow.referee.figure import save_figure
 from workflow.referee.metrics import determinant, jacobian, warp_labels
 from workflow.referee.tidy import SCANS, read_json
@@ -149,9 +150,10 @@ def _read_slice(pair: dict, values: Sequence[int]) -> Slice | None:
     mapping = index_map(field, images[1])
     fixed_labels, moving_labels = map(sitk.GetArrayFromImage, labels)
     found = dict(zip(("fixed", "moving"), map(sitk.GetArrayFromImage, images), strict=True))
-    found["warped"] = sitk.GetArrayFromImage(warp(images[1], field))
+    found["warped"] = sitk.GetArrayFromImage(warp_image(images[1], field, outside=0.0))
     if pair.get("affine") and (affine := field_path(Path(pair["affine"]), *scans)).exists():
-        found["affine"] = sitk.GetArrayFromImage(warp(images[1], read_field(affine)))
+        warped = warp_image(images[1], read_field(affine), outside=0.0)
+        found["affine"] = sitk.GetArrayFromImage(warped)
     found |= {"fixed labels": fixed_labels, "moving labels": moving_labels}
     found["warped labels"] = warp_labels(moving_labels, mapping)
     cut = int(np.isin(fixed_labels, values).sum(axis=(0, 1)).argmax())
