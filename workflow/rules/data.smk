@@ -1,5 +1,6 @@
 # From the cohort to images and label maps on the working grid. They come before registrations, as
 # the trainings, which take longest, wait for them.
+CHECK_PARTS = in_parts([] if PHANTOM else RUN.used)
 
 
 # Each takes seconds, less than a cluster takes to start a job.
@@ -7,6 +8,70 @@ localrules:
     check_cohort,
     phantom_label,
     preprocess,
+
+
+def phantom_scan(name):
+    """A scan of the embedded cohort as the arguments of `phantom_label`, without the size."""
+    scan = RUN.scans[name]
+    numbers = {"subject": int(scan.subject[1:]), "visit": PHANTOM_VISITS.index(scan.visit)}
+    return numbers | {"side": scan.side, "seed": config["seed"]}
+
+
+def check_part(wildcards):
+    """Scans in a part of the check, without the label maps that are never read."""
+    return [read_scan(RUN.scans[name]) for name in CHECK_PARTS[int(wildcards.part)]]
+
+
+def files_of_part(wildcards):
+    """Paths of the images and label maps in a part of the check."""
+    paths = [path for scan in check_part(wildcards) for path in (scan.image, scan.label)]
+    return [path for path in paths if path]
+
+
+def after_check(wildcards):
+    """Wait for the check of the cohort, without being made again whenever that is.
+
+    An `ancient` input would do neither well: Snakemake runs the check alone when it is outdated,
+    and leaves what follows for the next call.
+    """
+    checkpoints.check_cohort.get()
+    # Before the check was done, Snakemake meant to make all again that comes after it, and it would.
+    workflow.dag._reason.clear()
+    return []
+
+
+def noted(path):
+    """Return the size and digest that the check noted of a user's file; None of the run's own."""
+    cohort = Path(FOLDER, "cohort.json")
+    return files_in(cohort, cohort.stat().st_mtime_ns).get(path) if cohort.exists() else None
+
+
+@cache
+def files_in(cohort, time_ns):
+    """Return what a cohort's record says of its files; those of earlier versions say nothing."""
+    return json.loads(cohort.read_text(encoding="utf-8")).get("files", {})
+
+
+def raw(wildcards):
+    """Path of what preprocessing starts from: the label map, too, where the image is simulated."""
+    scan = RUN.scans[wildcards.scan]
+    return (scan.image if wildcards.kind == "images" else None) or scan.label
+
+
+def simulation(wildcards):
+    """How to simulate the image of a scan; None for label maps and scans with an image.
+
+    Checksums of the names seed each scan on its own, whatever else is in the cohort.
+    """
+    scan = RUN.scans[wildcards.scan]
+    if wildcards.kind == "labels" or scan.image:
+        return None
+    scan_seed, subject_seed = (
+        (config["seed"], zlib.crc32(name.encode()))
+        for name in (f"scan {scan.name}", f"subject {scan.subject}")
+    )
+    contrast = config["cohort"]["contrast"]
+    return {"seed": scan_seed, "subject_seed": subject_seed, "contrast": contrast}
 
 
 rule phantom_label:
@@ -27,7 +92,7 @@ rule phantom_label:
 # Faults are handed on, so that those of all scans are told together.
 rule check_scans:
     input:
-        files=lambda wildcards: files_of_part(wildcards),
+        files=files_of_part,
     output:
         f"{FOLDER}/checks/{{part}}.json",
     log:
@@ -68,7 +133,8 @@ checkpoint check_cohort:
 # The image of a scan without one is simulated from the label map first.
 rule preprocess:
     input:
-        own=lambda wildcards: as_noted(raw(wildcards)),
+        # Not the time of a user's file decides, but what `noted` says of it.
+        own=raw if PHANTOM else lambda wildcards: ancient(raw(wildcards)),
         checked=after_check,
     output:
         f"{FOLDER}/{{kind}}/{{scan}}.nii",
@@ -82,7 +148,7 @@ rule preprocess:
     resources:
         mem_mb=lambda wildcards: 4000 if simulation(wildcards) else 2000,
     params:
-        simulation=lambda wildcards: simulation(wildcards),
+        simulation=simulation,
         imported=lambda wildcards: (
             imported("workflow/phantom/dess.py") if simulation(wildcards) else None
         ),

@@ -1,5 +1,21 @@
 # One rule registers with every method. A method that needs its own threads, memory or inputs says so in
 # baselines/<method>/rule.smk (docs/contract.md): it then has a rule of its own, by `use rule register`.
+OWN_RULES = [
+    path
+    for path in dict.fromkeys(f"baselines/{m.folder}/rule.smk" for m in RUN.methods.values())
+    if Path(workflow.basedir, path).is_file()
+]
+
+
+def ids_of(*folders):
+    """Return a pattern of the methods of some folders: the ids of all their rows."""
+    ids = [re.escape(method.id) for method in RUN.methods.values() if method.folder in folders]
+    return "|".join(ids) or "(?!)"
+
+
+def of_method(get):
+    """Return an input function or parameter that depends on a rule's method."""
+    return lambda wildcards: get(RUN.methods[wildcards.method])
 
 
 rule register:

@@ -1,5 +1,6 @@
 # Tables and figures: pure functions of scores, records and the methods' descriptions.
-MAIN_TRAININGS = RUN.trainings_of(RUN.main)
+# A method whose networks Figure 11 lists.
+AVSM = next((m.id for m in RUN.methods.values() if m.family == "AVSM" and m.networks), None)
 
 
 localrules:
@@ -8,12 +9,44 @@ localrules:
     make_figure11,
 
 
+def of_shards(path, methods):
+    """Paths of a file that each shard of some methods has."""
+    return [path(method, shard) for method in methods for shard in RUN.shards[method]]
+
+
+def records_of(methods):
+    """Paths of what the trainings that some methods need leave about themselves."""
+    return [RUN.training(*one, "training.json") for one in RUN.trainings_of(methods)]
+
+
+def table_files(name, title, *suffixes, category="Tables", kind="table"):
+    """Files of a table: its page, which Snakemake's report shows, and others."""
+    page = report(
+        f"{FOLDER}/tables/{name}.html",
+        caption=f"../report/{name}.rst",
+        category=category,
+        labels={kind: title},
+    )
+    return [*(f"{FOLDER}/tables/{name}.{suffix}" for suffix in suffixes), page]
+
+
+def figure_files(name, title):
+    """Files of a figure: its picture, which Snakemake's report shows, and others."""
+    picture = report(
+        f"{FOLDER}/figures/{name}.png",
+        caption=f"../report/{name}.rst",
+        category="Figures",
+        labels={"figure": title},
+    )
+    return [f"{FOLDER}/figures/{name}.csv", picture, f"{FOLDER}/figures/{name}.pdf"]
+
+
 rule make_table1:
     # By itself: it waits for no method of Table 2 or the curves.
     input:
         scores=of_shards(RUN.scores, RUN.main),
         outcomes=of_shards(RUN.outcomes, RUN.main),
-        trainings=records_of(MAIN_TRAININGS),
+        trainings=records_of(RUN.main),
         cohort=f"{FOLDER}/cohort.json",
     output:
         table_files("table1", "Table 1", "csv", "md", "tex"),
@@ -22,10 +55,11 @@ rule make_table1:
     conda:
         ENVIRONMENT
     params:
-        methods=described(RUN.main.values()),
-        networks=described(
-            RUN.networks[name] for name in dict.fromkeys(name for name, _ in MAIN_TRAININGS)
-        ),
+        methods=[*map(asdict, RUN.main.values())],
+        networks=[
+            asdict(RUN.networks[name])
+            for name in dict.fromkeys(name for name, _ in RUN.trainings_of(RUN.main))
+        ],
         tasks=RUN.tasks,
         grid=config["preprocessing"]["size"],
         images=HAVE_IMAGES,
@@ -39,8 +73,8 @@ rule make_report:
     input:
         scores=of_shards(RUN.scores, RUN.shown),
         outcomes=of_shards(RUN.outcomes, RUN.shown),
-        trainings=records_of(RUN.trainings),
-        trainings_of_table2=records_of(RUN.trainings_of(RUN.table2.values())),
+        trainings=records_of(RUN.methods),
+        trainings_of_table2=records_of(RUN.table2.values()),
         cohort=f"{FOLDER}/cohort.json",
     output:
         f"{FOLDER}/manifest.json",
@@ -62,9 +96,9 @@ rule make_report:
         ENVIRONMENT
     params:
         config=config,
-        main=described(RUN.main.values()),
-        shown=described(RUN.shown.values()),
-        networks=described(RUN.networks.values()),
+        main=[*map(asdict, RUN.main.values())],
+        shown=[*map(asdict, RUN.shown.values())],
+        networks=[*map(asdict, RUN.networks.values())],
         tasks=RUN.tasks,
         # Of each scan that is tested.
         patients={name: RUN.scans[name].subject for name in RUN.tested},
