@@ -15,9 +15,9 @@ import SimpleITK as sitk
 
 from avsm.errors import UserError
 from avsm.fields import warp_image
-from tests.conftest import blobs, oblique_grid
+from tests.conftest import available, blobs, oblique_grid
 from tests.contract.judge import fail, judge_field, time_limit
-from workflow.contract.descriptions import available, load_methods, load_networks
+from workflow.contract.descriptions import load_methods, load_networks
 from workflow.contract.folders import BASELINES, NETWORKS, load_function
 from workflow.contract.registration import Context, check_result
 from workflow.contract.training import Training, check_trained

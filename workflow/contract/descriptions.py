@@ -226,12 +226,6 @@ def _merged(params: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return params | changes | both
 
 
-def available(word: str, root: Path) -> list[str]:
-    """Return the ids of all methods or networks that the folders make, without those of others."""
-    nothing = {f"{word}_params": {}, f"{word}_rows": {}}
-    return Catalogue(word, nothing, root).originals
-
-
 def load_methods(
     config: Mapping[str, Any], root: Path = BASELINES, catalogue: Catalogue | None = None
 ) -> dict[str, Method]:

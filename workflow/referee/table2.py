@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from workflow.referee.notes import training_text
+from workflow.referee.fairness import training_text
 from workflow.referee.render import MISSING, number, with_limits
 from workflow.referee.statistics import Comparison
 from workflow.referee.tidy import SCANS

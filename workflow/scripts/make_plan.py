@@ -3,7 +3,7 @@
 from avsm.settings import recipe_preset
 from workflow.job import start_log
 from workflow.plan import Item, estimate, formatted, notes
-from workflow.referee.notes import changed_parameters, labelled
+from workflow.referee.fairness import changed_parameters, labelled
 from workflow.referee.render import markdown
 
 
