@@ -16,26 +16,16 @@ FIELD_BYTES, IMAGE_BYTES, LABEL_BYTES = 12, 4, 1  # of a voxel
 
 
 class Item(NamedTuple):
-    """Something that a run does many times.
+    """Something that a run does many times."""
 
-    what : its label.
-    kind : what is counted: directed pairs, or pairs that are trained on at full resolution.
-    count : how many of them.
-    jobs : in how many jobs.
-    cost : core-seconds of one per million voxels; None: unknown.
-    gpu : whether it can run on a GPU.
-    field : whether each leaves a displacement field until it is scored.
-    changed : settings that differ from those that the cost was measured with.
-    """
-
-    what: str
-    kind: str
+    what: str  # its label
+    kind: str  # what is counted: directed pairs, or pairs that are trained on at full resolution
     count: int
     jobs: int
-    cost: float | None
-    gpu: bool
-    field: bool
-    changed: str
+    cost: float | None  # core-seconds of one per million voxels; None: unknown
+    gpu: bool  # whether it can run on a GPU
+    field: bool  # whether each leaves a displacement field until it is scored
+    changed: str  # settings that differ from those that the cost was measured with
 
 
 def estimate(items: Sequence[Item], size: Sequence[int], cores: int) -> pd.DataFrame:

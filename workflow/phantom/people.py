@@ -51,21 +51,14 @@ MEANS, SPREADS, TEXTURES = torch.tensor([*TISSUES.values()], dtype=torch.float32
 
 
 class Appearance(NamedTuple):
-    """How an image looks, in the simulator's units of intensity.
+    """How an image looks, in the simulator's units of intensity."""
 
-    means, textures : signal and texture of each tissue, in the order of `dess.TISSUES`.
-    noise, bias : sd of the noise of a voxel of the fine grid; largest deviation of the coil's field
-        from 1.
-    blur : sd of a Gaussian, in voxels.
-    cut : whether faces of the field of view may be black.
-    """
-
-    means: torch.Tensor
-    textures: torch.Tensor
-    noise: float
-    bias: float
-    blur: float = 0.0
-    cut: bool = False
+    means: torch.Tensor  # signal of each tissue, in the order of `dess.TISSUES`
+    textures: torch.Tensor  # likewise
+    noise: float  # sd of the noise of a voxel of the fine grid
+    bias: float  # largest deviation of the coil's field from 1
+    blur: float = 0.0  # sd of a Gaussian, in voxels
+    cut: bool = False  # whether faces of the field of view may be black
 
 
 def usual_appearance(generator: torch.Generator) -> Appearance:

@@ -25,11 +25,8 @@ def compute(
 ) -> pd.DataFrame:
     """Return what each method, and each network that methods use, was given, as text.
 
-    Parameters
-    ----------
-    methods, networks : descriptions with the run's parameters.
-    trainings : the networks' `training.json`.
-    records : the shards' `outcomes.json`.
+    Methods and networks are descriptions with the run's parameters, trainings the networks'
+    `training.json` and records the shards' `outcomes.json`.
     """
     labels = {network["id"]: network["label"] for network in networks}
     rows = []
