@@ -32,7 +32,7 @@ class Rules:
 
     structures: Sequence[dict]  # {name, value} of each scored label
     margin: int  # of the measures of symmetry, in voxels
-    # Of a scan's name and grid, the map from its voxel indices to anatomical points, if it is known.
+    # From a scan's name and grid to the map from its voxel indices to anatomical points, if known.
     to_template: Callable[[str, sitk.Image], metrics.ToTemplate] | None = None
 
 

@@ -26,20 +26,16 @@ LEVEL = 0.05  # of tests; intervals cover the rest
 
 
 class Resampling(NamedTuple):
-    """How often each pair counts in each draw of patients.
+    """How often each pair counts in each draw of patients."""
 
-    weights : (draws, pairs); draws in which no pair counts are left out.
-    units : independent observations: patients, or couples of them if these are fewer. 1 or 0:
-        nothing can be said of other patients.
-    common : the patient who is in all pairs, as an atlas is, and so is not redrawn; results hold
-        for registration with this one. None: there is no such patient.
-    scale : makes the spread of redrawn means an unbiased error.
-    """
-
-    weights: np.ndarray
+    weights: np.ndarray  # (draws, pairs); draws in which no pair counts are left out
+    # Independent observations: patients, or couples of them if these are fewer. 1 or 0: nothing can
+    # be said of other patients.
     units: int
+    # The patient who is in all pairs, as an atlas is, and so is not redrawn; results hold for
+    # registration with this one.
     common: str | None
-    scale: float
+    scale: float  # makes the spread of redrawn means an unbiased error
 
     def means(self, values: np.ndarray) -> np.ndarray:
         """Return each draw's weighted mean of ``(pairs,)`` or ``(pairs, …)`` values."""
@@ -118,24 +114,19 @@ def compare(dice: pd.DataFrame, resampling: Resampling) -> pd.DataFrame:
 
 
 class Ranks(NamedTuple):
-    """Ranks of the methods by Dice; 1 is the best.
+    """Ranks of the methods by Dice; 1 is the best."""
 
-    table : a row a method: `rank`, the mean of the pairs' ranks, and its 95 % interval `low`,
-        `high`; `block_rank`, the mean of the blocks' ranks by their mean Dice; `best`, the part of
-        the draws in which it has the highest mean Dice.
-    p : of Friedman's test that all methods are alike, over `blocks` that share no patient; NaN
-        with fewer than three methods or blocks.
-    critical : the difference of two `block_rank`s that Nemenyi's test finds significant, likewise.
-    blocks : patients, or couples of patients that were picked such that nobody is in two (but who
-        is in all pairs).
-    stability : mean of Kendall's tau between the order of a draw and that of all pairs.
-    """
-
+    # A row a method: `rank`, the mean of the pairs' ranks, and its 95 % interval `low`, `high`;
+    # `block_rank`, the mean of the blocks' ranks by their mean Dice; `best`, the part of the draws
+    # in which it has the highest mean Dice.
     table: pd.DataFrame
+    # Of Friedman's test that all methods are alike; NaN with fewer than three methods or blocks.
     p: float
-    critical: float
+    critical: float  # difference of two `block_rank`s that Nemenyi's test finds, likewise
+    # Patients, or couples of patients that were picked such that nobody is in two (but who is in
+    # all pairs).
     blocks: int
-    stability: float
+    stability: float  # mean of Kendall's tau between the order of a draw and that of all pairs
 
 
 def rank(

@@ -1,13 +1,7 @@
 # From the cohort to images and label maps on the working grid. They come before registrations, as
-# the trainings, which take longest, wait for them.
+# the trainings, which take longest, wait for them. Local rules take seconds, less than a cluster
+# takes to start a job.
 CHECK_PARTS = in_parts([] if PHANTOM else RUN.used)
-
-
-# Each takes seconds, less than a cluster takes to start a job.
-localrules:
-    check_cohort,
-    phantom_label,
-    preprocess,
 
 
 def phantom_scan(name):
@@ -80,6 +74,7 @@ rule phantom_label:
     log:
         f"{FOLDER}/logs/phantom/{{scan}}.log",
     priority: 10
+    localrule: True
     conda:
         ENVIRONMENT
     params:
@@ -120,6 +115,7 @@ checkpoint check_cohort:
     log:
         f"{FOLDER}/logs/check_cohort.log",
     priority: 10
+    localrule: True
     conda:
         ENVIRONMENT
     params:
@@ -143,6 +139,7 @@ rule preprocess:
     wildcard_constraints:
         kind="images|labels",
     priority: 10
+    localrule: True
     conda:
         ENVIRONMENT
     resources:

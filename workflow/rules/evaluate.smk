@@ -2,11 +2,6 @@
 EXAMPLES = example_figures(RUN)
 
 
-localrules:
-    visual_check,
-    make_examples,
-
-
 def phantom_of_shard(wildcards):
     """What the phantom knows of a shard's scans; None for other cohorts."""
     if not PHANTOM:
@@ -96,6 +91,7 @@ rule visual_check:
     log:
         f"{FOLDER}/logs/visual_check/{{method}}_{{task}}.log",
     priority: 30
+    localrule: True
     conda:
         ENVIRONMENT
     params:
@@ -123,6 +119,7 @@ rule make_examples:
     wildcard_constraints:
         number="|".join(EXAMPLES),
     priority: 30
+    localrule: True
     conda:
         ENVIRONMENT
     params:

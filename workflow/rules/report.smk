@@ -3,12 +3,6 @@
 AVSM = next((m.id for m in RUN.methods.values() if m.family == "AVSM" and m.networks), None)
 
 
-localrules:
-    make_table1,
-    make_report,
-    make_figure11,
-
-
 def of_shards(path, methods):
     """Paths of a file that each shard of some methods has."""
     return [path(method, shard) for method in methods for shard in RUN.shards[method]]
@@ -52,6 +46,7 @@ rule make_table1:
         table_files("table1", "Table 1", "csv", "md", "tex"),
     log:
         f"{FOLDER}/logs/make_table1.log",
+    localrule: True
     conda:
         ENVIRONMENT
     params:
@@ -92,6 +87,7 @@ rule make_report:
         figure_files("ranking", "Ranking"),
     log:
         f"{FOLDER}/logs/make_report.log",
+    localrule: True
     conda:
         ENVIRONMENT
     params:
@@ -119,6 +115,7 @@ rule make_figure11:
         table_files("figure11", "Figure 11", "csv", "md", "tex", category="Figures", kind="figure"),
     log:
         f"{FOLDER}/logs/make_figure11.log",
+    localrule: True
     conda:
         ENVIRONMENT
     script:
