@@ -1,4 +1,4 @@
-# The checked run and what several files of rules need; no rules here.
+# The checked run and helpers for the rules; no rules here.
 # Parsing must stay light: nothing in this file may import torch, ANTs or SimpleITK.
 import sys
 
@@ -125,6 +125,179 @@ def minutes(cost=None):
         return attempt * (10 + math.ceil(2 * seconds / 60))
 
     return of_shard
+
+
+def ids_of(*folders):
+    """Return a pattern of the methods of some folders: the ids of all their rows."""
+    ids = [re.escape(method.id) for method in RUN.methods.values() if method.folder in folders]
+    return "|".join(ids) or "(?!)"
+
+
+def of_method(get):
+    """Return an input function or parameter that depends on a rule's method."""
+    return lambda wildcards: get(RUN.methods[wildcards.method])
+
+
+def training_part(wildcards):
+    """Names of the scans in a part of the training manifest."""
+    return TRAINING_PARTS[int(wildcards.part)]
+
+
+def training_memory(wildcards, attempt):
+    """MB that a training takes, by the grid and the number of scans; more on each attempt.
+
+    Images are kept in half precision, up to 8 GB. A step at 80x192x192 takes 5.4 GB in float32.
+    """
+    megavoxels = math.prod(config["preprocessing"]["size"]) / 1e6
+    images = min(8192, 2.3 * megavoxels * len(RUN.trained))
+    if RUN.phantoms:  # two scans each, a byte for each of 16 tissues
+        images = 36 * megavoxels * RUN.phantoms["people"]
+    return attempt * math.ceil(4000 + 1500 * megavoxels + images)
+
+
+def phantom_scan(name):
+    """A scan of the embedded cohort as the arguments of `phantom_label`, without the size."""
+    scan = RUN.scans[name]
+    numbers = {"subject": int(scan.subject[1:]), "visit": PHANTOM_VISITS.index(scan.visit)}
+    return numbers | {"side": scan.side, "seed": config["seed"]}
+
+
+def check_part(wildcards):
+    """Scans in a part of the check, without the label maps that are never read."""
+    return [read_scan(RUN.scans[name]) for name in CHECK_PARTS[int(wildcards.part)]]
+
+
+def files_of_part(wildcards):
+    """Paths of the images and label maps in a part of the check."""
+    paths = [path for scan in check_part(wildcards) for path in (scan.image, scan.label)]
+    return [path for path in paths if path]
+
+
+def after_check(wildcards):
+    """Wait for the check of the cohort, without being made again whenever that is.
+
+    An `ancient` input would do neither well: Snakemake runs the check alone when it is outdated,
+    and leaves what follows for the next call.
+    """
+    checkpoints.check_cohort.get()
+    # Before the check was done, Snakemake meant to make all again that comes after it, and it would.
+    workflow.dag._reason.clear()
+    return []
+
+
+def noted(path):
+    """Return the size and digest that the check noted of a user's file; None of the run's own."""
+    cohort = Path(FOLDER, "cohort.json")
+    return files_in(cohort, cohort.stat().st_mtime_ns).get(path) if cohort.exists() else None
+
+
+@cache
+def files_in(cohort, time_ns):
+    """Return what a cohort's record says of its files; those of earlier versions say nothing."""
+    return json.loads(cohort.read_text(encoding="utf-8")).get("files", {})
+
+
+def raw(wildcards):
+    """Path of what preprocessing starts from: the label map, too, where the image is simulated."""
+    scan = RUN.scans[wildcards.scan]
+    return (scan.image if wildcards.kind == "images" else None) or scan.label
+
+
+def simulation(wildcards):
+    """How to simulate the image of a scan; None for label maps and scans with an image.
+
+    Checksums of the names seed each scan on its own, whatever else is in the cohort.
+    """
+    scan = RUN.scans[wildcards.scan]
+    if wildcards.kind == "labels" or scan.image:
+        return None
+    scan_seed, subject_seed = (
+        (config["seed"], zlib.crc32(name.encode()))
+        for name in (f"scan {scan.name}", f"subject {scan.subject}")
+    )
+    contrast = config["cohort"]["contrast"]
+    return {"seed": scan_seed, "subject_seed": subject_seed, "contrast": contrast}
+
+
+def phantom_of_shard(wildcards):
+    """What the phantom knows of a shard's scans; None for other cohorts."""
+    if not PHANTOM:
+        return None
+    scans = {name: phantom_scan(name) for name in RUN.scans_of(wildcards.method, wildcards.shard)}
+    return {"scans": scans, "mirror_left": config["preprocessing"]["mirror_left"]}
+
+
+def picture_of(example):
+    """What a picture needs of a registration."""
+    method, pair, affine = example.method, example.pair, example.affine
+    _, fixed, moving = pair
+    shard = RUN.shard_of(method, pair)
+    return {
+        "method": method,
+        "title": example.title,
+        "fixed": fixed,
+        "moving": moving,
+        "images": [RUN.image(fixed), RUN.image(moving)],
+        "labels": [RUN.label(fixed), RUN.label(moving)],
+        "fields": RUN.fields(method, shard),
+        "affine": affine and RUN.fields(affine, RUN.shard_of(affine, pair)),
+        "outcomes": RUN.outcomes(method, shard),
+        "scores": RUN.scores(method, shard),
+    }
+
+
+def checked_pair(wildcards):
+    """The first pair of a task, for the visual check of a method."""
+    task, fixed, moving = pair = next(pair for pair in RUN.couples if pair[0] == wildcards.task)
+    title = f"{wildcards.method}, {task}: {moving} (moving) to {fixed} (fixed)"
+    return picture_of(Example(title, wildcards.method, pair))
+
+
+def example_columns(wildcards):
+    """The registrations that an example figure shows."""
+    return [*map(picture_of, EXAMPLES[wildcards.number].columns)]
+
+
+def files_of(registrations):
+    """Files that pictures of registrations are made from."""
+    files = [
+        path
+        for one in registrations
+        for path in (*one["images"], *one["labels"], one["fields"], one["affine"], one["outcomes"])
+    ]
+    return list(dict.fromkeys(filter(None, files)))
+
+
+def of_shards(path, methods):
+    """Paths of a file that each shard of some methods has."""
+    return [path(method, shard) for method in methods for shard in RUN.shards[method]]
+
+
+def records_of(methods):
+    """Paths of what the trainings that some methods need leave about themselves."""
+    return [RUN.training(*one, "training.json") for one in RUN.trainings_of(methods)]
+
+
+def table_files(name, title, *suffixes, category="Tables", kind="table"):
+    """Files of a table: its page, which Snakemake's report shows, and others."""
+    page = report(
+        f"{FOLDER}/tables/{name}.html",
+        caption=f"../report/{name}.rst",
+        category=category,
+        labels={kind: title},
+    )
+    return [*(f"{FOLDER}/tables/{name}.{suffix}" for suffix in suffixes), page]
+
+
+def figure_files(name, title):
+    """Files of a figure: its picture, which Snakemake's report shows, and others."""
+    picture = report(
+        f"{FOLDER}/figures/{name}.png",
+        caption=f"../report/{name}.rst",
+        category="Figures",
+        labels={"figure": title},
+    )
+    return [f"{FOLDER}/figures/{name}.csv", picture, f"{FOLDER}/figures/{name}.pdf"]
 
 
 def final_outputs():

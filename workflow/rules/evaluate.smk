@@ -2,55 +2,6 @@
 EXAMPLES = example_figures(RUN)
 
 
-def phantom_of_shard(wildcards):
-    """What the phantom knows of a shard's scans; None for other cohorts."""
-    if not PHANTOM:
-        return None
-    scans = {name: phantom_scan(name) for name in RUN.scans_of(wildcards.method, wildcards.shard)}
-    return {"scans": scans, "mirror_left": config["preprocessing"]["mirror_left"]}
-
-
-def picture_of(example):
-    """What a picture needs of a registration."""
-    method, pair, affine = example.method, example.pair, example.affine
-    _, fixed, moving = pair
-    shard = RUN.shard_of(method, pair)
-    return {
-        "method": method,
-        "title": example.title,
-        "fixed": fixed,
-        "moving": moving,
-        "images": [RUN.image(fixed), RUN.image(moving)],
-        "labels": [RUN.label(fixed), RUN.label(moving)],
-        "fields": RUN.fields(method, shard),
-        "affine": affine and RUN.fields(affine, RUN.shard_of(affine, pair)),
-        "outcomes": RUN.outcomes(method, shard),
-        "scores": RUN.scores(method, shard),
-    }
-
-
-def checked_pair(wildcards):
-    """The first pair of a task, for the visual check of a method."""
-    task, fixed, moving = pair = next(pair for pair in RUN.couples if pair[0] == wildcards.task)
-    title = f"{wildcards.method}, {task}: {moving} (moving) to {fixed} (fixed)"
-    return picture_of(Example(title, wildcards.method, pair))
-
-
-def example_columns(wildcards):
-    """The registrations that an example figure shows."""
-    return [*map(picture_of, EXAMPLES[wildcards.number].columns)]
-
-
-def files_of(registrations):
-    """Files that pictures of registrations are made from."""
-    files = [
-        path
-        for one in registrations
-        for path in (*one["images"], *one["labels"], one["fields"], one["affine"], one["outcomes"])
-    ]
-    return list(dict.fromkeys(filter(None, files)))
-
-
 rule evaluate:
     input:
         fields=RUN.fields("{method}", "{shard}"),

@@ -7,17 +7,6 @@ OWN_RULES = [
 ]
 
 
-def ids_of(*folders):
-    """Return a pattern of the methods of some folders: the ids of all their rows."""
-    ids = [re.escape(method.id) for method in RUN.methods.values() if method.folder in folders]
-    return "|".join(ids) or "(?!)"
-
-
-def of_method(get):
-    """Return an input function or parameter that depends on a rule's method."""
-    return lambda wildcards: get(RUN.methods[wildcards.method])
-
-
 rule register:
     # Preprocessed images and trained networks, never labels.
     input:

@@ -3,38 +3,6 @@
 AVSM = next((m.id for m in RUN.methods.values() if m.family == "AVSM" and m.networks), None)
 
 
-def of_shards(path, methods):
-    """Paths of a file that each shard of some methods has."""
-    return [path(method, shard) for method in methods for shard in RUN.shards[method]]
-
-
-def records_of(methods):
-    """Paths of what the trainings that some methods need leave about themselves."""
-    return [RUN.training(*one, "training.json") for one in RUN.trainings_of(methods)]
-
-
-def table_files(name, title, *suffixes, category="Tables", kind="table"):
-    """Files of a table: its page, which Snakemake's report shows, and others."""
-    page = report(
-        f"{FOLDER}/tables/{name}.html",
-        caption=f"../report/{name}.rst",
-        category=category,
-        labels={kind: title},
-    )
-    return [*(f"{FOLDER}/tables/{name}.{suffix}" for suffix in suffixes), page]
-
-
-def figure_files(name, title):
-    """Files of a figure: its picture, which Snakemake's report shows, and others."""
-    picture = report(
-        f"{FOLDER}/figures/{name}.png",
-        caption=f"../report/{name}.rst",
-        category="Figures",
-        labels={"figure": title},
-    )
-    return [f"{FOLDER}/figures/{name}.csv", picture, f"{FOLDER}/figures/{name}.pdf"]
-
-
 rule make_table1:
     # By itself: it waits for no method of Table 2 or the curves.
     input:

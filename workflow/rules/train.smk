@@ -2,23 +2,6 @@
 TRAINING_PARTS = in_parts(RUN.trained)
 
 
-def training_part(wildcards):
-    """Names of the scans in a part of the training manifest."""
-    return TRAINING_PARTS[int(wildcards.part)]
-
-
-def training_memory(wildcards, attempt):
-    """MB that a training takes, by the grid and the number of scans; more on each attempt.
-
-    Images are kept in half precision, up to 8 GB. A step at 80x192x192 takes 5.4 GB in float32.
-    """
-    megavoxels = math.prod(config["preprocessing"]["size"]) / 1e6
-    images = min(8192, 2.3 * megavoxels * len(RUN.trained))
-    if RUN.phantoms:  # two scans each, a byte for each of 16 tissues
-        images = 36 * megavoxels * RUN.phantoms["people"]
-    return attempt * math.ceil(4000 + 1500 * megavoxels + images)
-
-
 # Snakemake plans a job of many inputs in the square of their number. So a cohort is listed in parts,
 # and trainings depend on the list. Its digests tell whether a killed training may go on.
 rule training_part:
