@@ -64,17 +64,13 @@ class Network(Described):
 
 
 class Row(NamedTuple):
-    """What a row changes of its folder's description, or of the row that it is `of`.
-
-    `of` is the row's own id where it is no other one with changes; `where` is for messages, and
-    `wrong` what it has of faults itself.
-    """
+    """What a row changes of its folder's description, or of the row that it is `of`."""
 
     folder: str
-    of: str
+    of: str  # its own id where it is no other one with changes
     own: Mapping[str, Any]
-    where: str
-    wrong: Sequence[str] = ()
+    where: str  # for messages
+    wrong: Sequence[str] = ()  # what it has of faults itself
 
 
 class Catalogue:

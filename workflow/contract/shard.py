@@ -41,14 +41,10 @@ def register_shard(
     A pair that fails, even by a crash of the method's process or by taking too long, becomes an
     `Outcome` with its reason; the others go on. A field that breaks the contract is a `UserError`.
 
-    Parameters
-    ----------
-    image_path : gives the path of a scan's preprocessed image.
-    fields : folder for the displacement fields, see `field_path`.
-    context : its folder and prepared state are replaced by the pair's own.
-    limit : the most seconds that one registration may take; None: no limit.
-    starts : of a method that starts from another's maps, how each pair went there. Where the other
-        one failed, so does the method.
+    `image_path` gives the path of a scan's preprocessed image. The context's folder and prepared
+    state are replaced by the pair's own. One registration may take `limit` seconds. `starts` says,
+    for a method that starts from another's maps, how each pair went there: where that failed, so
+    does the method.
     """
     fields.mkdir(parents=True, exist_ok=True)
     outcomes: list[Outcome] = []

@@ -87,13 +87,8 @@ def simulate_dess(
         default they follow `seed` too. Seeds are integers, or several such as (seed, subject).
     contrast : one of `CONTRASTS`.
 
-    Returns
-    -------
-    int16 image on the grid of `label`; the same label map and seeds give the same image.
-
-    Raises
-    ------
-    ValueError : the label map is not 3D, not of an integer type, or has no bone.
+    Returns an int16 image on the grid of `label`; the same label map and seeds give the same image.
+    Raises `ValueError` if the label map is not 3D, not of an integer type, or has no bone.
     """
     labels, spacing, subject, rng, table = _start(label, seed, subject_seed, contrast)
     image, texture = _mixture(labels, spacing, table, subject, rng)

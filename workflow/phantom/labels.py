@@ -314,13 +314,9 @@ def phantom_label(
     size : voxels along x, y, z (to the right, front, top) of the field of view.
     seed : of the whole population.
 
-    Returns
-    -------
-    uint8 image, sampled at the voxel centres; for the values see `anatomy.template_label`.
-
-    Raises
-    ------
-    ValueError : an unknown side, a size that is not three positive integers, a negative number.
+    Returns a uint8 image, sampled at the voxel centres; for the values see
+    `anatomy.template_label`. Raises `ValueError` for an unknown side, a size that is not three
+    positive integers, or a negative number.
     """
     _check(subject, visit, side)
     if len(size) != 3 or not all(isinstance(n, (int, np.integer)) and n > 0 for n in size):
