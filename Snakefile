@@ -27,10 +27,6 @@ include: "workflow/rules/report.smk"
 include: "workflow/rules/plan.smk"
 
 
-localrules:
-    all,
-
-
 onstart:
     start_run()
     lift_default_job_limit()
@@ -49,6 +45,7 @@ rule all:
     default_target: True
     input:
         final_outputs(),
+    localrule: True
 
 
 mark_code()

@@ -9,7 +9,14 @@ import pytest
 import SimpleITK as sitk
 import yaml
 
+from workflow.contract.descriptions import Catalogue
+
 ROOT = Path(__file__).parent.parent
+
+
+def available(word, root):
+    """Return the ids of all methods or networks that the folders make, without those of others."""
+    return Catalogue(word, {f"{word}_params": {}, f"{word}_rows": {}}, root).originals
 
 
 def oblique_grid(

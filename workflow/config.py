@@ -12,14 +12,14 @@ ROOT = Path(__file__).resolve().parent.parent
 TASKS = ("longitudinal", "cross-subject")
 
 
-def check_config(config: dict[str, Any], where: str = "configuration") -> None:
+def check_config(config: dict[str, Any]) -> None:
     """Raise one `UserError` that lists every fault of the configuration.
 
     Methods and their parameters are checked by `workflow.contract.descriptions`, which knows them.
     """
-    found = faults(config, load_schema("config.schema.yaml"), where)
+    found = faults(config, load_schema("config.schema.yaml"), "configuration")
     if not found:
-        found = [f"{where}: {fault}" for fault in _contradictions(config)]
+        found = [f"configuration: {fault}" for fault in _contradictions(config)]
     raise_all("The configuration has faults:", found)
 
 

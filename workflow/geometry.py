@@ -20,7 +20,6 @@ from __future__ import annotations
 import numpy as np
 import SimpleITK as sitk
 
-from avsm.fields import warp_image
 from avsm.grid import index_to_physical, like
 from avsm.volume import LPS_FROM_RAS, corners
 
@@ -126,11 +125,6 @@ def warp_affinely(
     """Pull an image through an affine map, mm and LPS, onto the fixed grid; outside is 0."""
     transform = sitk.AffineTransform(np.ravel(matrix).tolist(), np.asarray(translation).tolist())
     return sitk.Resample(moving, fixed, transform, sitk.sitkLinear, 0.0)
-
-
-def warp(image: sitk.Image, displacement: sitk.Image, nearest: bool = False) -> sitk.Image:
-    """Pull `image` through a displacement onto the fixed grid; outside the image is 0."""
-    return warp_image(image, displacement, label=nearest, outside=0.0)
 
 
 def affine_error(matrix: np.ndarray, translation: np.ndarray, displacement: sitk.Image) -> float:

@@ -49,7 +49,10 @@ def take(folder: str | Path, planned: int | None) -> IO[str]:
     file = path.open("a+", encoding="utf-8")
     free = _flock(file, fcntl.LOCK_EX)
     file.seek(0)
-    owner = _read(file)
+    try:
+        owner = json.loads(file.read())
+    except ValueError:  # empty: given back; cut short: its writer broke down there and then
+        owner = {}
     with contextlib.ExitStack() as unless_taken:
         unless_taken.callback(file.close)
         if free is False or (free is None and owner and _lives(owner)):
@@ -90,14 +93,6 @@ def _flock(file: IO[str] | int, kind: int) -> bool | None:
             return None
         return False
     return True
-
-
-def _read(file: IO[str]) -> dict[str, Any]:
-    """Return whose lock it is; {}: nobody's."""
-    try:
-        return json.loads(file.read())
-    except ValueError:  # empty: given back; cut short: its writer broke down there and then
-        return {}
 
 
 def _write(file: IO[str], text: str) -> None:

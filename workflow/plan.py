@@ -13,55 +13,36 @@ from workflow.referee.render import MISSING, number
 # Assumption: a GPU runs networks as fast as so many cores. Measure yours on a first, small run.
 GPU_CORES = 30
 FIELD_BYTES, IMAGE_BYTES, LABEL_BYTES = 12, 4, 1  # of a voxel
-COLUMNS = ["what", "count", "jobs", "core_hours", "gpu_hours", "temporary_gb", "changed"]
 
 
 class Item(NamedTuple):
-    """Something that a run does many times.
+    """Something that a run does many times."""
 
-    what : its label.
-    kind : what is counted: directed pairs, or pairs that are trained on at full resolution.
-    count : how many of them.
-    jobs : in how many jobs.
-    cost : core-seconds of one per million voxels; None: unknown.
-    gpu : whether it can run on a GPU.
-    field : whether each leaves a displacement field until it is scored.
-    changed : settings that differ from those that the cost was measured with.
-    """
-
-    what: str
-    kind: str
+    what: str  # its label
+    kind: str  # what is counted: directed pairs, or pairs that are trained on at full resolution
     count: int
     jobs: int
-    cost: float | None
-    gpu: bool
-    field: bool
-    changed: str
+    cost: float | None  # core-seconds of one per million voxels; None: unknown
+    gpu: bool  # whether it can run on a GPU
+    field: bool  # whether each leaves a displacement field until it is scored
+    changed: str  # settings that differ from those that the cost was measured with
 
 
 def estimate(items: Sequence[Item], size: Sequence[int], cores: int) -> pd.DataFrame:
-    """Return a row for each item: its core-hours, GPU-hours and GB of temporary files.
+    """Return the items with their core-hours, GPU-hours and GB of temporary files.
 
     `size` is that of the working grid. Displacement fields are deleted when they are scored, which
     comes before further registrations: at most two jobs a core have theirs on the disk.
     """
     megavoxels = math.prod(size) / 1e6
-    rows = []
-    for item in items:
-        hours = math.nan if item.cost is None else item.count * item.cost * megavoxels / 3600
-        waiting = min(item.jobs, 2 * cores) / max(item.jobs, 1) * item.count if item.field else 0
-        rows.append(
-            {
-                "what": item.what,
-                "count": f"{item.count:,} {item.kind}",
-                "jobs": item.jobs,
-                "core_hours": hours,
-                "gpu_hours": hours / GPU_CORES if item.gpu else math.nan,
-                "temporary_gb": waiting * FIELD_BYTES * megavoxels / 1e3,
-                "changed": item.changed,
-            }
-        )
-    return pd.DataFrame(rows, columns=COLUMNS)
+    table = pd.DataFrame(items, columns=Item._fields)
+    hours = table["count"] * table["cost"].astype(float) * megavoxels / 3600
+    waiting = table["jobs"].clip(upper=2 * cores) / table["jobs"] * table["count"]
+    return table.assign(
+        core_hours=hours,
+        gpu_hours=hours.where(table["gpu"]) / GPU_CORES,
+        temporary_gb=waiting.where(table["field"], 0) * FIELD_BYTES * megavoxels / 1e3,
+    )
 
 
 def formatted(table: pd.DataFrame) -> pd.DataFrame:
@@ -71,7 +52,8 @@ def formatted(table: pd.DataFrame) -> pd.DataFrame:
         title: [number(value, 1 if pd.isna(value) or value >= 1 else 3) for value in table[name]]
         for name, title in (("core_hours", "Core-hours"), ("gpu_hours", "or GPU-hours"))
     }
-    text = pd.DataFrame({"": marked, "Count": table["count"], "Jobs": table["jobs"].map(str)})
+    counts = table["count"].map("{:,} ".format) + table["kind"]
+    text = pd.DataFrame({"": marked, "Count": counts, "Jobs": table["jobs"].map(str)})
     disk = table["temporary_gb"].map(lambda gb: number(gb, 2) if gb else MISSING)
     return text.assign(**hours, **{"Temporary disk (GB)": disk})
 
@@ -95,12 +77,9 @@ def notes(
         "their own settings, scaled by iterations where these say so; a slower processor takes "
         f"several times as much. That a GPU is worth {GPU_CORES} cores is assumed, not measured.",
     ]
-    changed = [
-        f"{what}: {changed}"
-        for what, changed in zip(table["what"], table["changed"], strict=True)
-        if changed
-    ]
-    unknown = table[table["core_hours"].isna()]["what"].tolist()
-    lines += [f"\\* other settings here: {'; '.join(changed)}."] if changed else []
-    lines += [f"Unknown cost: {', '.join(unknown)}."] if unknown else []
+    unusual = table[table["changed"] != ""]
+    changed = unusual["what"] + ": " + unusual["changed"]
+    unknown = table.loc[table["cost"].isna(), "what"]
+    lines += [] if changed.empty else [f"\\* other settings here: {'; '.join(changed)}."]
+    lines += [] if unknown.empty else [f"Unknown cost: {', '.join(unknown)}."]
     return lines

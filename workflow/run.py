@@ -117,11 +117,6 @@ class Run:
         return self.config["cohort"]["source"] == "phantom" if asked is None else asked
 
     @property
-    def example(self) -> str | None:
-        """The method that example figures show: the first that names its affine part, if any."""
-        return next((name for name, m in self.methods.items() if m.affine_part), None)
-
-    @property
     def table2(self) -> dict[str, str]:
         """The method in each row of Table 2."""
         return {row["row"]: row["method"] for row in self.config["table2"]}

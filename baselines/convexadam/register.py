@@ -13,9 +13,8 @@ from avsm.device import device_name, find_device
 from workflow.contract.registration import Context, Registration
 from workflow.geometry import (
     displacement_after_affine,
-    displacement_from_stripped,
-    strip_header,
-    vector_image,
+    displacement_from_index_map,
+    index_grid,
     warp_affinely,
 )
 
@@ -34,8 +33,6 @@ def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Conte
         dtype=torch.float32, device=device,
     )  # fmt: skip
     vectors = np.moveaxis(np.asarray(field, np.float32), -1, 0)[::-1]
-    voxels = vector_image(vectors, strip_header(fixed))
-    displacement = displacement_after_affine(
-        displacement_from_stripped(voxels, fixed, start), *context.start
-    )
-    return Registration(displacement, device_name(device))
+    displacement = displacement_from_index_map(vectors + index_grid(fixed), fixed, start)
+    composed = displacement_after_affine(displacement, *context.start)
+    return Registration(composed, device_name(device))

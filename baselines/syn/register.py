@@ -11,17 +11,19 @@ import SimpleITK as sitk
 from ants.internal import get_lib_fn, process_arguments
 
 from avsm.errors import UserError
-from workflow.contract.registration import Context, Registration
-from workflow.geometry import displacement_from_stripped, strip_header
+from workflow.contract.registration import Context, Registration, in_voxels
 
 
+@in_voxels
 def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Context) -> Registration:
     """Register rigidly and affinely by mutual information, then by SyN with cross-correlation."""
-    seen = [strip_header(im) if params["unit_spacing"] else im for im in (fixed, moving)]
     paths = [context.folder / name for name in ("fixed.nii", "moving.nii")]
-    for image, path in zip(seen, paths, strict=True):
+    for image, path in zip((fixed, moving), paths, strict=True):
         sitk.WriteImage(image, str(path))
-    _run_ants(_arguments(*paths, context.folder, params, context.seed))
+    # Inside this process, as ANTsPy does.
+    arguments = process_arguments(_arguments(*paths, context.folder, params, context.seed))
+    if status := get_lib_fn("antsRegistration")(arguments):
+        raise UserError(f"antsRegistration exited with status {status}")
 
     # ANTs applies the warp first, then the affine: x_moving = A(x + w(x)).
     field = sitk.ReadImage(str(context.folder / "1Warp.nii.gz"), sitk.sitkVectorFloat64)
@@ -29,11 +31,9 @@ def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Conte
     # ITK applies the transform that was added last first.
     composed = sitk.CompositeTransform([affine, sitk.DisplacementFieldTransform(field)])
     displacement = sitk.TransformToDisplacementField(
-        composed, sitk.sitkVectorFloat32, seen[0].GetSize(), seen[0].GetOrigin(),
-        seen[0].GetSpacing(), seen[0].GetDirection(),
+        composed, sitk.sitkVectorFloat32, fixed.GetSize(), fixed.GetOrigin(), fixed.GetSpacing(),
+        fixed.GetDirection(),
     )  # fmt: skip
-    if params["unit_spacing"]:
-        displacement = displacement_from_stripped(displacement, fixed, moving)
     return Registration(displacement)
 
 
@@ -55,10 +55,3 @@ def _arguments(fixed: Path, moving: Path, folder: Path, params: dict, seed: int)
         "--use-histogram-matching", "0", "--collapse-output-transforms", "1",
         "--output", f"{folder}/",
     ]  # fmt: skip
-
-
-def _run_ants(arguments: list[str]) -> None:
-    """Run antsRegistration inside this process, as ANTsPy does."""
-    status = get_lib_fn("antsRegistration")(process_arguments(arguments))
-    if status != 0:
-        raise UserError(f"antsRegistration exited with status {status}")

@@ -31,7 +31,7 @@ from avsm.train import STAGES, new_model, train
 from benchmarks.solvers import seconds
 from benchmarks.speed import training_step
 from workflow.phantom.labels import phantom_label
-from workflow.phantom.people import KneeSource, People, render, usual_appearance
+from workflow.phantom.people import KneeSource, render, usual_appearance
 
 SEEDS = {"train": 4711, "validation": 4712, "test": 4713}  # each another population
 STRUCTURES = (2, 4)
@@ -107,8 +107,8 @@ def main() -> None:
     counts = {"train": arguments.people, "validation": 2, "test": arguments.tested}
     sources = {
         split: KneeSource(
-            People(SEEDS[split], count), tuple(arguments.size), "both",
-            arguments.out / "people", os.cpu_count() or 1,
+            tuple(arguments.size), "both", arguments.out / "people", os.cpu_count() or 1,
+            seed=SEEDS[split], people=count,
         )
         for split, count in counts.items()
     }  # fmt: skip

@@ -6,6 +6,7 @@ Run it for one method with `pytest tests/contract -k <method>`.
 import csv
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,13 +14,14 @@ import pytest
 import SimpleITK as sitk
 
 from avsm.errors import UserError
-from tests.conftest import blobs, oblique_grid
+from avsm.fields import warp_image
+from tests.conftest import available, blobs, oblique_grid
 from tests.contract.judge import fail, judge_field, time_limit
-from workflow.contract.descriptions import available, load_methods, load_networks
+from workflow.contract.descriptions import load_methods, load_networks
 from workflow.contract.folders import BASELINES, NETWORKS, load_function
 from workflow.contract.registration import Context, check_result
 from workflow.contract.training import Training, check_trained
-from workflow.geometry import index_grid, index_map, warp
+from workflow.geometry import index_grid, index_map
 from workflow.job import set_threads
 
 SHIFT_MM = np.array([2.5, -2.0, 3.0])
@@ -32,6 +34,7 @@ FEW_STEPS = {
 }  # fmt: skip
 HARDLY_TRAINED = ("voxelmorph",)  # has no affine network in front, so it brings nothing together
 VOXEL_MM = 1.4
+CONTEXT = Context(threads=1, seed=0, folder=Path())
 LIMIT = 1800  # seconds for one registration: of a method that hangs, not of a busy machine
 
 
@@ -157,7 +160,9 @@ def test_contract(name, unit_spacing, config, tmp_path, train):
         if method.kind == "control" or name in HARDLY_TRAINED:
             assert np.isfinite(sitk.GetArrayViewFromImage(displacement)).all()
             continue
-        target, before, after = map(sitk.GetArrayFromImage, (a, b, warp(b, displacement)))
+        target, before, after = map(
+            sitk.GetArrayFromImage, (a, b, warp_image(b, displacement, outside=0.0))
+        )
         judge_field(displacement, sign * truth.reshape(3, 1, 1, 1), target > 0.4, VOXEL_MM)
         before, after = (float(np.abs(image - target).mean()) for image in (before, after))
         if after >= 0.4 * before:
@@ -167,9 +172,9 @@ def test_contract(name, unit_spacing, config, tmp_path, train):
 def test_the_identity_is_that_of_the_voxels_or_of_the_places():
     fixed, moving, _ = pair()
     identity = load_function(BASELINES / "identity", "register").register
-    voxels = identity(fixed, moving, {"unit_spacing": True}, None).displacement
+    voxels = identity(fixed, moving, {"unit_spacing": True}, CONTEXT).displacement
     np.testing.assert_allclose(index_map(voxels, moving), index_grid(fixed), atol=1e-3)
-    places = identity(fixed, moving, {"unit_spacing": False}, None).displacement
+    places = identity(fixed, moving, {"unit_spacing": False}, CONTEXT).displacement
     assert not sitk.GetArrayFromImage(places).any()
 
 
@@ -177,6 +182,6 @@ def test_results_off_the_contract_are_refused():
     fixed, moving, _ = pair()
     identity = load_function(BASELINES / "identity", "register").register
     with pytest.raises(UserError, match="a__b: displacement is not on the fixed grid"):
-        check_result(identity(moving, fixed, {"unit_spacing": True}, None), fixed, where="a__b")
+        check_result(identity(moving, fixed, {"unit_spacing": True}, CONTEXT), fixed, where="a__b")
     with pytest.raises(UserError, match="returned tuple, expected Registration"):
         check_result((), fixed, where="a__b")

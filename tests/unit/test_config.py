@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from avsm.errors import UserError
-from tests.conftest import ROOT, merge
+from tests.conftest import ROOT, available, merge
 from workflow.config import check_config
-from workflow.contract.descriptions import available, load_methods, load_networks
+from workflow.contract.descriptions import load_methods, load_networks
 from workflow.contract.folders import BASELINES, load_function
 from workflow.contract.programs import find_program, run_program
 from workflow.run import Run, check_requirements, load_run

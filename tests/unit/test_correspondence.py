@@ -1,5 +1,7 @@
 """Target registration error: known shifts, and the phantom's own truth on oblique grids."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -9,7 +11,7 @@ from avsm.images import write_image
 from tests.conftest import oblique_grid
 from workflow.data.preprocess import preprocess_label
 from workflow.geometry import index_grid, index_to_physical
-from workflow.phantom.labels import PhantomTruth, phantom_label
+from workflow.phantom.labels import index_to_template, phantom_label
 from workflow.referee.metrics import invert, target_error
 
 SIZE = (20, 48, 48)
@@ -17,7 +19,7 @@ SCANS = {
     "fixed": {"subject": 0, "visit": 0, "side": "left", "seed": 2019},
     "moving": {"subject": 1, "visit": 1, "side": "right", "seed": 2019},
 }
-TRUTH = PhantomTruth(SCANS, mirror_left=True)
+TRUTH = partial(index_to_template, scans=SCANS, mirror_left=True)
 
 
 def test_error_of_a_known_shift_is_its_length_in_mm():
@@ -51,8 +53,8 @@ def labels(tmp_path_factory):
 def true_map(labels):
     """Return where each fixed voxel truly is in the moving scan, ``(3, z, y, x)``."""
     grid = index_grid(labels["fixed"])
-    target = TRUTH.to_template("fixed", labels["fixed"])(grid.reshape(3, -1).T)
-    moving = TRUTH.to_template("moving", labels["moving"])
+    target = TRUTH("fixed", labels["fixed"])(grid.reshape(3, -1).T)
+    moving = TRUTH("moving", labels["moving"])
     index, missed = invert(moving, target, np.array(SIZE))
     assert np.quantile(missed, 0.99) < 0.01
     return index.T.reshape(grid.shape)
@@ -66,7 +68,7 @@ def test_truth_matches_the_labels_and_has_no_error(labels):
     bones = inside & np.isin(a, (1, 3))
     x, y, z = nearest[:, bones]
     assert np.mean(a[bones] == b[z, y, x]) > 0.93  # the rest is rounding at the surfaces
-    maps = [TRUTH.to_template(name, labels[name]) for name in ("fixed", "moving")]
+    maps = [TRUTH(name, labels[name]) for name in ("fixed", "moving")]
     matrix = index_to_physical(labels["moving"])[0]
     cartilage = np.isin(a, (2, 4))
     assert target_error(cartilage, mapping, *maps, matrix) < 0.01
@@ -76,8 +78,8 @@ def test_truth_matches_the_labels_and_has_no_error(labels):
 
 def test_a_wrong_side_would_be_seen(labels):
     """Without knowing that the left knee was mirrored the same map is far off."""
-    wrong = PhantomTruth(SCANS, mirror_left=False)
-    maps = [wrong.to_template(name, labels[name]) for name in ("fixed", "moving")]
+    wrong = partial(index_to_template, scans=SCANS, mirror_left=False)
+    maps = [wrong(name, labels[name]) for name in ("fixed", "moving")]
     cartilage = np.isin(sitk.GetArrayFromImage(labels["fixed"]), (2, 4))
     matrix = index_to_physical(labels["moving"])[0]
     assert target_error(cartilage, true_map(labels), *maps, matrix) > 5

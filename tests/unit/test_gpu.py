@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from workflow.contract.gpu import VISIBLE, claim_gpu, visible_gpus
+from workflow.job import VISIBLE, claim_gpu, visible_gpus
 
 FORK = multiprocessing.get_context("fork")
 

@@ -21,7 +21,6 @@ from workflow.phantom.labels import draw_pose, draw_shape, phantom_label
 from workflow.phantom.people import (
     Appearance,
     KneeSource,
-    People,
     random_appearance,
     render,
     usual_appearance,
@@ -29,6 +28,7 @@ from workflow.phantom.people import (
 
 SIZE = (24, 32, 32)
 FINE = (48, 64, 64)
+OWN = {"seed": 5, "people": 3, "fresh": 1}
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,7 @@ def label() -> sitk.Image:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> KneeSource:
-    people = People(seed=5, held=3, fresh=1, random=0.5)
-    return KneeSource(people, SIZE, "both", tmp_path_factory.mktemp("people"))
+    return KneeSource(SIZE, "both", tmp_path_factory.mktemp("people"), **OWN)
 
 
 def test_fractions_of_a_voxel_are_all_of_it(label: sitk.Image) -> None:
@@ -149,7 +148,7 @@ def test_a_source_that_begins_later_draws_the_same(source: KneeSource) -> None:
 
     course = [draw(source, epoch) for epoch in range(3)]
     assert sorted({number for number, _ in source.scans}) == [2, 3, 4]
-    later = KneeSource(source.people, SIZE, "both", source.folder.parent)
+    later = KneeSource(SIZE, "both", source.folder.parent, **OWN)
     assert torch.equal(draw(later, 2), course[2])
     assert course[2].shape == (8, 1, 16, 16, 12)
 
@@ -159,7 +158,7 @@ def test_another_population_has_people_of_its_own(source: KneeSource) -> None:
     first = (0, 0)
     source._hold(range(3))
     for seed, size in ((6, SIZE), (5, (24, 32, 28))):
-        other = KneeSource(People(seed, 3), size, "both", source.folder.parent)
+        other = KneeSource(size, "both", source.folder.parent, seed=seed, people=3)
         other.make_people()
         other._hold(range(3))
         assert tuple(other.scans[first][1.0].shape[1:]) == size[::-1]
@@ -173,7 +172,7 @@ def test_pairs_are_of_the_task(source: KneeSource) -> None:
         ("cross-subject", {False}),
         ("both", {True, False}),
     ):
-        own = KneeSource(source.people, SIZE, task, source.folder.parent)
+        own = KneeSource(SIZE, task, source.folder.parent, **OWN)
         pairs = [own._pair(2, keyed_generator(n)) for n in range(40)]
         assert {fixed[0] == moving[0] for fixed, moving in pairs} == same
         assert all(fixed != moving for fixed, moving in pairs)
@@ -194,7 +193,7 @@ def test_images_of_different_contrast_are_judged_in_one(source: KneeSource) -> N
         if differ:
             assert not torch.equal(pairs.fixed, pairs.judged_fixed)
     assert kinds == {True, False}
-    usual = KneeSource(People(5, 3, 0, random=0.0), SIZE, "both", source.folder.parent)
+    usual = KneeSource(SIZE, "both", source.folder.parent, seed=5, people=3, random_appearance=0.0)
     drawn = (usual.draw(phase, 0, keyed_generator(n)) for n in range(10))
     assert all(p.judged_fixed is p.fixed for p in (usual.pairs(d, cpu) for d in drawn))
 

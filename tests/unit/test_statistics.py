@@ -7,7 +7,7 @@ from scipy import stats
 
 from workflow.referee import ranking
 from workflow.referee.ranking import last_alike, worse_ones
-from workflow.referee.statistics import compare, interval, rank, resample
+from workflow.referee.statistics import compare, rank, resample
 
 
 def longitudinal(patients=30):
@@ -25,7 +25,7 @@ def test_interval_of_independent_patients_is_students(patients):
     fixed, moving = longitudinal(patients)
     values = normal(patients, 1, 5)
     expected = stats.t.interval(0.95, patients - 1, values.mean(), stats.sem(values))
-    found = interval(values, resample(fixed, moving, 0))
+    found = resample(fixed, moving, 0).interval(values)
     assert np.subtract(*found) == pytest.approx(np.subtract(*expected), rel=0.04)
     assert np.mean(found) == pytest.approx(values.mean())
 
@@ -45,7 +45,7 @@ def test_intervals_cover_what_they_claim(couples, least):
         effect = dict(zip("abcdex", rng.normal(size=6), strict=True))
         values = np.array([effect[i] + (effect[j] if i != j else 0) for i, j in pairs])
         values += 0.5 * rng.normal(size=len(values))
-        low, high = interval(values, resampling)
+        low, high = resampling.interval(values)
         hits += low <= (effect["x"] if resampling.common else 0) <= high
     assert resampling.common == ("x" if "x" in couples else None)
     assert hits / runs > least
@@ -55,9 +55,9 @@ def test_pairs_of_one_patient_count_as_one():
     """Ten equal pairs of each patient say no more than one."""
     fixed, moving = longitudinal()
     values = normal(30, 2)
-    once = interval(values, resample(fixed, moving, 0))
+    once = resample(fixed, moving, 0).interval(values)
     tenfold = resample(np.repeat(fixed, 10), np.repeat(moving, 10), 0)
-    assert interval(np.repeat(values, 10), tenfold) == pytest.approx(once, abs=1e-9)
+    assert tenfold.interval(np.repeat(values, 10)) == pytest.approx(once, abs=1e-9)
 
 
 def test_shared_patients_widen_the_interval():
@@ -66,7 +66,7 @@ def test_shared_patients_widen_the_interval():
     effect = rng.normal(size=12)
     first, second = np.triu_indices(12, 1)
     names = np.array([f"P{n:02}" for n in range(12)])
-    low, high = interval(effect[first] + effect[second], resample(names[first], names[second], 0))
+    low, high = resample(names[first], names[second], 0).interval(effect[first] + effect[second])
     # The mean of all pairs is twice the mean effect, whose error is that of 12 patients.
     expected = 2 * 2 * stats.t.ppf(0.975, 11) * stats.sem(effect)
     assert high - low == pytest.approx(expected, rel=0.15)
@@ -119,7 +119,7 @@ def test_differences_without_error_have_no_p():
 def test_one_patient_tells_nothing():
     patients = np.array(["a", "a"])
     resampling = resample(patients, patients, 0)
-    assert np.isnan(interval(np.array([1.0, 2.0]), resampling)).all()
+    assert np.isnan(resampling.interval(np.array([1.0, 2.0]))).all()
     found = compare(pd.DataFrame({"a": [1.0, 2.0], "b": [2.0, 4.0]}), resampling)
     assert found["difference"].item() == -1.5
     assert np.isnan(found["p_holm"].item())
@@ -128,7 +128,7 @@ def test_one_patient_tells_nothing():
 def test_one_couple_tells_of_nobody_else():
     fixed, moving = np.array(["a", "b"]), np.array(["b", "a"])
     resampling = resample(fixed, moving, 0)
-    assert np.isnan(interval(np.array([1.0, 2.0]), resampling)).all()
+    assert np.isnan(resampling.interval(np.array([1.0, 2.0]))).all()
     dice = pd.DataFrame(np.arange(6.0).reshape(2, 3), columns=list("xyz"))
     found = rank(dice, fixed, moving, resampling)
     assert np.isnan(found.p) and found.table["low"].isna().all()

@@ -13,9 +13,9 @@ import yaml
 from avsm.errors import UserError
 from avsm.files import file_digest, write_rows
 from avsm.pairs import PairSampler, keyed_generator, read_cohort, validation_pairs
-from tests.conftest import ROOT
+from tests.conftest import ROOT, available
 from tests.unit.test_config import merge
-from workflow.contract.descriptions import available, load_methods, load_networks
+from workflow.contract.descriptions import load_methods, load_networks
 from workflow.contract.folders import NETWORKS
 from workflow.contract.training import (
     Trained,

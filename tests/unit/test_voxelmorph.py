@@ -14,6 +14,7 @@ import yaml
 from avsm.affine import Affine, compose_affine, invert_affine
 from avsm.data import Pairs, Validation
 from avsm.errors import UserError
+from avsm.fields import warp_image
 from avsm.grid import to_grid
 from avsm.losses import both_directions
 from avsm.maps import half_shape, identity_map
@@ -28,7 +29,6 @@ from tests.unit.avsm.knees import SHAPE, TINY, blob, tiny_recipe, write_cohort
 from workflow.contract.folders import NETWORKS
 from workflow.contract.registration import Context
 from workflow.contract.training import Training
-from workflow.geometry import warp
 
 training = importlib.import_module("baselines.networks.voxelmorph.train")
 FEATURES = [4, 8]
@@ -122,7 +122,7 @@ def test_displacement_in_voxels_is_simpleitks_transform_in_mm(monkeypatch, axes)
     resampled = sitk.Resample(moving, fixed, transform, sitk.sitkLinear, 0.0)
     wanted = sitk.GetArrayFromImage(resampled)[INNER]
     assert wanted.std() > 0.05
-    found = sitk.GetArrayFromImage(warp(moving, result.displacement))[INNER]
+    found = sitk.GetArrayFromImage(warp_image(moving, result.displacement, outside=0.0))[INNER]
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
@@ -358,7 +358,9 @@ def _registers(model, others):
     seen = []
     loaded.model.register_forward_hook(lambda _, __, result: seen.append(result.warped))
     result = voxelmorph.register(fixed, moving, {}, Context(1, 1, None, prepared=loaded))
-    ours = to_grid(warp(moving, result.displacement), SHAPE, "warped", normalised=True)
+    ours = to_grid(
+        warp_image(moving, result.displacement, outside=0.0), SHAPE, "warped", normalised=True
+    )
     inner = (slice(1, -1),) * 3
     np.testing.assert_allclose(ours[inner], seen[0][0, 0].numpy()[inner], atol=1e-4)
 

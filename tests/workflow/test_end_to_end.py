@@ -10,10 +10,10 @@ import pytest
 import SimpleITK as sitk
 import yaml
 
+from avsm.fields import warp_image
 from tests.conftest import ROOT
 from tests.workflow.browser import look_at
 from tests.workflow.conftest import Project
-from workflow.geometry import warp
 from workflow.referee.metrics import dice
 from workflow.referee.tidy import read_metrics
 
@@ -287,7 +287,7 @@ def test_kept_fields_reproduce_the_scores(project):
     metrics = read_metrics(results / "tables/metrics.csv")
     fixed, moving = fields[0].stem.split("__")
     label = sitk.ReadImage(str(results / f"labels/{moving}.nii"))
-    warped = sitk.GetArrayFromImage(warp(label, sitk.ReadImage(str(fields[0])), nearest=True))
+    warped = sitk.GetArrayFromImage(warp_image(label, sitk.ReadImage(str(fields[0])), label=True))
     truth = sitk.GetArrayFromImage(sitk.ReadImage(str(results / f"labels/{fixed}.nii")))
     scores = metrics[(metrics["fixed"] == fixed) & (metrics["moving"] == moving)]
     found = scores.set_index(["label", "metric"])["value"]["femoral cartilage", "dice"]

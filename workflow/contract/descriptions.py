@@ -64,17 +64,13 @@ class Network(Described):
 
 
 class Row(NamedTuple):
-    """What a row changes of its folder's description, or of the row that it is `of`.
-
-    `of` is the row's own id where it is no other one with changes; `where` is for messages, and
-    `wrong` what it has of faults itself.
-    """
+    """What a row changes of its folder's description, or of the row that it is `of`."""
 
     folder: str
-    of: str
+    of: str  # its own id where it is no other one with changes
     own: Mapping[str, Any]
-    where: str
-    wrong: Sequence[str] = ()
+    where: str  # for messages
+    wrong: Sequence[str] = ()  # what it has of faults itself
 
 
 class Catalogue:
@@ -224,12 +220,6 @@ def _merged(params: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
         if isinstance(value, dict) and isinstance(params.get(key), dict)
     }
     return params | changes | both
-
-
-def available(word: str, root: Path) -> list[str]:
-    """Return the ids of all methods or networks that the folders make, without those of others."""
-    nothing = {f"{word}_params": {}, f"{word}_rows": {}}
-    return Catalogue(word, nothing, root).originals
 
 
 def load_methods(

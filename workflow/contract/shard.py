@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -23,15 +23,7 @@ from workflow.contract.registration import Context, Outcome, Pair, register_pair
 from workflow.contract.worker import Worker, WorkerDiedError
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class _Loaded:
-    """A method in its worker process: its module, parameters and context."""
-
-    module: ModuleType
-    params: dict[str, Any]
-    context: Context
+Loaded = tuple[ModuleType, dict[str, Any], Context]  # a method in its worker process
 
 
 def register_shard(
@@ -49,14 +41,10 @@ def register_shard(
     A pair that fails, even by a crash of the method's process or by taking too long, becomes an
     `Outcome` with its reason; the others go on. A field that breaks the contract is a `UserError`.
 
-    Parameters
-    ----------
-    image_path : gives the path of a scan's preprocessed image.
-    fields : folder for the displacement fields, see `field_path`.
-    context : its folder and prepared state are replaced by the pair's own.
-    limit : the most seconds that one registration may take; None: no limit.
-    starts : of a method that starts from another's maps, how each pair went there. Where the other
-        one failed, so does the method.
+    `image_path` gives the path of a scan's preprocessed image. The context's folder and prepared
+    state are replaced by the pair's own. One registration may take `limit` seconds. `starts` says,
+    for a method that starts from another's maps, how each pair went there: where that failed, so
+    does the method.
     """
     fields.mkdir(parents=True, exist_ok=True)
     outcomes: list[Outcome] = []
@@ -88,26 +76,25 @@ def register_shard(
     return outcomes
 
 
-def _load(method: Path, params: dict[str, Any], context: Context, scratch: Path) -> _Loaded:
+def _load(method: Path, params: dict[str, Any], context: Context, scratch: Path) -> Loaded:
     """Import the method and let it prepare, once for the shard and off the clock."""
     module = load_function(method, "register")
     context = replace(context, folder=scratch)
     if hasattr(module, "prepare"):
         context = replace(context, prepared=module.prepare(dict(params), context))
-    return _Loaded(module, params, context)
+    return module, params, context
 
 
 def _register(
-    loaded: _Loaded, pair: Pair, paths: tuple[str, str], field: Path, start: Sequence | None
+    loaded: Loaded, pair: Pair, paths: tuple[str, str], field: Path, start: Sequence | None
 ) -> Outcome:
     """Register one pair in a scratch folder of its own and write its field."""
+    module, params, context = loaded
     images = read_image(paths[0]), read_image(paths[1])
-    folder = Path(tempfile.mkdtemp(dir=loaded.context.folder))
+    folder = Path(tempfile.mkdtemp(dir=context.folder))
     affine = start and (np.array(start[:3]), np.array(start[3]))
-    context = replace(loaded.context, folder=folder, start=affine)
-    outcome, displacement = register_pair(
-        loaded.module.register, images, loaded.params, context, pair
-    )
+    context = replace(context, folder=folder, start=affine)
+    outcome, displacement = register_pair(module.register, images, params, context, pair)
     shutil.rmtree(folder)
     if displacement is not None:
         write_image(displacement, field)

@@ -20,47 +20,31 @@ MADE_OF = "made_of.json"
 
 @dataclass(frozen=True)
 class Training:
-    """What a network may know of the run besides its training manifest and its parameters.
+    """What a network may know of the run besides its training manifest and its parameters."""
 
-    task : the pairs to train for: `longitudinal`, `cross-subject` or `both`.
-    labels : values of the structures that are scored; for validation only.
-    models : the trained networks that network.yaml needs, in its order.
-    couples : a CSV of couples to train on, with the columns task, fixed, moving (images as in the
-        manifest, relative to the CSV's folder); a task that it has none of takes all there are.
-    source : gives the training images in place of the manifest's training scans, see
-        `avsm.data.Source`; None: these are trained on.
-    start : a model whose weights training starts from; None: from nothing.
-    """
-
-    task: str
+    task: str  # the pairs to train for: longitudinal, cross-subject or both
     seed: int
     threads: int
-    labels: tuple[int, ...]
-    models: tuple[Path, ...] = ()
+    labels: tuple[int, ...]  # values of the structures that are scored; for validation only
+    models: tuple[Path, ...] = ()  # the trained networks that network.yaml needs, in its order
+    # A CSV of couples to train on, with the columns task, fixed, moving (images as in the manifest,
+    # relative to the CSV's folder); a task that it has none of takes all there are.
     couples: Path | None = None
-    source: Any = None
-    start: Path | None = None
+    source: Any = None  # an `avsm.data.Source` in place of the manifest's training scans
+    start: Path | None = None  # a model whose weights training starts from; None: from nothing
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training hands back.
+    """What a training hands back."""
 
-    model : the file that methods load.
-    history, curve : a CSV of the training's course, and a picture (PNG) of it.
-    steps : optimiser steps done in total, those before a resumption included.
-    seconds : of training in total, likewise.
-    device : name of the accelerator that did the work; empty: the processor.
-    precision : of the network, such as `float32`; empty: not known.
-    """
-
-    model: Path
-    history: Path
-    curve: Path
-    steps: int
-    seconds: float
-    device: str = ""
-    precision: str = ""
+    model: Path  # the file that methods load
+    history: Path  # a CSV of the training's course
+    curve: Path  # a picture (PNG) of it
+    steps: int  # of the optimiser in total, those before a resumption included
+    seconds: float  # of training in total, likewise
+    device: str = ""  # name of the accelerator that did the work; empty: the processor
+    precision: str = ""  # of the network, such as float32; empty: not known
 
 
 def check_listed(manifest: Path) -> None:

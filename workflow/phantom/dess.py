@@ -87,13 +87,8 @@ def simulate_dess(
         default they follow `seed` too. Seeds are integers, or several such as (seed, subject).
     contrast : one of `CONTRASTS`.
 
-    Returns
-    -------
-    int16 image on the grid of `label`; the same label map and seeds give the same image.
-
-    Raises
-    ------
-    ValueError : the label map is not 3D, not of an integer type, or has no bone.
+    Returns an int16 image on the grid of `label`; the same label map and seeds give the same image.
+    Raises `ValueError` if the label map is not 3D, not of an integer type, or has no bone.
     """
     labels, spacing, subject, rng, table = _start(label, seed, subject_seed, contrast)
     image, texture = _mixture(labels, spacing, table, subject, rng)
@@ -137,21 +132,18 @@ def _start(label: sitk.Image, seed, subject_seed, contrast: str = "dess") -> tup
         raise ValueError(f"label map: expected bone (1, 3 or 5), found labels {found}")
     rng = np.random.default_rng(seed)
     subject = np.random.default_rng(seed if subject_seed is None else subject_seed)
-    # The contrast is drawn first, so that images and fractions of one seed have the same tissues.
-    return labels, label.GetSpacing()[::-1], subject, rng, _contrast(rng, contrast)
-
-
-def _contrast(rng, contrast: str = "dess") -> dict[str, Tissue]:
-    """Tissue table of one image: means of a contrast, jittered by up to two sd."""
+    # The contrast is drawn first, so that images and fractions of one seed have the same tissues:
+    # its means are jittered by up to two sd.
     jitter = np.clip(rng.standard_normal(len(TISSUES)), -2, 2)
     means = CONTRASTS[contrast]
-    return {
+    table = {
         name: tissue._replace(
             mean=means.get(name, tissue.mean) * (1 + tissue.sd * z),
             texture=0 if means.get(name) == 0 else tissue.texture,
         )
         for (name, tissue), z in zip(TISSUES.items(), jitter, strict=True)
     }
+    return labels, label.GetSpacing()[::-1], subject, rng, table
 
 
 def _mixture(labels, spacing, table, subject, visit) -> tuple[np.ndarray, np.ndarray]:

@@ -252,31 +252,24 @@ def scan_to_template(
     return _to_template(points.T, subject, visit, side, seed).T
 
 
-class PhantomTruth(NamedTuple):
-    """True correspondence of scans of the phantom after preprocessing.
+def index_to_template(
+    name: str, grid: sitk.Image, scans: Mapping[str, dict[str, Any]], mirror_left: bool
+) -> Callable[[np.ndarray], NDArray[np.float64]]:
+    """Return the map from voxel indices of a preprocessed scan, (N, 3), x first, to the template.
 
-    scans : the arguments of `phantom_label` by a scan's name, without the size.
-    mirror_left : whether preprocessing made left knees right ones.
+    `scans` are the arguments of `phantom_label` by name, without the size; `mirror_left` says
+    whether preprocessing made left knees right ones.
     """
+    matrix, origin = index_to_physical(grid)
+    mirrored = mirror_left and scans[name]["side"] == "left"
 
-    scans: Mapping[str, dict[str, Any]]
-    mirror_left: bool
+    def points(index: np.ndarray) -> np.ndarray:
+        own = np.array(index, dtype=float)
+        if mirrored:  # the anatomy was flipped under an unchanged header
+            own[:, 0] = grid.GetSize()[0] - 1 - own[:, 0]
+        return scan_to_template(own @ matrix.T + origin, **scans[name])
 
-    def to_template(
-        self, name: str, grid: sitk.Image
-    ) -> Callable[[np.ndarray], NDArray[np.float64]]:
-        """Return the map from voxel indices ``(N, 3)``, x first, of a scan to the template."""
-        scan = self.scans[name]
-        matrix, origin = index_to_physical(grid)
-        mirrored = self.mirror_left and scan["side"] == "left"
-
-        def points(index: np.ndarray) -> np.ndarray:
-            own = np.array(index, dtype=float)
-            if mirrored:  # the anatomy was flipped under an unchanged header
-                own[:, 0] = grid.GetSize()[0] - 1 - own[:, 0]
-            return scan_to_template(own @ matrix.T + origin, **scan)
-
-        return points
+    return points
 
 
 def _relative_thickness(p: Array, label: int, seed: int, subject: int, visit: int) -> Array:
@@ -321,13 +314,9 @@ def phantom_label(
     size : voxels along x, y, z (to the right, front, top) of the field of view.
     seed : of the whole population.
 
-    Returns
-    -------
-    uint8 image, sampled at the voxel centres; for the values see `anatomy.template_label`.
-
-    Raises
-    ------
-    ValueError : an unknown side, a size that is not three positive integers, a negative number.
+    Returns a uint8 image, sampled at the voxel centres; for the values see
+    `anatomy.template_label`. Raises `ValueError` for an unknown side, a size that is not three
+    positive integers, or a negative number.
     """
     _check(subject, visit, side)
     if len(size) != 3 or not all(isinstance(n, (int, np.integer)) and n > 0 for n in size):

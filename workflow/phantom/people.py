@@ -16,7 +16,6 @@ import random
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -52,21 +51,14 @@ MEANS, SPREADS, TEXTURES = torch.tensor([*TISSUES.values()], dtype=torch.float32
 
 
 class Appearance(NamedTuple):
-    """How an image looks, in the simulator's units of intensity.
+    """How an image looks, in the simulator's units of intensity."""
 
-    means, textures : signal and texture of each tissue, in the order of `dess.TISSUES`.
-    noise, bias : sd of the noise of a voxel of the fine grid; largest deviation of the coil's field
-        from 1.
-    blur : sd of a Gaussian, in voxels.
-    cut : whether faces of the field of view may be black.
-    """
-
-    means: torch.Tensor
-    textures: torch.Tensor
-    noise: float
-    bias: float
-    blur: float = 0.0
-    cut: bool = False
+    means: torch.Tensor  # signal of each tissue, in the order of `dess.TISSUES`
+    textures: torch.Tensor  # likewise
+    noise: float  # sd of the noise of a voxel of the fine grid
+    bias: float  # largest deviation of the coil's field from 1
+    blur: float = 0.0  # sd of a Gaussian, in voxels
+    cut: bool = False  # whether faces of the field of view may be black
 
 
 def usual_appearance(generator: torch.Generator) -> Appearance:
@@ -179,54 +171,51 @@ def _cut_faces(image: torch.Tensor, generator: torch.Generator) -> None:
                 image.narrow(axis, start * (size - width), width).zero_()
 
 
-@dataclass(frozen=True)
-class People:
-    """Which phantom people are trained on.
-
-    seed : of the population. Another seed is another population: no person is in two.
-    held : people in memory at a time, each scanned twice.
-    fresh : of them, replaced by new ones after each epoch.
-    random : part of the pairs of random appearance, half of them alike in both images.
-    """
-
-    seed: int
-    held: int
-    fresh: int = 0
-    random: float = 0.5
-
-
 class KneeSource:
     """Draws training pairs of phantom people, see `avsm.data.Source`.
 
     Parameters
     ----------
-    people : who they are.
     size : voxels (x, y, z) of the working grid.
     task : `longitudinal`, `cross-subject` or `both`.
     folder : where people are kept, 1.2 MB each at 40x96x96, and found by other trainings.
     workers : processes that make the first people.
+    seed : of the population. Another seed is another population: no person is in two.
+    people : number of people in memory at a time, each scanned twice.
+    fresh : of them, replaced by new ones after each epoch.
+    random_appearance : part of the pairs that look so, half of them alike in both images.
     """
 
     def __init__(
-        self, people: People, size: tuple[int, int, int], task: str, folder: Path, workers: int = 1
+        self,
+        size: tuple[int, int, int],
+        task: str,
+        folder: Path,
+        workers: int = 1,
+        *,
+        seed: int,
+        people: int,
+        fresh: int = 0,
+        random_appearance: float = 0.5,
     ) -> None:
-        if people.held < 2 or not 0 <= people.fresh <= people.held:
+        if people < 2 or not 0 <= fresh <= people:
             raise UserError(
                 "people: expected at least 2 held and no more fresh ones than that, found "
-                f"{people.held} and {people.fresh}"
+                f"{people} and {fresh}"
             )
-        self.people, self.size, self.task, self.workers = people, size, task, workers
+        self.size, self.task, self.workers, self.seed = size, task, workers, seed
+        self.people, self.fresh, self.random_appearance = people, fresh, random_appearance
         self.shape = size[::-1]
         # A population is all that decides it: seed, grid, and the code that makes people.
         made_by = digest(*(Path(module.__file__).resolve() for module in (dess, labels)))
         grid = "x".join(map(str, size))
-        self.folder = folder / f"{people.seed}-{grid}-{made_by[:8]}{file_digest(__file__)[:8]}"
+        self.folder = folder / f"{seed}-{grid}-{made_by[:8]}{file_digest(__file__)[:8]}"
         self.scans: dict[ScanKey, dict[float, torch.Tensor]] = {}
         self.epoch = -1
 
     def make_people(self) -> None:
         """Make the people of the first epoch, so that no training's time includes it."""
-        jobs = [*map(self._job, range(self.people.held))]
+        jobs = [*map(self._job, range(self.people))]
         jobs = [job for job in jobs if not job[-1].is_file()]
         # Trainings that run side by side do not make the same ones: each in an order of its own.
         random.Random(os.getpid()).shuffle(jobs)
@@ -245,8 +234,8 @@ class KneeSource:
     ) -> tuple[list[ScanKey], float, torch.Generator]:
         """Draw the scans of pairs: all fixed ones, then all moving ones."""
         if epoch != self.epoch:
-            first = epoch * self.people.fresh
-            self._hold(range(first, first + self.people.held))
+            first = epoch * self.fresh
+            self._hold(range(first, first + self.people))
             self.epoch = epoch
         pairs = [self._pair(epoch, generator) for _ in range(phase.pairs)]
         return [scan for role in zip(*pairs, strict=True) for scan in role], phase.scale, generator
@@ -263,9 +252,9 @@ class KneeSource:
         for fixed in range(count):
             moving = fixed + count
             kind = _uniform(generator)
-            if kind < self.people.random:
+            if kind < self.random_appearance:
                 looks[fixed] = looks[moving] = random_appearance(generator)
-            if kind < self.people.random / 2:
+            if kind < self.random_appearance / 2:
                 looks[moving] = random_appearance(generator)
                 apart += [fixed, moving]
         seen = render(fractions, looks, generator, scale)[:, None]
@@ -281,12 +270,12 @@ class KneeSource:
         def below(n: int) -> int:
             return int(torch.randint(n, (1,), generator=generator))
 
-        first = epoch * self.people.fresh
-        one, visit = below(self.people.held), below(VISITS)
+        first = epoch * self.fresh
+        one, visit = below(self.people), below(VISITS)
         longitudinal = self.task == "longitudinal" or (self.task == "both" and below(2))
         if longitudinal:
             return (first + one, visit), (first + one, 1 - visit)
-        other = (one + 1 + below(self.people.held - 1)) % self.people.held
+        other = (one + 1 + below(self.people - 1)) % self.people
         return (first + one, visit), (first + other, below(VISITS))
 
     def _at(self, scan: ScanKey, scale: float, device: torch.device) -> torch.Tensor:
@@ -310,7 +299,7 @@ class KneeSource:
                 self.scans |= {(number, visit): {1.0: maps[visit]} for visit in range(VISITS)}
 
     def _job(self, number: int) -> Job:
-        return self.people.seed, number, self.size, self.folder / f"{number:06d}.npz"
+        return self.seed, number, self.size, self.folder / f"{number:06d}.npz"
 
 
 def make_person(job: Job) -> None:

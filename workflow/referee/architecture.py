@@ -18,18 +18,12 @@ COLUMNS = ["network", "layer", "kind", "shape", "parameters"]
 
 
 class Layer(NamedTuple):
-    """One layer without layers inside.
+    """One layer without layers inside."""
 
-    name : its path in the network, such as ``down2.same.0``.
-    kind : its type with kernel and stride, such as ``Conv3d 3, stride 2``.
-    shape : of what it gives, batch left out: channels, then voxels or nothing.
-    parameters : numbers that are learnt.
-    """
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-    parameters: int
+    name: str  # its path in the network, such as down2.same.0
+    kind: str  # its type with kernel and stride, such as Conv3d 3, stride 2
+    shape: tuple[int, ...]  # of what it gives, batch left out: channels, then voxels or nothing
+    parameters: int  # numbers that are learnt
 
 
 def list_layers(network: nn.Module, run: Callable[[], object]) -> list[Layer]:
@@ -89,15 +83,10 @@ def formatted(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return a table of text for each network."""
     texts = {}
     for network, own in table.groupby("network", sort=False):
-        text = pd.DataFrame(
-            {
-                "Layer": own["layer"],
-                "Kind": own["kind"],
-                "Output": own["shape"].replace("", MISSING),
-                "Parameters": own["parameters"].map("{:,}".format),
-            }
-        )
-        texts[f"{network}: {own['parameters'].sum():,} parameters"] = text
+        text = own[["layer", "kind", "shape", "parameters"]].replace({"shape": {"": MISSING}})
+        text.columns = ["Layer", "Kind", "Output", "Parameters"]
+        heading = f"{network}: {own['parameters'].sum():,} parameters"
+        texts[heading] = text.assign(Parameters=own["parameters"].map("{:,}".format))
     return texts
 
 

@@ -15,15 +15,12 @@ from workflow.referee.tidy import PAIR, pair_values
 
 
 class Plot(NamedTuple):
-    """Which measure a figure shows, how its axis is labelled, and whether controls belong in it.
-
-    Boxes below `floor` are not drawn but named there, so that the rest can be told apart.
-    """
+    """Which measure a figure shows, and how."""
 
     metric: str
-    axis: str
-    controls: bool
-    floor: float = -np.inf
+    axis: str  # its label
+    controls: bool  # whether these belong in it
+    floor: float = -np.inf  # boxes below are named, not drawn, so that the rest can be told apart
 
 
 PLOTS = {

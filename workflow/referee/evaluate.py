@@ -28,16 +28,11 @@ Score = tuple[str, str, float]  # label, metric, value
 
 @dataclass(frozen=True)
 class Rules:
-    """By what all methods are judged.
+    """By what all methods are judged."""
 
-    structures : ``{name, value}`` of each scored label.
-    margin : of the measures of symmetry, in voxels.
-    to_template : where it is known, gives of a scan's name and grid the map from its voxel indices
-        to anatomical points.
-    """
-
-    structures: Sequence[dict]
-    margin: int
+    structures: Sequence[dict]  # {name, value} of each scored label
+    margin: int  # of the measures of symmetry, in voxels
+    # From a scan's name and grid to the map from its voxel indices to anatomical points, if known.
     to_template: Callable[[str, sitk.Image], metrics.ToTemplate] | None = None
 
 
@@ -46,13 +41,9 @@ def evaluate_shard(
 ) -> pd.DataFrame:
     """Return the scores of all directed pairs of a shard, tidy.
 
-    A failed registration has the same rows as any other, with empty values and its reason.
-
-    Parameters
-    ----------
-    record : the shard's `outcomes.json`, both directions of each couple.
-    fields : folder of the displacement fields, see `field_path`.
-    label_path : gives the path of a scan's label map on the working grid.
+    A failed registration has the same rows as any other, with empty values and its reason. `record`
+    is the shard's `outcomes.json`, both directions of each couple; `label_path` gives the path of a
+    scan's label map on the working grid.
     """
     outcomes = {(entry["fixed"], entry["moving"]): entry for entry in record["registrations"]}
     rows = []

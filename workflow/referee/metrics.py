@@ -169,19 +169,13 @@ def inverse_consistency(
 ) -> dict[str, float]:
     """Measure by how much there and back misses the start, over the interior of the fixed grid.
 
-    Parameters
-    ----------
-    forward, backward : maps from fixed to moving index, and back, of the two registrations.
-    spacing : of the fixed grid, mm (x, y, z).
-    margin : voxels left out at each face (paper, section 3: 10).
+    `forward` and `backward` are the maps of both registrations, `spacing` is that of the fixed grid
+    in mm (x, y, z), and `margin` voxels are left out at each face (paper, section 3: 10). Lower is
+    better; both measures are NaN if the margin leaves no voxel.
 
-    Returns
-    -------
     symmetry : the paper's ``ln(1/|V| ||phi o phi_ts - id||^2)``, in its units: each axis of the
         volume has length 1.
     inverse_error : the mean distance in mm.
-
-    Lower is better; both are NaN if the margin leaves no voxel.
     """
     size = np.array(forward.shape[:0:-1])
     if (size <= 2 * margin).any():
@@ -223,13 +217,9 @@ def target_error(
 ) -> float:
     """Return the mean distance in mm between where a map takes points and where they truly are.
 
-    NaN if the mask is empty. Points whose true place cannot be found are left out.
-
-    Parameters
-    ----------
-    mask : fixed voxels to look at; at most `MOST_POINTS`, evenly chosen.
-    fixed_to_template, moving_to_template : take indices to anatomical points.
-    moving_matrix : ``(3, 3)``, from moving index to mm.
+    Points are at most `MOST_POINTS` voxels of the fixed `mask`, evenly chosen; those whose true
+    place cannot be found are left out; NaN without any. The indices of both scans are taken to
+    anatomical points of one template, and moving ones by `moving_matrix` (3, 3) to mm.
     """
     voxels = np.argwhere(mask)
     voxels = voxels[:: max(1, -(-len(voxels) // MOST_POINTS))]

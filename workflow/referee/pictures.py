@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,26 +12,16 @@ import pandas as pd
 import SimpleITK as sitk
 from matplotlib.colors import to_rgb
 
+from avsm.fields import warp_image
 from avsm.images import read_field, read_image
 from workflow.contract.shard import field_path
-from workflow.geometry import index_map, warp
+from workflow.geometry import index_map
 from workflow.referee.figure import save_figure
 from workflow.referee.metrics import determinant, jacobian, warp_labels
 from workflow.referee.tidy import SCANS, read_json
 
 GRID_STEP = 6  # voxels between the lines of the deformation grid
 CONTOURS = ("#56B4E9", "#E69F00", "#CC79A7", "#009E73")
-# Rows of an example figure from above; the paper's order.
-ROWS = {
-    "moving": "moving (source)",
-    "fixed": "fixed (target)",
-    "warped": "warped",
-    "grid": "warped, deformation grid",
-    "affine": "warped, affine part",
-    "moving labels": "moving labels",
-    "fixed labels": "fixed labels",
-    "warped labels": "warped labels",
-}
 # Panels of a visual check: an image, and what is drawn over it.
 PANELS = {
     "fixed": ("fixed", "fixed labels"),
@@ -43,31 +33,25 @@ PANELS = {
 
 
 class Slice(NamedTuple):
-    """The sagittal slice ``(z, y)`` of a registered pair with most of the fixed structures in it.
+    """The sagittal slice (z, y) of a registered pair with most of the fixed structures in it."""
 
-    planes : of images in [0, 1] and of label maps, by name.
-    grid : moving index (y, z), ``(2, z, y)``.
-    folded : where the map folds.
-    aspect : of a voxel, z to y.
-    """
-
-    planes: dict[str, np.ndarray]
-    grid: np.ndarray
-    folded: np.ndarray
-    aspect: float
+    planes: dict[str, np.ndarray]  # of images in [0, 1] and of label maps, by name
+    grid: np.ndarray  # moving index (y, z), (2, z, y)
+    folded: np.ndarray  # where the map folds
+    aspect: float  # of a voxel, z to y
 
 
 def draw_examples(
-    columns: Sequence[dict], rows: Sequence[str], structures: Sequence[dict], paths: Sequence[str]
+    columns: Sequence[dict],
+    rows: Mapping[str, str],
+    structures: Sequence[dict],
+    paths: Sequence[str],
 ) -> None:
     """Draw a column for each registration, and save to every path; failed ones say so.
 
-    Parameters
-    ----------
-    columns : each with `title`, `fixed` and `moving` (names of scans), `images` and `labels` (paths
-        of the fixed and of the moving one), `fields` (folder) and `affine` (folder of the affine
-        part's fields, or None).
-    rows : of `ROWS`.
+    Columns have a `title`, `fixed` and `moving` (names of scans), `images` and `labels` (paths of
+    the fixed and of the moving one), `fields` (folder) and `affine` (folder of the affine part's
+    fields, or None); `rows` are those of `workflow.examples.ROWS` to show, with their titles.
     """
     values = [structure["value"] for structure in structures]
     figure, axes = plt.subplots(
@@ -91,8 +75,8 @@ def draw_examples(
                 _draw_grid(axis, shown)
             elif row in shown.planes:
                 _draw_image(axis, shown, row)
-    for row, axis in zip(rows, axes[:, 0], strict=True):
-        axis.set_ylabel(ROWS[row])
+    for title, axis in zip(rows.values(), axes[:, 0], strict=True):
+        axis.set_ylabel(title)
     save_figure(figure, paths, dpi=110)
 
 
@@ -149,9 +133,10 @@ def _read_slice(pair: dict, values: Sequence[int]) -> Slice | None:
     mapping = index_map(field, images[1])
     fixed_labels, moving_labels = map(sitk.GetArrayFromImage, labels)
     found = dict(zip(("fixed", "moving"), map(sitk.GetArrayFromImage, images), strict=True))
-    found["warped"] = sitk.GetArrayFromImage(warp(images[1], field))
+    found["warped"] = sitk.GetArrayFromImage(warp_image(images[1], field, outside=0.0))
     if pair.get("affine") and (affine := field_path(Path(pair["affine"]), *scans)).exists():
-        found["affine"] = sitk.GetArrayFromImage(warp(images[1], read_field(affine)))
+        warped = warp_image(images[1], read_field(affine), outside=0.0)
+        found["affine"] = sitk.GetArrayFromImage(warped)
     found |= {"fixed labels": fixed_labels, "moving labels": moving_labels}
     found["warped labels"] = warp_labels(moving_labels, mapping)
     cut = int(np.isin(fixed_labels, values).sum(axis=(0, 1)).argmax())

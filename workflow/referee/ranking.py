@@ -30,10 +30,7 @@ def compute(
     alike : the last method down the list that is less than that behind; empty likewise.
     better_than : methods with less Dice by a comparison whose corrected p is below 0.05.
 
-    Parameters
-    ----------
-    ranks, tests : of each task, see `statistics.rank` and `statistics.compare`.
-    labels : of the methods.
+    `ranks` and `tests` are those of each task (`statistics.rank`, `statistics.compare`).
     """
     parts = [pd.DataFrame(columns=COLUMNS)] if not ranks else []
     for task, found in ranks.items():

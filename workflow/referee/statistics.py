@@ -26,20 +26,16 @@ LEVEL = 0.05  # of tests; intervals cover the rest
 
 
 class Resampling(NamedTuple):
-    """How often each pair counts in each draw of patients.
+    """How often each pair counts in each draw of patients."""
 
-    weights : ``(draws, pairs)``; draws in which no pair counts are left out.
-    units : independent observations: patients, or couples of them if these are fewer. 1 or 0:
-        nothing can be said of other patients.
-    common : the patient who is in all pairs, as an atlas is, and so is not redrawn; results hold
-        for registration with this one. None: there is no such patient.
-    scale : makes the spread of redrawn means an unbiased error.
-    """
-
-    weights: np.ndarray
+    weights: np.ndarray  # (draws, pairs); draws in which no pair counts are left out
+    # Independent observations: patients, or couples of them if these are fewer. 1 or 0: nothing can
+    # be said of other patients.
     units: int
+    # The patient who is in all pairs, as an atlas is, and so is not redrawn; results hold for
+    # registration with this one.
     common: str | None
-    scale: float
+    scale: float  # makes the spread of redrawn means an unbiased error
 
     def means(self, values: np.ndarray) -> np.ndarray:
         """Return each draw's weighted mean of ``(pairs,)`` or ``(pairs, …)`` values."""
@@ -52,11 +48,14 @@ class Resampling(NamedTuple):
             return np.full(values.shape[1:], np.nan)
         return self.scale * self.means(values).std(axis=0, ddof=1)
 
-    def factor(self, comparisons: int = 1) -> float:
-        """Return Student's quantile that makes an interval of an error, or several at once."""
-        if self.units < 2:
-            return float("nan")
-        return float(stats.t.ppf(1 - LEVEL / 2 / comparisons, self.units - 1))
+    def interval(self, values: np.ndarray, comparisons: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ends of the 95 % interval of the mean of such values; NaN with one unit.
+
+        Of several `comparisons` it is one such that all hold at once (Bonferroni).
+        """
+        quantile = stats.t.ppf(1 - LEVEL / 2 / comparisons, max(self.units - 1, 1))
+        mean, half = values.mean(axis=0), quantile * self.error(values)
+        return mean - half, mean + half
 
 
 def resample(fixed: np.ndarray, moving: np.ndarray, seed: int) -> Resampling:
@@ -90,17 +89,6 @@ def _without(
     return np.where(fixed == common, moving, fixed), np.where(moving == common, fixed, moving)
 
 
-def interval(
-    values: np.ndarray, resampling: Resampling, comparisons: int = 1
-) -> tuple[float, float]:
-    """Return the 95 % interval of a mean over pairs; NaN if there is one unit.
-
-    Of several `comparisons` it is one such that all hold at once (Bonferroni).
-    """
-    half = resampling.factor(comparisons) * float(resampling.error(values))
-    return float(values.mean() - half), float(values.mean() + half)
-
-
 def compare(dice: pd.DataFrame, resampling: Resampling) -> pd.DataFrame:
     """Compare all methods with each other by their Dice, one row a pair, one column a method.
 
@@ -121,29 +109,24 @@ def compare(dice: pd.DataFrame, resampling: Resampling) -> pd.DataFrame:
     known, holm = np.isfinite(p), np.full(len(p), np.nan)
     if known.any():
         holm[known] = multipletests(p[known], LEVEL, method="holm")[1]
-    half = resampling.factor() * error
-    return table.assign(difference=mean, low=mean - half, high=mean + half, p=p, p_holm=holm)
+    low, high = resampling.interval(differences)
+    return table.assign(difference=mean, low=low, high=high, p=p, p_holm=holm)
 
 
 class Ranks(NamedTuple):
-    """Ranks of the methods by Dice; 1 is the best.
+    """Ranks of the methods by Dice; 1 is the best."""
 
-    table : a row a method: `rank`, the mean of the pairs' ranks, and its 95 % interval `low`,
-        `high`; `block_rank`, the mean of the blocks' ranks by their mean Dice; `best`, the part of
-        the draws in which it has the highest mean Dice.
-    p : of Friedman's test that all methods are alike, over `blocks` that share no patient; NaN
-        with fewer than three methods or blocks.
-    critical : the difference of two `block_rank`s that Nemenyi's test finds significant, likewise.
-    blocks : patients, or couples of patients that were picked such that nobody is in two (but who
-        is in all pairs).
-    stability : mean of Kendall's tau between the order of a draw and that of all pairs.
-    """
-
+    # A row a method: `rank`, the mean of the pairs' ranks, and its 95 % interval `low`, `high`;
+    # `block_rank`, the mean of the blocks' ranks by their mean Dice; `best`, the part of the draws
+    # in which it has the highest mean Dice.
     table: pd.DataFrame
+    # Of Friedman's test that all methods are alike; NaN with fewer than three methods or blocks.
     p: float
-    critical: float
+    critical: float  # difference of two `block_rank`s that Nemenyi's test finds, likewise
+    # Patients, or couples of patients that were picked such that nobody is in two (but who is in
+    # all pairs).
     blocks: int
-    stability: float
+    stability: float  # mean of Kendall's tau between the order of a draw and that of all pairs
 
 
 def rank(
@@ -156,15 +139,14 @@ def rank(
     """
     methods = dice.shape[1]
     ranks = stats.rankdata(-dice.to_numpy(), axis=1)
-    half = resampling.factor() * resampling.error(ranks)
-    mean = ranks.mean(axis=0)
+    low, high = resampling.interval(ranks)
     drawn = stats.rankdata(-resampling.means(dice.to_numpy()), axis=1)
     blocks = dice.groupby(_blocks(*_without(resampling.common, fixed, moving))).mean()
     table = pd.DataFrame(
         {
-            "rank": mean,
-            "low": np.maximum(mean - half, 1),
-            "high": np.minimum(mean + half, methods),
+            "rank": ranks.mean(axis=0),
+            "low": np.maximum(low, 1),
+            "high": np.minimum(high, methods),
             "block_rank": stats.rankdata(-blocks.to_numpy(), axis=1).mean(axis=0),
             "best": (drawn == 1).mean(axis=0),
         },
@@ -239,13 +221,13 @@ class Comparison:
     ) -> tuple[float, float]:
         """Return the 95 % interval of the mean of values by pair; NaN without any.
 
-        `bounds` are those of the mean for certain: what lies outside is cut off. Of several
-        `comparisons` see `interval`.
+        `bounds` are those of the mean for certain: what lies outside is cut off. For `comparisons`
+        see `Resampling.interval`.
         """
         if values.empty:
             return float("nan"), float("nan")
         resampling = resample(*self._patients_of(values.index), self.seed)
-        low, high = np.clip(interval(values.to_numpy(), resampling, comparisons), *bounds)
+        low, high = np.clip(resampling.interval(values.to_numpy(), comparisons), *bounds)
         return float(low), float(high)
 
     def _patients_of(self, pairs: pd.MultiIndex) -> list[np.ndarray]:

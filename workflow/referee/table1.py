@@ -10,7 +10,7 @@ import pandas as pd
 
 from workflow.config import TASKS
 from workflow.data.scans import simulated_note
-from workflow.referee.notes import changed_parameters, timed_on, training_text
+from workflow.referee.fairness import changed_parameters, timed_on, training_text
 from workflow.referee.render import MISSING, number
 from workflow.referee.tidy import MEAN, pair_values
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from workflow.referee.notes import training_text
+from workflow.referee.fairness import training_text
 from workflow.referee.render import MISSING, number, with_limits
 from workflow.referee.statistics import Comparison
 from workflow.referee.tidy import SCANS
@@ -30,12 +30,7 @@ def compute(
     For each task: `dice`, the mean over the pairs in %; `gain`, what it adds to the row above, and
     the 95 % interval `low`, `high` of that by patients; `fails`, whether it brings less than no
     registration does; the paper's Dice, if it is given. Failed registrations count as none.
-
-    Parameters
-    ----------
-    rows : ``{row, method, parts}`` as configured.
-    comparisons : of the rows' methods, by task.
-    paper : the published numbers, a row each, or none.
+    `rows` are ``{row, method, parts}`` as configured, `comparisons` of their methods by task.
     """
     published = None if paper is None else paper.set_index("row")
     found = []

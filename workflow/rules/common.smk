@@ -82,18 +82,7 @@ LAST_LOCKED = lock.changed(FOLDER)
 ENVIRONMENT = "../../environment.yml"
 UNKNOWN_COST = 60  # core-seconds of a pair of a million voxels, where method.yaml does not say it
 HAVE_IMAGES = [bool(scan.image) for scan in RUN.scans.values()]
-EXAMPLES = example_figures(RUN)
-# A method whose networks Figure 11 lists.
-AVSM = next((m.id for m in RUN.methods.values() if m.family == "AVSM" and m.networks), None)
 PHANTOM = config["cohort"]["source"] == "phantom"
-TRAINING_PARTS = in_parts(RUN.trained)
-CHECK_PARTS = in_parts([] if PHANTOM else RUN.used)
-# Methods whose folder brings a rule of their own.
-OWN_RULES = [
-    path
-    for path in dict.fromkeys(f"baselines/{m.folder}/rule.smk" for m in RUN.methods.values())
-    if Path(workflow.basedir, path).is_file()
-]
 
 
 wildcard_constraints:
@@ -104,17 +93,6 @@ wildcard_constraints:
     pairs="|".join(sorted({pairs for _, pairs in RUN.trainings})),
     shard=r"[a-z-]+-\d{4}",
     part=r"\d+",
-
-
-def ids_of(*folders):
-    """Return a pattern of the methods of some folders: the ids of all their rows."""
-    ids = [re.escape(method.id) for method in RUN.methods.values() if method.folder in folders]
-    return "|".join(ids) or "(?!)"
-
-
-def of_method(get):
-    """Return an input function or parameter that depends on a rule's method."""
-    return lambda wildcards: get(RUN.methods[wildcards.method])
 
 
 def mark_code():
@@ -155,18 +133,6 @@ def gpus(params):
     return int(params.get("device", "cpu") != "cpu" and (sent or found or apple))
 
 
-def training_memory(wildcards, attempt):
-    """MB that a training takes, by the grid and the number of scans; more on each attempt.
-
-    Images are kept in half precision, up to 8 GB. A step at 80x192x192 takes 5.4 GB in float32.
-    """
-    megavoxels = math.prod(config["preprocessing"]["size"]) / 1e6
-    images = min(8192, 2.3 * megavoxels * len(RUN.trained))
-    if RUN.phantoms:  # two scans each, a byte for each of 16 tissues
-        images = 36 * megavoxels * RUN.phantoms["people"]
-    return attempt * math.ceil(4000 + 1500 * megavoxels + images)
-
-
 def minutes(cost=None):
     """Minutes after which a cluster may end the job of a shard: twice what it should take, and 10.
 
@@ -184,6 +150,52 @@ def minutes(cost=None):
     return of_shard
 
 
+def ids_of(*folders):
+    """Return a pattern of the methods of some folders: the ids of all their rows."""
+    ids = [re.escape(method.id) for method in RUN.methods.values() if method.folder in folders]
+    return "|".join(ids) or "(?!)"
+
+
+def of_method(get):
+    """Return an input function or parameter that depends on a rule's method."""
+    return lambda wildcards: get(RUN.methods[wildcards.method])
+
+
+def training_part(wildcards):
+    """Names of the scans in a part of the training manifest."""
+    return TRAINING_PARTS[int(wildcards.part)]
+
+
+def training_memory(wildcards, attempt):
+    """MB that a training takes, by the grid and the number of scans; more on each attempt.
+
+    Images are kept in half precision, up to 8 GB. A step at 80x192x192 takes 5.4 GB in float32.
+    """
+    megavoxels = math.prod(config["preprocessing"]["size"]) / 1e6
+    images = min(8192, 2.3 * megavoxels * len(RUN.trained))
+    if RUN.phantoms:  # two scans each, a byte for each of 16 tissues
+        images = 36 * megavoxels * RUN.phantoms["people"]
+    return attempt * math.ceil(4000 + 1500 * megavoxels + images)
+
+
+def phantom_scan(name):
+    """A scan of the embedded cohort as the arguments of `phantom_label`, without the size."""
+    scan = RUN.scans[name]
+    numbers = {"subject": int(scan.subject[1:]), "visit": PHANTOM_VISITS.index(scan.visit)}
+    return numbers | {"side": scan.side, "seed": config["seed"]}
+
+
+def check_part(wildcards):
+    """Scans in a part of the check, without the label maps that are never read."""
+    return [read_scan(RUN.scans[name]) for name in CHECK_PARTS[int(wildcards.part)]]
+
+
+def files_of_part(wildcards):
+    """Paths of the images and label maps in a part of the check."""
+    paths = [path for scan in check_part(wildcards) for path in (scan.image, scan.label)]
+    return [path for path in paths if path]
+
+
 def after_check(wildcards):
     """Wait for the check of the cohort, without being made again whenever that is.
 
@@ -194,11 +206,6 @@ def after_check(wildcards):
     # Before the check was done, Snakemake meant to make all again that comes after it, and it would.
     workflow.dag._reason.clear()
     return []
-
-
-def as_noted(path):
-    """Return a path such that not the time of a user's file decides, but what `noted` says of it."""
-    return path if path.startswith(f"{FOLDER}/") else ancient(path)
 
 
 def noted(path):
@@ -233,29 +240,6 @@ def simulation(wildcards):
     )
     contrast = config["cohort"]["contrast"]
     return {"seed": scan_seed, "subject_seed": subject_seed, "contrast": contrast}
-
-
-def phantom_scan(name):
-    """A scan of the embedded cohort as the arguments of `phantom_label`, without the size."""
-    scan = RUN.scans[name]
-    numbers = {"subject": int(scan.subject[1:]), "visit": PHANTOM_VISITS.index(scan.visit)}
-    return numbers | {"side": scan.side, "seed": config["seed"]}
-
-
-def check_part(wildcards):
-    """Scans in a part of the check, without the label maps that are never read."""
-    return [read_scan(RUN.scans[name]) for name in CHECK_PARTS[int(wildcards.part)]]
-
-
-def files_of_part(wildcards):
-    """Paths of the images and label maps in a part of the check."""
-    paths = [path for scan in check_part(wildcards) for path in (scan.image, scan.label)]
-    return [path for path in paths if path]
-
-
-def training_part(wildcards):
-    """Names of the scans in a part of the training manifest."""
-    return TRAINING_PARTS[int(wildcards.part)]
 
 
 def phantom_of_shard(wildcards):
@@ -312,14 +296,9 @@ def of_shards(path, methods):
     return [path(method, shard) for method in methods for shard in RUN.shards[method]]
 
 
-def records_of(trainings):
-    """Paths of what trainings leave about themselves."""
-    return [RUN.training(*training, "training.json") for training in trainings]
-
-
-def described(entries):
-    """Descriptions of methods or networks with the run's parameters."""
-    return [asdict(entry) for entry in entries]
+def records_of(methods):
+    """Paths of what the trainings that some methods need leave about themselves."""
+    return [RUN.training(*one, "training.json") for one in RUN.trainings_of(methods)]
 
 
 def table_files(name, title, *suffixes, category="Tables", kind="table"):

@@ -1,12 +1,7 @@
 # From the cohort to images and label maps on the working grid. They come before registrations, as
-# the trainings, which take longest, wait for them.
-
-
-# Each takes seconds, less than a cluster takes to start a job.
-localrules:
-    check_cohort,
-    phantom_label,
-    preprocess,
+# the trainings, which take longest, wait for them. Local rules take seconds, less than a cluster
+# takes to start a job.
+CHECK_PARTS = in_parts([] if PHANTOM else RUN.used)
 
 
 rule phantom_label:
@@ -15,6 +10,7 @@ rule phantom_label:
     log:
         f"{FOLDER}/logs/phantom/{{scan}}.log",
     priority: 10
+    localrule: True
     conda:
         ENVIRONMENT
     params:
@@ -27,7 +23,7 @@ rule phantom_label:
 # Faults are handed on, so that those of all scans are told together.
 rule check_scans:
     input:
-        files=lambda wildcards: files_of_part(wildcards),
+        files=files_of_part,
     output:
         f"{FOLDER}/checks/{{part}}.json",
     log:
@@ -55,6 +51,7 @@ checkpoint check_cohort:
     log:
         f"{FOLDER}/logs/check_cohort.log",
     priority: 10
+    localrule: True
     conda:
         ENVIRONMENT
     params:
@@ -68,7 +65,8 @@ checkpoint check_cohort:
 # The image of a scan without one is simulated from the label map first.
 rule preprocess:
     input:
-        own=lambda wildcards: as_noted(raw(wildcards)),
+        # Not the time of a user's file decides, but what `noted` says of it.
+        own=raw if PHANTOM else lambda wildcards: ancient(raw(wildcards)),
         checked=after_check,
     output:
         f"{FOLDER}/{{kind}}/{{scan}}.nii",
@@ -77,12 +75,13 @@ rule preprocess:
     wildcard_constraints:
         kind="images|labels",
     priority: 10
+    localrule: True
     conda:
         ENVIRONMENT
     resources:
         mem_mb=lambda wildcards: 4000 if simulation(wildcards) else 2000,
     params:
-        simulation=lambda wildcards: simulation(wildcards),
+        simulation=simulation,
         imported=lambda wildcards: (
             imported("workflow/phantom/dess.py") if simulation(wildcards) else None
         ),

@@ -1,9 +1,5 @@
 # The referee scores every shard of every method in the same way; and pictures of registrations.
-
-
-localrules:
-    visual_check,
-    make_examples,
+EXAMPLES = example_figures(RUN)
 
 
 rule evaluate:
@@ -46,6 +42,7 @@ rule visual_check:
     log:
         f"{FOLDER}/logs/visual_check/{{method}}_{{task}}.log",
     priority: 30
+    localrule: True
     conda:
         ENVIRONMENT
     params:
@@ -73,6 +70,7 @@ rule make_examples:
     wildcard_constraints:
         number="|".join(EXAMPLES),
     priority: 30
+    localrule: True
     conda:
         ENVIRONMENT
     params:

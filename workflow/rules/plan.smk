@@ -1,13 +1,10 @@
 # What the run will cost, before it is started: snakemake --cores 64 plan
 
 
-localrules:
-    plan,
-
-
 rule plan:
     log:
         f"{FOLDER}/logs/plan.log",
+    localrule: True
     conda:
         ENVIRONMENT
     params:

@@ -1,5 +1,10 @@
 # One rule registers with every method. A method that needs its own threads, memory or inputs says so in
 # baselines/<method>/rule.smk (docs/contract.md): it then has a rule of its own, by `use rule register`.
+OWN_RULES = [
+    path
+    for path in dict.fromkeys(f"baselines/{m.folder}/rule.smk" for m in RUN.methods.values())
+    if Path(workflow.basedir, path).is_file()
+]
 
 
 rule register:

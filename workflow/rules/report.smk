@@ -1,11 +1,6 @@
 # Tables and figures: pure functions of scores, records and the methods' descriptions.
-MAIN_TRAININGS = RUN.trainings_of(RUN.main)
-
-
-localrules:
-    make_table1,
-    make_report,
-    make_figure11,
+# A method whose networks Figure 11 lists.
+AVSM = next((m.id for m in RUN.methods.values() if m.family == "AVSM" and m.networks), None)
 
 
 rule make_table1:
@@ -13,19 +8,21 @@ rule make_table1:
     input:
         scores=of_shards(RUN.scores, RUN.main),
         outcomes=of_shards(RUN.outcomes, RUN.main),
-        trainings=records_of(MAIN_TRAININGS),
+        trainings=records_of(RUN.main),
         cohort=f"{FOLDER}/cohort.json",
     output:
         table_files("table1", "Table 1", "csv", "md", "tex"),
     log:
         f"{FOLDER}/logs/make_table1.log",
+    localrule: True
     conda:
         ENVIRONMENT
     params:
-        methods=described(RUN.main.values()),
-        networks=described(
-            RUN.networks[name] for name in dict.fromkeys(name for name, _ in MAIN_TRAININGS)
-        ),
+        methods=[*map(asdict, RUN.main.values())],
+        networks=[
+            asdict(RUN.networks[name])
+            for name in dict.fromkeys(name for name, _ in RUN.trainings_of(RUN.main))
+        ],
         tasks=RUN.tasks,
         grid=config["preprocessing"]["size"],
         images=HAVE_IMAGES,
@@ -39,8 +36,8 @@ rule make_report:
     input:
         scores=of_shards(RUN.scores, RUN.shown),
         outcomes=of_shards(RUN.outcomes, RUN.shown),
-        trainings=records_of(RUN.trainings),
-        trainings_of_table2=records_of(RUN.trainings_of(RUN.table2.values())),
+        trainings=records_of(RUN.methods),
+        trainings_of_table2=records_of(RUN.table2.values()),
         cohort=f"{FOLDER}/cohort.json",
     output:
         f"{FOLDER}/manifest.json",
@@ -58,13 +55,14 @@ rule make_report:
         figure_files("ranking", "Ranking"),
     log:
         f"{FOLDER}/logs/make_report.log",
+    localrule: True
     conda:
         ENVIRONMENT
     params:
         config=config,
-        main=described(RUN.main.values()),
-        shown=described(RUN.shown.values()),
-        networks=described(RUN.networks.values()),
+        main=[*map(asdict, RUN.main.values())],
+        shown=[*map(asdict, RUN.shown.values())],
+        networks=[*map(asdict, RUN.networks.values())],
         tasks=RUN.tasks,
         # Of each scan that is tested.
         patients={name: RUN.scans[name].subject for name in RUN.tested},
@@ -85,6 +83,7 @@ rule make_figure11:
         table_files("figure11", "Figure 11", "csv", "md", "tex", category="Figures", kind="figure"),
     log:
         f"{FOLDER}/logs/make_figure11.log",
+    localrule: True
     conda:
         ENVIRONMENT
     script:

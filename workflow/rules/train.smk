@@ -1,4 +1,5 @@
 # Networks: trained on the splits train and validation, once for all methods that need them.
+TRAINING_PARTS = in_parts(RUN.trained)
 
 
 # Snakemake plans a job of many inputs in the square of their number. So a cohort is listed in parts,

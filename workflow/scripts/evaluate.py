@@ -1,5 +1,6 @@
 """Score one shard of one method."""
 
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -13,7 +14,7 @@ inputs, params, to_template = snakemake.input, snakemake.params, None
 labels = {Path(path).name.removesuffix(".nii"): path for path in inputs.labels}
 if phantom := params.phantom:
     truth = import_module("workflow.phantom.labels")  # other cohorts go without
-    to_template = truth.PhantomTruth(**phantom).to_template
+    to_template = partial(truth.index_to_template, **phantom)
 rules = Rules(params.structures, params.margin, to_template)
 record = read_json(inputs.outcomes)
 table = evaluate_shard(record, Path(inputs.fields), labels.__getitem__, rules)

@@ -3,28 +3,26 @@
 from avsm.settings import recipe_preset
 from workflow.job import start_log
 from workflow.plan import Item, estimate, formatted, notes
-from workflow.referee.notes import changed_parameters, labelled
+from workflow.referee.fairness import changed_parameters, labelled
 from workflow.referee.render import markdown
 
 
 def method_item(method: dict) -> Item:
     """Return what a method costs."""
-    gpu = method["params"].get("device", "cpu") != "cpu"
+    gpu, changed = method["params"].get("device", "cpu") != "cpu", changed_parameters(method)
     counts = "directed pairs", method["pairs"], method["jobs"]
-    return Item(method["label"], *counts, method["cost"], gpu, True, changed_parameters(method))
+    return Item(method["label"], *counts, method["cost"], gpu, True, changed)
 
 
 def network_item(network: dict) -> Item:
     """Return what a training costs; its cost is that of a whole pair, by preset."""
     params, cost = network["params"], network["cost"]
-    label = labelled(network)
-    gpu = params.get("device", "cpu") != "cpu"
-    if not cost:
-        return Item(label, "training", 1, 1, None, gpu, False, "")
-    recipe = recipe_preset(params["preset"]).change(params["settings"])
-    stage = getattr(recipe.continued() if network["start"] else recipe, cost["stage"])
-    counts = "training pairs", stage.epochs * stage.batches, 1
-    return Item(label, *counts, cost[params["preset"]], gpu, False, "")
+    counted = "training", 1, 1, None
+    if cost:
+        recipe = recipe_preset(params["preset"]).change(params["settings"])
+        stage = getattr(recipe.continued() if network["start"] else recipe, cost["stage"])
+        counted = "training pairs", stage.epochs * stage.batches, 1, cost[params["preset"]]
+    return Item(labelled(network), *counted, params.get("device", "cpu") != "cpu", False, "")
 
 
 start_log(snakemake.log[0])

@@ -30,14 +30,8 @@ models = tuple(map(Path, snakemake.input.models))
 source, start = None, None
 if params.phantoms:
     phantom = import_module("workflow.phantom.people")  # others' networks do not depend on it
-    people = phantom.People(
-        params.phantoms["seed"],
-        params.phantoms["people"],
-        params.phantoms["fresh"],
-        params.phantoms["random_appearance"],
-    )
-    folder = Path(params.people_folder)
-    source = phantom.KneeSource(people, tuple(params.size), pairs, folder, threads)
+    given = tuple(params.size), pairs, Path(params.people_folder), threads
+    source = phantom.KneeSource(*given, **params.phantoms)
     source.make_people()
 if snakemake.input.start:
     start = Path(snakemake.input.start[0])
