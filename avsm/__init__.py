@@ -14,8 +14,6 @@ the array axes (D, H, W) = (z, y, x). Velocities and momenta live in the same co
 length of 2 is the side of the unit cube in which the paper states its widths and integrals.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

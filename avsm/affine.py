@@ -4,11 +4,9 @@ The map of parameters (A, b) is phi(x) = A x + b in normalised coordinates about
 volume, axes in the order (z, y, x).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -26,9 +24,9 @@ class Affine(NamedTuple):
         """Sample the map on a grid (D, H, W): ``(B, 3, D, H, W)``."""
         return affine_map(self.matrix, self.offset, shape)
 
-    def to(self, place: Tensor) -> Affine:
+    def to(self, place: Tensor) -> Self:
         """Give the parameters with the dtype and device of a tensor."""
-        return Affine(self.matrix.to(place), self.offset.to(place))
+        return self._make(part.to(place) for part in self)
 
 
 def identity_affine(batch: int, like: Tensor) -> Affine:

@@ -1,12 +1,10 @@
 """Images and label maps of a training run, all on one grid; batches and scores made of them."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import SimpleITK as sitk
@@ -112,7 +110,7 @@ class Pairs(NamedTuple):
     judged_fixed: Tensor  # what the similarity compares: the same, or in one contrast
     judged_moving: Tensor
 
-    def scaled(self, scale: float) -> Pairs:
+    def scaled(self, scale: float) -> Self:
         """Give the same pairs at part of their resolution along each axis."""
         if scale == 1:
             return self

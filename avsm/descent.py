@@ -7,8 +7,6 @@ parts of a momentum. One function evaluation is one forward and one backward pas
 the smoothing is linear and done once per direction, not once per trial step.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections import deque
@@ -16,11 +14,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from avsm.losses import Losses, velocity_energy
 
-Function = Callable[[torch.Tensor], torch.Tensor]
-Report = Callable[[int, torch.Tensor], None]  # of an iteration, from 0, and its loss
+Function = Callable[[Tensor], Tensor]
+Report = Callable[[int, Tensor], None]  # of an iteration, from 0, and its loss
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ TRIALS = 12  # step lengths that a line search tries: down to 1/2048
 def reporter(name: str, scale: float, iterations: int) -> Report:
     """Make what logs the losses of a level now and then, and stops where one is not finite."""
 
-    def report(iteration: int, loss: torch.Tensor) -> None:
+    def report(iteration: int, loss: Tensor) -> None:
         value = float(loss)
         if not math.isfinite(value):
             raise FloatingPointError(
@@ -51,8 +50,8 @@ def reporter(name: str, scale: float, iterations: int) -> Report:
 class Evaluation(NamedTuple):
     """The total loss, detached, and the gradient f'(v) + 2 w m of the K metric."""
 
-    loss: torch.Tensor
-    gradient: torch.Tensor
+    loss: Tensor
+    gradient: Tensor
 
 
 class Objective:
@@ -66,13 +65,13 @@ class Objective:
         self.data, self.smoother, self.weight = data, smoother, weight
         self.evaluations = 0
 
-    def losses(self, momentum: torch.Tensor, velocity: torch.Tensor) -> Losses:
+    def losses(self, momentum: Tensor, velocity: Tensor) -> Losses:
         """Give the losses alone; ``velocity`` is K applied to ``momentum``."""
         similarity = self.data(velocity)
         energy = self.weight * velocity_energy(momentum, velocity.detach()).sum()  # Eq. 9
         return Losses(similarity + energy, similarity, energy, torch.zeros_like(energy))
 
-    def __call__(self, momentum: torch.Tensor, velocity: torch.Tensor) -> Evaluation:
+    def __call__(self, momentum: Tensor, velocity: Tensor) -> Evaluation:
         """Evaluate loss and gradient; gradients of other leaves in ``data`` are left in them."""
         self.evaluations += 1
         leaf = velocity.detach().requires_grad_()
@@ -85,8 +84,8 @@ class Objective:
 
 
 def descend_adam(
-    objective: Objective, momentum: torch.Tensor, rates: Sequence[float], report: Report
-) -> torch.Tensor:
+    objective: Objective, momentum: Tensor, rates: Sequence[float], report: Report
+) -> Tensor:
     """Descend from a momentum ``(B, 3, D, H, W)`` with Adam; give that after the last step.
 
     ``rates`` are the step sizes of the iterations, in the momentum's units.
@@ -105,11 +104,11 @@ def descend_adam(
 
 def descend_lbfgs(
     objective: Objective,
-    momentum: torch.Tensor,
+    momentum: Tensor,
     iterations: int,
     report: Report,
     first_step: float,
-) -> torch.Tensor:
+) -> Tensor:
     """Descend from a momentum ``(B, 3, D, H, W)`` with L-BFGS; give that of the lowest loss.
 
     A backtracking line search chooses the step. It ends after ``iterations``, or when no step
@@ -156,17 +155,17 @@ class _Memory:
     """The last steps s and changes of the gradient y, with their images K s and K y."""
 
     def __init__(self) -> None:
-        self.pairs: deque[tuple[torch.Tensor, ...]] = deque(maxlen=HISTORY)
+        self.pairs: deque[tuple[Tensor, ...]] = deque(maxlen=HISTORY)
         self.scale = 1.0
 
-    def add(self, s: torch.Tensor, ks: torch.Tensor, y: torch.Tensor, ky: torch.Tensor) -> None:
+    def add(self, s: Tensor, ks: Tensor, y: Tensor, ky: Tensor) -> None:
         """Remember a step, unless the loss curves downwards along it."""
         curvature, square = (ks * y).sum(), (ky * y).sum()
         if curvature > 1e-10 * square:
             self.pairs.append((s, ks, y, ky, 1 / curvature))
             self.scale = curvature / square
 
-    def inverse_hessian(self, gradient: torch.Tensor) -> torch.Tensor:
+    def inverse_hessian(self, gradient: Tensor) -> Tensor:
         """Multiply by the approximate inverse Hessian: the two-loop recursion in the K metric."""
         q, factors = gradient, []
         for _s, ks, y, _, rho in reversed(self.pairs):

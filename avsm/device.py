@@ -1,7 +1,5 @@
 """Where to compute: device, half precision where it helps, peak memory."""
 
-from __future__ import annotations
-
 import resource
 import sys
 from contextlib import AbstractContextManager, nullcontext

@@ -4,8 +4,6 @@ What a header says is held against its file, and every plane against the others:
 no box of voxels at equal distances is an error before a voxel is read.
 """
 
-from __future__ import annotations
-
 import math
 import tempfile
 from collections.abc import Sequence

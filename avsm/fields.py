@@ -1,7 +1,5 @@
 """What a displacement field does: images and landmarks moved through it, by SimpleITK."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

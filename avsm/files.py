@@ -1,7 +1,5 @@
 """Files: written whole or not at all, told apart when replaced; CSVs read as users mean them."""
 
-from __future__ import annotations
-
 import codecs
 import csv
 import hashlib

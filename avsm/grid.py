@@ -4,8 +4,6 @@ A working grid has RAS+ axes (x to the right, y anterior, z superior) and a give
 over an image's own field of view unless a spacing is asked for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ A file is refused, or read right, or read with a warning that says what was odd 
 of it. What a file holds decides how it is read, not its name.
 """
 
-from __future__ import annotations
-
 import logging
 import zlib
 from pathlib import Path

@@ -9,8 +9,6 @@ one way, item i + n the other way. Sums over the two directions are as in the pa
 is the mean.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The manifest: which scans there are, and which of them are trained and validated on."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,13 +5,12 @@ array axis c, in [-1, 1] and corner aligned. ``phi(x)`` is where in the moving i
 voxel x of the fixed image.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from avsm.checks import check_same_batch, check_volume
 from avsm.errors import choose
@@ -27,14 +26,14 @@ def _axes(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device)
         return z[:, None, None], y[:, None], x
 
 
-def identity_map(shape: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+def identity_map(shape: Sequence[int], like: Tensor) -> Tensor:
     """Give the identity ``(1, 3, D, H, W)`` of a grid (D, H, W), of ``like``'s dtype and device."""
     size = tuple(int(n) for n in shape)
     axes = _axes(size, like.dtype, like.device)
     return torch.stack([axis.expand(size) for axis in axes])[None]
 
 
-def affine_map(matrix: torch.Tensor, offset: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+def affine_map(matrix: Tensor, offset: Tensor, shape: Sequence[int]) -> Tensor:
     """Sample phi(x) = A x + b on a grid (D, H, W): ``(B, 3, D, H, W)``, differentiable in both.
 
     The matrix A ``(B, 3, 3)`` and the offset b ``(B, 3)`` act on normalised (z, y, x).
@@ -50,18 +49,18 @@ def affine_map(matrix: torch.Tensor, offset: torch.Tensor, shape: Sequence[int])
     return columns[:, :, 0] * z + (plane + offset[..., None, None, None])
 
 
-def _reverse(phi: torch.Tensor) -> torch.Tensor:
+def _reverse(phi: Tensor) -> Tensor:
     """Reverse the order of the channels, z, y, x to grid_sample's x, y, z or back."""
     return phi.flip(1)
 
 
-def _sample(volume: torch.Tensor, points: torch.Tensor, padding: str, mode: str) -> torch.Tensor:
+def _sample(volume: Tensor, points: Tensor, padding: str, mode: str) -> Tensor:
     """Read ``volume`` at points ``(B, 3, D, H, W)`` whose channels are in the order x, y, z."""
     grid = points.movedim(1, -1)
     return F.grid_sample(volume, grid, mode=mode, padding_mode=padding, align_corners=True)
 
 
-def warp(image: torch.Tensor, phi: torch.Tensor, interpolation: str = "linear") -> torch.Tensor:
+def warp(image: Tensor, phi: Tensor, interpolation: str = "linear") -> Tensor:
     """Warp an image by a pull-back map: ``warped(x) = image(phi(x))``, ``(B, C, D, H, W)``.
 
     The image ``(B, C, D', H', W')`` may lie on another grid than the map ``(B, 3, D, H, W)``. It is
@@ -75,12 +74,12 @@ def warp(image: torch.Tensor, phi: torch.Tensor, interpolation: str = "linear") 
     return _sample(image, _reverse(phi), "zeros", INTERPOLATIONS[interpolation])
 
 
-def warp_displacement(displacement: torch.Tensor, phi: torch.Tensor) -> torch.Tensor:
+def warp_displacement(displacement: Tensor, phi: Tensor) -> Tensor:
     """Read a displacement ``(B, 3, D', H', W')`` at ``phi``; it is constant beyond its border."""
     return _sample(displacement, _reverse(phi), "border", "bilinear")
 
 
-def self_compose(displacement: torch.Tensor, times: int) -> torch.Tensor:
+def self_compose(displacement: Tensor, times: int) -> Tensor:
     """Square a map id + u so many times, u <- u + u(id + u): 2^times applications of it.
 
     The displacement u is ``(B, 3, D, H, W)`` in normalised coordinates, as is the result; beyond
@@ -93,7 +92,7 @@ def self_compose(displacement: torch.Tensor, times: int) -> torch.Tensor:
     return _reverse(u)
 
 
-def affine_part(phi: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def affine_part(phi: Tensor) -> tuple[Tensor, Tensor]:
     """Fit A ``(B, 3, 3)`` and b ``(B, 3)`` of an affine map to a map, by least squares."""
     check_volume("phi", phi, channels=3)
     columns = []
@@ -104,7 +103,7 @@ def affine_part(phi: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack(columns, dim=2), phi.mean(dim=(2, 3, 4))
 
 
-def compose(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
+def compose(outer: Tensor, inner: Tensor) -> Tensor:
     """Compose two maps, on any grids: ``composed(x) = outer(inner(x))``, on the inner one's grid.
 
     The affine part of ``outer`` is applied to the points of ``inner`` and only the rest is
@@ -120,7 +119,7 @@ def compose(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
     return moved + warp_displacement(rest, inner)
 
 
-def resize(field: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+def resize(field: Tensor, shape: Sequence[int]) -> Tensor:
     """Resample a map, velocity or momentum ``(B, C, D, H, W)`` to another grid of the same volume.
 
     Trilinear between aligned corners: affine maps are reproduced exactly, values keep their units.
@@ -144,7 +143,7 @@ def spacing(shape: Sequence[int]) -> tuple[float, float, float]:
     return depth, height, width
 
 
-def jacobian_determinant(phi: torch.Tensor) -> torch.Tensor:
+def jacobian_determinant(phi: Tensor) -> Tensor:
     """Give a map's Jacobian determinant, ``(B, D, H, W)``: 1 for the identity, below 0 in folds.
 
     Central differences inside, one-sided at the border, all nine partial derivatives.

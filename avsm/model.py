@@ -3,8 +3,6 @@
 Checkpoints are written aside and renamed, and read as plain data: no code is run.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 from collections.abc import Iterable, Mapping

@@ -6,12 +6,11 @@ and xy are formed a few planes at a time, forward and backward, and never stored
 what this costs.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CPU_CHUNK = 1 << 18  # voxels at a time, so that the products stay in the processor's cache
@@ -20,17 +19,17 @@ CPU_CHUNK = 1 << 18  # voxels at a time, so that the products stay in the proces
 class Moments(NamedTuple):
     """Averages over windows, each ``(B, 1, d, h, w)`` for d x h x w windows."""
 
-    x: torch.Tensor
-    y: torch.Tensor
-    xx: torch.Tensor
-    yy: torch.Tensor
-    xy: torch.Tensor
+    x: Tensor
+    y: Tensor
+    xx: Tensor
+    yy: Tensor
+    xy: Tensor
 
 
 @functools.lru_cache(maxsize=64)
 def membership(
     size: int, window: int, dilation: int, stride: int, dtype: torch.dtype, device: torch.device
-) -> torch.Tensor:
+) -> Tensor:
     """Say which of ``size`` voxels each window averages: (windows, size), entries 1 / window."""
     with torch.inference_mode(False):  # a cached tensor must stay usable in training
         starts = torch.arange(0, size - dilation * (window - 1), stride)
@@ -40,9 +39,7 @@ def membership(
         return matrix.to(device)
 
 
-def window_moments(
-    x: torch.Tensor, y: torch.Tensor, window: int, dilation: int, stride: int
-) -> Moments:
+def window_moments(x: Tensor, y: Tensor, window: int, dilation: int, stride: int) -> Moments:
     """Average x, y, x^2, y^2 and x y over all windows inside images ``(B, 1, D, H, W)``.
 
     ``window`` is the samples per side, ``dilation`` the voxels from sample to sample, ``stride``
@@ -56,7 +53,7 @@ class _WindowMoments(torch.autograd.Function):
     """The five averages, stacked; mz, my and mx are the ``membership`` of each axis."""
 
     @staticmethod
-    def forward(ctx: Any, *tensors: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
         ctx.save_for_backward(*tensors)
         x, y, mz, my, mx = tensors
         planes = x.new_empty(5, *x.shape[:3], my.shape[0], mx.shape[0])
@@ -68,7 +65,7 @@ class _WindowMoments(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, y, mz, my, mx = ctx.saved_tensors
         planes = (mz.T @ gradient.flatten(-2)).unflatten(-1, gradient.shape[-2:])
         # In the order of ``Moments``; x y is read for both images.
@@ -88,7 +85,7 @@ class _WindowMoments(torch.autograd.Function):
         return grad_x, grad_y, None, None, None
 
 
-def _chunks(image: torch.Tensor) -> list[slice]:
+def _chunks(image: Tensor) -> list[slice]:
     """Cut the planes of axis D into runs; a GPU takes them all at once."""
     depth = image.shape[2]
     on_cpu = image.device.type == "cpu"

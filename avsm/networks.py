@@ -3,8 +3,6 @@
 Both see images ``(B, 1, D, H, W)`` of any size, with intensities in [0, 1].
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 

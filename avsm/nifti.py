@@ -1,7 +1,5 @@
 """NIfTI-1 and NIfTI-2, one file or a pair: every byte accounted for, qform held against sform."""
 
-from __future__ import annotations
-
 import logging
 import math
 from pathlib import Path

@@ -5,14 +5,13 @@ from a coarse image level to the finest. Both live in normalised coordinates, wh
 all levels; smoothing, flow and losses are those of the networks.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple, Self
 
 import torch
+from torch import Tensor
 
 from avsm.affine import Affine, affine_from_residual, identity_affine
 from avsm.checks import check_same_batch, check_same_shape, check_volume
@@ -141,12 +140,12 @@ class Level(NamedTuple):
     """One level of the pyramid: images ``(B, 1, D', H', W')`` and the windows of mk-LNCC."""
 
     scale: float
-    fixed: torch.Tensor
-    moving: torch.Tensor
+    fixed: Tensor
+    moving: Tensor
     windows: tuple[Window, ...]
 
 
-def full_pair(fixed: torch.Tensor, moving: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def full_pair(fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
     """Check a pair ``(B, 1, D, H, W)`` and copy it: at least float32, free of any graph."""
     check_volume("fixed", fixed, channels=1)
     check_same_shape("moving", moving, "fixed", fixed)
@@ -156,7 +155,7 @@ def full_pair(fixed: torch.Tensor, moving: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def pyramid_levels(
-    fixed: torch.Tensor, moving: torch.Tensor, scales: Sequence[float], windows: str
+    fixed: Tensor, moving: Tensor, scales: Sequence[float], windows: str
 ) -> Iterator[Level]:
     """Make the levels of a pair one after the other, see ``pyramid.downsample``."""
     for scale in scales:
@@ -169,15 +168,15 @@ class OptimisedAffine(NamedTuple):
     """The parameters, the moving image under them, and the loss at full resolution ``(B,)``."""
 
     affine: Affine
-    warped: torch.Tensor
-    loss: torch.Tensor
+    warped: Tensor
+    loss: Tensor
 
 
 @torch.inference_mode(False)
 @torch.enable_grad()
 def optimise_affine(
-    fixed: torch.Tensor,
-    moving: torch.Tensor,
+    fixed: Tensor,
+    moving: Tensor,
     settings: AffineSettings | None = None,
     initial: Affine | None = None,
 ) -> OptimisedAffine:
@@ -206,13 +205,13 @@ def optimise_affine(
 
 
 def _descend_affine(
-    residual: torch.Tensor, level: Level, count: int, settings: AffineSettings, report: Report
-) -> torch.Tensor:
+    residual: Tensor, level: Level, count: int, settings: AffineSettings, report: Report
+) -> Tensor:
     """Descend the parameters ``(1, 12)`` of one pair on one level."""
     leaf = residual.clone().requires_grad_()
     evaluations = itertools.count()
 
-    def loss() -> torch.Tensor:
+    def loss() -> Tensor:
         optimiser.zero_grad()
         _, value = _evaluate_affine(affine_from_residual(leaf), level)
         value.sum().backward()
@@ -233,7 +232,7 @@ def _descend_affine(
     return leaf.detach()
 
 
-def _evaluate_affine(affine: Affine, level: Level) -> tuple[torch.Tensor, torch.Tensor]:
+def _evaluate_affine(affine: Affine, level: Level) -> tuple[Tensor, Tensor]:
     warped = warp(level.moving, affine.map(level.fixed.shape[2:]))
     return warped, mk_lncc_loss(warped, level.fixed, level.windows)
 
@@ -246,9 +245,9 @@ class OptimisedVSVF(NamedTuple):
     forward and one backward pass.
     """
 
-    map: torch.Tensor
-    momentum: torch.Tensor
-    warped: torch.Tensor
+    map: Tensor
+    momentum: Tensor
+    warped: Tensor
     losses: Losses
     evaluations: int
 
@@ -256,11 +255,11 @@ class OptimisedVSVF(NamedTuple):
 @torch.inference_mode(False)
 @torch.enable_grad()
 def optimise_vsvf(
-    fixed: torch.Tensor,
-    moving: torch.Tensor,
+    fixed: Tensor,
+    moving: Tensor,
     initial: Affine,
     settings: VSVFSettings | None = None,
-    momentum: torch.Tensor | None = None,
+    momentum: Tensor | None = None,
 ) -> OptimisedVSVF:
     """Register one pair ``(1, 1, D, H, W)`` in [0, 1] by the momentum of one vSVF step (Eq. 8).
 
@@ -281,7 +280,7 @@ def optimise_vsvf(
     def objective_of(level: Level) -> Objective:
         low = initial.map(half_shape(level.fixed.shape[2:]))
 
-        def data(velocity: torch.Tensor) -> torch.Tensor:
+        def data(velocity: Tensor) -> Tensor:
             step = vsvf_step(velocity, velocity, low, level.moving, *solver)
             return mk_lncc_loss(step.warped, level.fixed, level.windows).sum()
 
@@ -309,7 +308,7 @@ def optimise_vsvf(
         return OptimisedVSVF(step.map, momentum, step.warped, losses, evaluations)
 
 
-def _on_grid(momentum: torch.Tensor | None, image: torch.Tensor) -> torch.Tensor:
+def _on_grid(momentum: Tensor | None, image: Tensor) -> Tensor:
     """Bring a momentum to half the resolution of an image: zero when None, else interpolated."""
     shape = half_shape(image.shape[2:])
     if momentum is None:

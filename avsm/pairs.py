@@ -3,8 +3,6 @@
 Draws are made on the processor, so that they are the same on every device.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import logging

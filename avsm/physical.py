@@ -7,8 +7,6 @@ t (n - 1) N / (2 n) + (N - 1) / 2: both grids have the same centre and the same 
 points are in mm, LPS, as in ITK.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import SimpleITK as sitk
 import torch
+from torch import Tensor
 
 from avsm.affine import Affine
 from avsm.grid import index_to_physical, like
@@ -43,7 +42,7 @@ def grid_frame(image: sitk.Image, shape: Sequence[int] | None = None) -> Frame:
     return Frame(matrix[:, ::-1].copy(), centre)
 
 
-def mirror_map(phi: torch.Tensor) -> torch.Tensor:
+def mirror_map(phi: Tensor) -> Tensor:
     """Express a map ``(B, 3, D, H, W)`` between mirrored images for the images themselves."""
     sign = torch.ones(3, device=phi.device, dtype=phi.dtype)
     sign[X_AXIS] = -1
@@ -78,7 +77,7 @@ def normalised_affine(
     return Affine(*(_tensor(np.linalg.solve(source.matrix, part))[None] for part in parts))
 
 
-def physical_displacement(phi: torch.Tensor, fixed: sitk.Image, moving: sitk.Image) -> sitk.Image:
+def physical_displacement(phi: Tensor, fixed: sitk.Image, moving: sitk.Image) -> sitk.Image:
     """Carry a map ``(1, 3, D, H, W)`` on the model's grids to physical space.
 
     The images have any orientation. Gives the displacement in mm (LPS) on the fixed image's own
@@ -114,9 +113,9 @@ def physical_displacement(phi: torch.Tensor, fixed: sitk.Image, moving: sitk.Ima
     return like(field, fixed)
 
 
-def _tensor(values: np.ndarray) -> torch.Tensor:
+def _tensor(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.asarray(values, np.float32))
 
 
-def _sample(matrix: np.ndarray, offset: np.ndarray, shape: Sequence[int]) -> torch.Tensor:
+def _sample(matrix: np.ndarray, offset: np.ndarray, shape: Sequence[int]) -> Tensor:
     return affine_map(_tensor(matrix)[None], _tensor(offset)[None], shape)

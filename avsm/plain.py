@@ -4,8 +4,6 @@ ITK's readers fill what a file lacks with zeros or with what was in memory: here
 voxels is accounted for.
 """
 
-from __future__ import annotations
-
 import functools
 import gzip
 import math

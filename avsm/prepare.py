@@ -1,7 +1,5 @@
 """Scans as they come, brought to the grid on which networks are trained; done once and kept."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

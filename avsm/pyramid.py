@@ -5,8 +5,6 @@ image's do, so that normalised coordinates, hence maps and affine parameters, me
 every level.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Instance optimisation: refine what the networks predict on the pair itself."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import torch

@@ -1,7 +1,5 @@
 """Registration of two images in physical space, by a trained model or by optimisation."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Training of AVSM: the affine network, then the momentum network with the affine part fixed."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from pathlib import Path

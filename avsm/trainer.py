@@ -1,7 +1,5 @@
 """Training of one network: draw, loss, step, average; validate and save after each epoch."""
 
-from __future__ import annotations
-
 import copy
 import logging
 import math
@@ -10,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +22,6 @@ from avsm.model import BEST, LAST, save_checkpoint
 from avsm.pairs import keyed_generator
 from avsm.settings import Phase, Stage
 from avsm.values import flat
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
 Losses = Mapping[str, Tensor]
@@ -322,8 +317,8 @@ def write_history(folder: Path, rows: Sequence[Row]) -> None:
         log.warning("history.png was not written: %s", error)
 
 
-def draw_history(rows: Sequence[Row]) -> Figure:
-    """Draw losses and validation Dice over the epochs.
+def draw_history(rows: Sequence[Row]) -> Any:
+    """Draw losses and validation Dice over the epochs, as a figure of matplotlib.
 
     Losses of two phases, of which one has more steps to sum over, say, are not joined by a line.
     """

@@ -28,12 +28,10 @@ no clamps. Deviation: the authors' code clamps the velocity to about seven voxel
 makes it non-smooth and stops its gradient.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -136,7 +134,7 @@ class MultiGaussian(nn.Module):
         check_volume("momentum", momentum)
         return _multiply_modes(momentum, self._transfer(momentum, self._modes(momentum)))
 
-    def momentum_of(self, momentum: Tensor, other: MultiGaussian) -> Tensor:
+    def momentum_of(self, momentum: Tensor, other: Self) -> Tensor:
         """Give the momentum whose velocity is, by this operator, that of a momentum by another.
 
         None of the other's Gaussians may be narrower than this one's narrowest: the quotient would

@@ -1,7 +1,5 @@
 """Which registrations the example figures show: the first pairs, chosen before the run."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from workflow.data.pairs import Couple

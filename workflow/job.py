@@ -1,7 +1,5 @@
 """The beginning of every job, with its log, threads and part in the run's lock; its last words."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

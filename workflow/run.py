@@ -3,8 +3,6 @@
 Everything here is cheap, because Snakemake builds it each time it parses the workflow.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Shen et al., "Networks for Joint Affine and Non-parametric Image Registration", CVPR 2019.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import SimpleITK as sitk

@@ -14,8 +14,6 @@ normalised
     and, for the way to physical points, `avsm.physical`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """A cohort is a list of scans: from the phantom, a manifest or a Decathlon task folder."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from dataclasses import replace

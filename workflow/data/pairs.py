@@ -4,8 +4,6 @@ A couple is two scans of a task: longitudinal (same patient and side, other visi
 (other patient, same side once left knees are mirrored).
 """
 
-from __future__ import annotations
-
 import itertools
 import random
 from collections import Counter, defaultdict

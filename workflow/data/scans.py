@@ -1,7 +1,5 @@
 """Scans of a cohort, their parts, and who is trained, validated and tested on."""
 
-from __future__ import annotations
-
 import random
 import zlib
 from collections import defaultdict

@@ -7,8 +7,6 @@ the simulator's images do; others have a random appearance, alike in both images
 one, as the similarity of the paper's losses compares intensities.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import os

@@ -1,7 +1,5 @@
 """Figures 8 to 10 of the paper: Dice and folds over steps, the decay of a weight over epochs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt

@@ -1,7 +1,5 @@
 """The fairness card: what each method was given, and that no patient is in two splits."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import pandas as pd

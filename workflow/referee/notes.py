@@ -1,7 +1,5 @@
 """Phrases on methods and trainings that notes and cells of several tables have."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 

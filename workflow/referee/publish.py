@@ -6,8 +6,6 @@ Of the run named `phantom`, README.md gets Table 1 and the fairness card, and mo
 Dice, between markers. What sentences say of it is checked by tests/unit/test_documents.py.
 """
 
-from __future__ import annotations
-
 import argparse
 import shutil
 from pathlib import Path

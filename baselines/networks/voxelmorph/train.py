@@ -1,7 +1,5 @@
 """Training of VoxelMorph by AVSM's trainer: its images, schedule, average and number of steps."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
