@@ -16,9 +16,8 @@ from avsm.grid import LIKE_LABELS, check_unit_range, has_few_values, label_fault
 from avsm.images import canonical, read_image
 from avsm.losses import both_directions
 from avsm.manifest import Scan
-from avsm.maps import jacobian_determinant, warp
+from avsm.maps import downsample, jacobian_determinant, scaled_shape, warp
 from avsm.pairs import PairSampler, random_contrast, read_cohort, validation_pairs
-from avsm.pyramid import downsample, scaled_shape
 from avsm.settings import Augmentation, Phase, Recipe
 
 log = logging.getLogger(__name__)

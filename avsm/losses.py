@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from avsm.affine import Affine, affine_asymmetry, affine_deviation
-from avsm.checks import check_same_shape, check_volume
 from avsm.errors import choose
-from avsm.maps import compose, identity_map
+from avsm.maps import check_same_shape, check_volume, compose, identity_map
 from avsm.moments import window_moments
 from avsm.settings import LAMBDA_AS, LAMBDA_VR, LAMBDA_VS
 

@@ -1,4 +1,4 @@
-"""Maps: identity, affine maps, warping, composition, change of resolution, Jacobians.
+"""Maps and images on grids: warping, composition, change of resolution, Jacobians; shape checks.
 
 A map is a tensor ``(B, 3, D, H, W)`` in the frame of the package: channel c is the coordinate along
 array axis c, in [-1, 1] and corner aligned. ``phi(x)`` is where in the moving image to read for the
@@ -12,10 +12,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avsm.checks import check_same_batch, check_volume
 from avsm.errors import choose
 
+# Of a pyramid's Gaussian, in coarse voxels: it damps the coarse grid's highest frequency to .29.
+PYRAMID_SD = 0.5
 INTERPOLATIONS = {"linear": "bilinear", "nearest": "nearest"}
+
+
+def check_volume(name: str, tensor: Tensor, channels: int | None = None) -> None:
+    """Raise ValueError unless ``tensor`` is ``(B, C, D, H, W)`` with at least two voxels a side.
+
+    ``name`` is the argument's, for the message; ``channels`` the number it must have, None any.
+    """
+    wanted = f"(B, {'C' if channels is None else channels}, D, H, W) with D, H, W of at least 2"
+    wrong = tensor.ndim != 5 or min(tensor.shape[2:]) < 2
+    if wrong or (channels is not None and tensor.shape[1] != channels):
+        raise ValueError(f"{name}: expected shape {wanted}, found {tuple(tensor.shape)}")
+
+
+def check_same_shape(name: str, tensor: Tensor, other: str, reference: Tensor) -> None:
+    """Raise ValueError unless both tensors have the same shape."""
+    found, expected = tuple(tensor.shape), tuple(reference.shape)
+    if found != expected:
+        raise ValueError(f"{name}: expected the shape of {other}, {expected}, found {found}")
+
+
+def check_pair(fixed: Tensor, other: Tensor, name: str = "moving") -> None:
+    """Raise ValueError unless two images have one shape, ``(B, 1, D, H, W)``."""
+    check_volume("fixed", fixed, channels=1)
+    check_same_shape(name, other, "fixed", fixed)
+
+
+def check_same_batch(name: str, tensor: Tensor, other: str, reference: Tensor) -> None:
+    """Raise ValueError unless both tensors have the same batch size."""
+    found, expected = tensor.shape[0], reference.shape[0]
+    if found != expected:
+        raise ValueError(f"{name}: expected the batch size of {other}, {expected}, found {found}")
 
 
 @functools.lru_cache(maxsize=32)
@@ -141,6 +173,45 @@ def spacing(shape: Sequence[int]) -> tuple[float, float, float]:
     """Give the distance of neighbouring voxels along each axis, in normalised coordinates."""
     depth, height, width = (2 / (int(n) - 1) for n in shape)
     return depth, height, width
+
+
+def scaled_shape(shape: Sequence[int], scale: float) -> tuple[int, int, int]:
+    """Give the grid (D', H', W') of a pyramid level of a grid (D, H, W).
+
+    A scale of .25 leaves a quarter of the voxels along each axis, rounded, at least 2.
+    """
+    if not 0 < scale <= 1:
+        raise ValueError(f"scale: expected a value above 0 and at most 1, found {scale}")
+    depth, height, width = (max(2, round(int(n) * scale)) for n in shape)
+    return depth, height, width
+
+
+@functools.lru_cache(maxsize=32)
+def _gaussian_weights(size: int, small: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Give the weights (small, size) of the fine voxels in each coarse one along an axis."""
+    with torch.inference_mode(False):  # a cached tensor must stay usable in training
+        step = (size - 1) / (small - 1)  # fine voxels from coarse voxel to coarse voxel
+        places = step * torch.arange(small, dtype=torch.float64)
+        distance = torch.arange(size, dtype=torch.float64) - places[:, None]
+        weights = torch.exp(-0.5 * (distance / (PYRAMID_SD * step)) ** 2)
+        return (weights / weights.sum(dim=1, keepdim=True)).to(dtype).to(device)
+
+
+def downsample(image: Tensor, scale: float) -> Tensor:
+    """Reduce ``(B, C, D, H, W)`` to a pyramid level: a Gaussian read at the coarse voxels' places.
+
+    The field of view between the outermost voxel centres stays, see ``scaled_shape``. Deviation:
+    the authors' code interpolates linearly without smoothing, which aliases. At the border the
+    Gaussian is cut and re-normalised.
+    """
+    check_volume("image", image)
+    shape = scaled_shape(image.shape[2:], scale)
+    for axis, small in zip((2, 3, 4), shape, strict=True):
+        size = image.shape[axis]
+        if small < size:
+            weights = _gaussian_weights(size, small, image.dtype, image.device)
+            image = torch.tensordot(image, weights, dims=([axis], [1])).movedim(-1, axis)
+    return image.contiguous()
 
 
 def jacobian_determinant(phi: Tensor) -> Tensor:

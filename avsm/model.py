@@ -14,14 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from avsm.affine import Affine
-from avsm.checks import check_same_shape, check_volume
 from avsm.errors import UserError
 from avsm.files import file_digest, written_aside
 from avsm.images import ORIENTATION
-from avsm.maps import half_shape, resize, warp
+from avsm.maps import downsample, half_shape, resize, warp
 from avsm.networks import AffineNet, MomentumNet
 from avsm.pairs import single_tasks
-from avsm.pyramid import downsample
 from avsm.settings import AVSMConfig
 from avsm.vsvf import MultiGaussian, Step, vsvf_step
 
@@ -63,8 +61,6 @@ class AVSM(nn.Module):
         The number of affine steps is at least 1, that of vSVF steps 0 for affine alone; None takes
         the configuration's.
         """
-        check_volume("fixed", fixed, channels=1)
-        check_same_shape("moving", moving, "fixed", fixed)
         affine_steps = self.config.affine_steps if affine_steps is None else affine_steps
         affines = self.affine_net(fixed, moving, affine_steps)
         steps = self.config.steps if steps is None else steps

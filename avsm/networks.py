@@ -6,15 +6,15 @@ Both see images ``(B, 1, D, H, W)`` of any size, with intensities in [0, 1].
 import itertools
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avsm.affine import Affine, affine_from_residual, compose_affine, identity_affine
-from avsm.checks import check_same_shape, check_volume
 from avsm.device import autocast
-from avsm.maps import warp
-from avsm.pyramid import average_to, downsample
+from avsm.grid import axis_weights
+from avsm.maps import check_pair, downsample, warp
 from avsm.settings import AffineNetConfig, MomentumNetConfig
 
 SMALL = 20480  # voxels of all channels in a slab of one voxel's width, as PyTorch counts them
@@ -104,8 +104,7 @@ class AffineNet(nn.Module):
         The first step refines ``start``, or the identity. The images are down-sampled to the part
         ``scale`` of the resolution already.
         """
-        check_volume("fixed", fixed, channels=1)
-        check_same_shape("moving", moving, "fixed", fixed)
+        check_pair(fixed, moving)
         if steps < 1:
             raise ValueError(f"steps: expected at least 1, found {steps}")
         further = min(1.0, self.config.scale / scale)
@@ -144,6 +143,21 @@ class AffineNet(nn.Module):
         """Pool, where the next convolution is to see less, then activate, which is cheaper so."""
         x = F.max_pool3d(x, 2, ceil_mode=True) if pools else x
         return F.relu(F.instance_norm(x) if self.config.norm else x)
+
+
+def average_to(image: Tensor, shape: Sequence[int]) -> Tensor:
+    """Average ``(B, C, D, H, W)`` over equal blocks, which may cut voxels; interpolate to more.
+
+    PyTorch's adaptive pooling lets blocks overlap where sides do not divide, and is not there on
+    every device.
+    """
+    for axis, blocks in enumerate(shape, start=2):
+        size = image.shape[axis]
+        if size != blocks:
+            edges = np.linspace(0, size, blocks + 1)
+            weights = torch.from_numpy(axis_weights(size, edges)).to(image)
+            image = torch.tensordot(image, weights, dims=([axis], [1])).movedim(-1, axis)
+    return image.contiguous()
 
 
 def last_grid(shape: Sequence[int]) -> tuple[int, int, int]:
@@ -195,8 +209,7 @@ class MomentumNet(nn.Module):
 
     def forward(self, warped: Tensor, fixed: Tensor) -> Tensor:
         """Predict ``(B, 3, D', H', W')`` of half the size, rounded up, at least float32."""
-        check_volume("fixed", fixed, channels=1)
-        check_same_shape("warped", warped, "fixed", fixed)
+        check_pair(fixed, warped, "warped")
         with autocast(fixed.device, self.precision):
             images = 2 * torch.cat([warped, fixed], dim=1) - 1
             d2 = self.down2(F.relu(self.first(images)), skip_second=True)

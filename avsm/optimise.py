@@ -14,12 +14,18 @@ import torch
 from torch import Tensor
 
 from avsm.affine import Affine, affine_from_residual, identity_affine
-from avsm.checks import check_same_batch, check_same_shape, check_volume
 from avsm.descent import Objective, Report, descend_adam, descend_lbfgs, reporter
 from avsm.errors import choose
 from avsm.losses import LAMBDA_VR, WINDOWS, Losses, Window, level_windows, mk_lncc_loss
-from avsm.maps import half_shape, resize, warp
-from avsm.pyramid import downsample
+from avsm.maps import (
+    check_pair,
+    check_same_batch,
+    check_volume,
+    downsample,
+    half_shape,
+    resize,
+    warp,
+)
 from avsm.settings import PAPER_SIGMAS, PAPER_WEIGHTS, SOLVERS
 from avsm.vsvf import MultiGaussian, vsvf_step
 
@@ -147,8 +153,7 @@ class Level(NamedTuple):
 
 def full_pair(fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
     """Check a pair ``(B, 1, D, H, W)`` and copy it: at least float32, free of any graph."""
-    check_volume("fixed", fixed, channels=1)
-    check_same_shape("moving", moving, "fixed", fixed)
+    check_pair(fixed, moving)
     dtype = torch.promote_types(fixed.dtype, torch.float32)
     fixed, moving = (image.detach().to(dtype, copy=True) for image in (fixed, moving))
     return fixed, moving

@@ -1,24 +1,37 @@
 """Registration of two images in physical space, by a trained model or by optimisation."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
 import torch
+from torch import Tensor
 
 from avsm.device import find_device
 from avsm.errors import UserError
 from avsm.fields import warp_image
 from avsm.grid import to_grid
 from avsm.images import canonical, check_image
-from avsm.model import TrainedModel
-from avsm.optimise import optimise_affine, optimise_vsvf
+from avsm.maps import downsample
+from avsm.maps import warp as warp_tensor
+from avsm.model import AVSM, TrainedModel
+from avsm.optimise import (
+    AffineSettings,
+    OptimisedVSVF,
+    VSVFSettings,
+    full_pair,
+    optimise_affine,
+    optimise_vsvf,
+)
 from avsm.physical import X_AXIS, mirror_map, physical_displacement
-from avsm.refine import refine as refine_pair
+from avsm.vsvf import MultiGaussian
 
 MOST_VOXELS = 80 * 192 * 192  # the paper's grid
 LEAST_SIDE = 16  # the coarsest level of an optimisation has a quarter of it
+FIRST_STEP = 0.02  # of L-BFGS in a refinement: the start is near already
+REFINED_AFFINE = AffineSettings(scales=(0.5, 1.0), iterations=(15, 15))
 
 
 class Result(NamedTuple):
@@ -110,6 +123,44 @@ def register(
     displacement = physical_displacement(phi.cpu(), fixed, moving)
     warped = warp_image(moving, displacement, outside=outside) if warp else None
     return Result(displacement, warped)
+
+
+@torch.inference_mode(False)
+def refine_pair(
+    model: AVSM,
+    fixed: Tensor,
+    moving: Tensor,
+    iterations: int,
+    affine_steps: int | None = None,
+    affine: bool = False,
+) -> OptimisedVSVF:
+    """Register one pair: the affine network, one step of the momentum network, and L-BFGS from it.
+
+    One predicted step is as good a start as several. ``optimise_vsvf`` goes on from its velocity,
+    with a finer smoothing operator than the network's, unless that is finer still. The images are
+    ``(1, 1, D, H, W)``, intensities in [0, 1]; the model's weights stay as they are. ``iterations``
+    are those of L-BFGS, which never leaves a higher loss; 0 gives the step as predicted, on images
+    of the resolution of the model's first one. With ``affine`` the affine parameters are optimised
+    first, from those of the network.
+    """
+    config = model.config
+    fixed, moving = full_pair(fixed, moving)
+    with torch.no_grad():
+        steps = config.affine_steps if affine_steps is None else affine_steps
+        start = model.affine_net(fixed, moving, steps)[-1]
+    if affine:
+        start = optimise_affine(fixed, moving, REFINED_AFFINE, start).affine
+    solver = {"solver": config.solver, "solver_steps": config.solver_steps}
+    settings = VSVFSettings((1.0,), (iterations,), first_step=FIRST_STEP, **solver)
+    with torch.no_grad():
+        if min(config.sigmas) < min(settings.sigmas):
+            settings = replace(settings, sigmas=config.sigmas, weights=config.weights)
+        first = config.scales_of(max(1, config.steps))[0]
+        seen, source = (downsample(image, first) for image in (fixed, moving))
+        momentum = model.momentum_net(warp_tensor(source, start.map(seen.shape[2:])), seen)
+        smoother = MultiGaussian(settings.sigmas, settings.weights)
+        momentum = smoother.momentum_of(momentum, model.smoother)
+    return optimise_vsvf(fixed, moving, start, settings, momentum)
 
 
 def working_size(image: sitk.Image, most: int = MOST_VOXELS) -> tuple[int, int, int]:

@@ -36,9 +36,18 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from avsm.checks import check_same_shape, check_volume
 from avsm.errors import choose
-from avsm.maps import compose, identity_map, resize, self_compose, spacing, warp, warp_displacement
+from avsm.maps import (
+    check_same_shape,
+    check_volume,
+    compose,
+    identity_map,
+    resize,
+    self_compose,
+    spacing,
+    warp,
+    warp_displacement,
+)
 from avsm.settings import PAPER_SIGMAS, PAPER_WEIGHTS, SOLVERS
 
 TAIL = 9.0  # standard deviations at which a kernel is cut: exp(-9^2 / 2) is 3e-18

@@ -18,9 +18,8 @@ from avsm.losses import (
     sum_losses,
     velocity_energy,
 )
-from avsm.maps import affine_map, half_shape, identity_map, resize, warp
+from avsm.maps import affine_map, downsample, half_shape, identity_map, resize, warp
 from avsm.model import AVSM
-from avsm.pyramid import downsample
 from avsm.settings import AVSMConfig, MomentumNetConfig
 
 TINY = AVSMConfig(momentum=MomentumNetConfig(width=2), affine_steps=2, steps=2, precision="float32")

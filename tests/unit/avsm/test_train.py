@@ -23,10 +23,9 @@ from avsm.affine import (
 from avsm.data import ImageStore, Pairs, ScanSource, Validation, dice, validate
 from avsm.errors import UserError
 from avsm.losses import both_directions, ncc_loss
-from avsm.maps import identity_map, warp
+from avsm.maps import downsample, identity_map, warp
 from avsm.model import AVSM, load_checkpoint, load_model
 from avsm.pairs import keyed_generator, random_affine, random_start
-from avsm.pyramid import downsample
 from avsm.settings import Augmentation, Phase, Recipe, Stage
 from avsm.train import (
     affine_stage,
