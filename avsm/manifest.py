@@ -26,10 +26,31 @@ class Scan:
     side: str = ""  # of the body, if it is known
     mirrored: bool = False  # whether the image was reflected, and looks as one of the other side
 
-    @property
-    def looks(self) -> str:
-        """Give the side that the image looks like; what is not left or right stays."""
-        return OTHER_SIDE.get(self.side, self.side) if self.mirrored else self.side
+
+def looks(scan: Scan) -> str:
+    """Give the side of the body that an image looks like; what is not left or right stays."""
+    return OTHER_SIDE.get(scan.side, scan.side) if scan.mirrored else scan.side
+
+
+def misfit(task: str, a: Scan, b: Scan) -> str:
+    """Say why two scans make no pair of a task, or nothing: one side, or mirrored to look like it.
+
+    Longitudinal pairs are two visits of one subject's side, cross-subject ones two subjects. Other
+    kinds of scans will do that have a subject, visit and side and may be mirrored.
+    """
+    if a is b:
+        return "a scan with itself"
+    if looks(a) != looks(b):
+        known = a.side and b.side and not (a.mirrored or b.mirrored)
+        reason = " while mirror_left is off" if known else ""
+        return f"sides {a.side or 'unknown'} and {b.side or 'unknown'}{reason}"
+    if task == "cross-subject":
+        return "cross-subject, but the same patient" if a.subject == b.subject else ""
+    if a.subject != b.subject:
+        return "longitudinal, but different patients"
+    if a.side != b.side:
+        return "longitudinal, but different sides"
+    return "longitudinal, but the same visit" if a.visit and a.visit == b.visit else ""
 
 
 def read_manifest(path: str | Path) -> list[Scan]:

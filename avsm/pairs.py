@@ -18,7 +18,7 @@ from torch import Tensor
 from avsm.affine import Affine, invert_affine
 from avsm.errors import UserError, nearest, raise_all
 from avsm.files import read_table
-from avsm.manifest import SPLITS, TASKS, Scan, read_manifest
+from avsm.manifest import SPLITS, TASKS, Scan, looks, misfit, read_manifest
 from avsm.maps import resize
 from avsm.settings import Augmentation
 
@@ -31,16 +31,6 @@ Couples = dict[str, list[tuple[int, int]]]  # by task; positions of scans
 def single_tasks(task: str) -> tuple[str, ...]:
     """Give the tasks that a task stands for: ``both`` stands for two."""
     return TASKS[:2] if task == "both" else (task,)
-
-
-def is_pair(task: str, a: Scan, b: Scan) -> bool:
-    """Tell whether two scans make a pair of a task: one side of the body, or mirrored to be."""
-    if a is b or a.looks != b.looks:
-        return False
-    if task == "cross-subject":
-        return a.subject != b.subject
-    same_visit = bool(a.visit) and a.visit == b.visit
-    return a.subject == b.subject and a.side == b.side and not same_visit
 
 
 class Cohort(NamedTuple):
@@ -108,7 +98,7 @@ def read_couples(path: str | Path, scans: Sequence[Scan]) -> Couples:
         ]
         if task not in TASKS[:2]:
             wrong.append(f"task '{task}': expected {' or '.join(TASKS[:2])}{nearest(task, TASKS)}")
-        if not wrong and not is_pair(task, *(scans[position] for position in found)):
+        if not wrong and misfit(task, *(scans[position] for position in found)):
             wrong.append(f"{images[0]} and {images[1]} make no {task} pair")
         faults += [f"line {line}: {fault}" for fault in wrong]
         if not wrong:
@@ -141,13 +131,13 @@ class PairSampler:
         self.tasks = single_tasks(task)
         sides: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for index, scan in enumerate(scans):
-            sides[scan.looks][scan.subject].append(index)
+            sides[looks(scan)][scan.subject].append(index)
         visits = [
             couple
             for own in sides.values()
             for group in own.values()
             for couple in itertools.combinations(group, 2)
-            if is_pair("longitudinal", scans[couple[0]], scans[couple[1]])
+            if not misfit("longitudinal", *(scans[index] for index in couple))
         ]
         # Where the scans of each subject of a side lie among those of all its subjects.
         self.groups = [
@@ -196,7 +186,7 @@ def validation_pairs(
     couples = [
         couple
         for couple in itertools.combinations(labelled, 2)
-        if is_pair(task, scans[couple[0]], scans[couple[1]])
+        if not misfit(task, *(scans[index] for index in couple))
     ]
     if not couples:
         subjects = len({scans[index].subject for index in labelled})
