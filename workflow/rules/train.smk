@@ -19,9 +19,7 @@ rule training_part:
     conda:
         ENVIRONMENT
     params:
-        rows=lambda wildcards: manifest_rows(
-            [RUN.scans[name] for name in training_part(wildcards)]
-        ),
+        rows=lambda wildcards: manifest_rows([RUN.scans[name] for name in training_part(wildcards)]),
     script:
         "../scripts/training_part.py"
 
