@@ -1,10 +1,9 @@
 """Descent of a loss over momenta: Adam, and L-BFGS in the metric of the regulariser.
 
-The loss is f(K m) + w <m, K m>: a data term that sees the velocity v = K m alone, and the energy.
-In the inner product <a, b>_K = <a, K b> its gradient is f'(v) + 2 w m, without K, and the energy's
-Hessian is 2 w I: well conditioned, where in the plain inner product K damps all but the smoothest
-parts of a momentum. One function evaluation is one forward and one backward pass of the data term;
-the smoothing is linear and done once per direction, not once per trial step.
+The loss is f(K m) + w <m, K m>, a data term of the velocity v = K m and the energy. In the inner
+product <a, b>_K = <a, K b> its gradient is f'(v) + 2 w m and the energy's Hessian 2 w I: well
+conditioned, where in the plain one K damps all but the smoothest parts of a momentum. An evaluation
+is one pass of the data term in each direction; K is applied once per direction.
 """
 
 import logging
@@ -57,8 +56,7 @@ class Evaluation(NamedTuple):
 class Objective:
     """The loss of momenta ``(B, 3, D, H, W)``, differentiated with one pass in each direction.
 
-    ``data`` gives the similarity term, a scalar, of the velocity; ``smoother`` is K; ``weight`` is
-    the factor of the energy <m, v>, which is summed over the batch. ``evaluations`` counts.
+    ``data`` gives the similarity term, a scalar, of the velocity; ``weight`` is that of <m, v>.
     """
 
     def __init__(self, data: Function, smoother: Function, weight: float) -> None:
@@ -86,10 +84,7 @@ class Objective:
 def descend_adam(
     objective: Objective, momentum: Tensor, rates: Sequence[float], report: Report
 ) -> Tensor:
-    """Descend from a momentum ``(B, 3, D, H, W)`` with Adam; give that after the last step.
-
-    ``rates`` are the step sizes of the iterations, in the momentum's units.
-    """
+    """Descend from a momentum ``(B, 3, D, H, W)`` with Adam, at a rate for each iteration."""
     leaf = momentum.detach().clone()
     optimiser = torch.optim.Adam([leaf])
     for iteration, rate in enumerate(rates):
@@ -111,9 +106,8 @@ def descend_lbfgs(
 ) -> Tensor:
     """Descend from a momentum ``(B, 3, D, H, W)`` with L-BFGS; give that of the lowest loss.
 
-    A backtracking line search chooses the step. It ends after ``iterations``, or when no step
-    lowers the loss. The first step adds a velocity of at most ``first_step``, in normalised
-    coordinates.
+    A backtracking line search chooses steps, until none lowers the loss. The first adds a velocity
+    of at most ``first_step``, in normalised coordinates.
     """
     m, smoother, memory = momentum.detach(), objective.smoother, _Memory()
     if not iterations:

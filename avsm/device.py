@@ -11,9 +11,8 @@ from avsm.settings import PRECISIONS
 
 
 def find_device(name: str = "auto") -> torch.device:
-    """Give a device by name: ``auto`` takes CUDA, else Apple's MPS, else the processor.
-
-    A UserError says if the machine has no such device.
+    """Give a device by name; ``auto``: CUDA, else MPS, else the processor. UserError: there is
+    none.
     """
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
@@ -25,10 +24,7 @@ def find_device(name: str = "auto") -> torch.device:
 
 
 def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager[object]:
-    """Run networks in bfloat16 where the device computes it fast; geometry stays in float32.
-
-    ``precision`` is ``auto``, ``float32`` or ``bfloat16``.
-    """
+    """Run networks in bfloat16 where the device computes it fast; geometry stays in float32."""
     half = precision_name(device, precision) == "bfloat16"
     return torch.autocast(device.type, dtype=torch.bfloat16) if half else nullcontext()
 

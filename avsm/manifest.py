@@ -56,8 +56,8 @@ def misfit(task: str, a: Scan, b: Scan) -> str:
 def read_manifest(path: str | Path) -> list[Scan]:
     """Read a CSV with the columns subject, image, split, and those of ``OPTIONAL`` that it has.
 
-    Relative paths are relative to the manifest's folder. Rows of other splits (a test set) are
-    left out. A UserError lists all that is missing or wrong: file, columns, values, named files.
+    Paths are relative to its folder; other splits (test) are left out. A UserError lists all
+    faults.
     """
     path = Path(path)
     _, rows = read_table(path, "MANIFEST", REQUIRED)
@@ -82,10 +82,7 @@ def read_manifest(path: str | Path) -> list[Scan]:
 
 
 def same_files(owned: Iterable[tuple[str, Path | None]]) -> list[str]:
-    """Say which files come again, be it under another name or by a link.
-
-    ``owned`` has what each file is, such as "line 3: image", and the file, which exists.
-    """
+    """Say which files come again, be it by a link; ``owned`` has what each is, as in messages."""
     first: dict[tuple[int, int], tuple[str, Path]] = {}
     faults = []
     for owner, path in owned:

@@ -1,12 +1,12 @@
-"""Maps and images on grids: warping, composition, change of resolution, Jacobians; shape checks.
+"""Maps and images on grids: affine maps, warping, composition, resolution, Jacobians; checks.
 
-A map is a tensor ``(B, 3, D, H, W)`` in the frame of the package: channel c is the coordinate along
-array axis c, in [-1, 1] and corner aligned. ``phi(x)`` is where in the moving image to read for the
-voxel x of the fixed image.
+A map is a tensor ``(B, 3, D, H, W)``: ``phi(x)`` is where in the moving image to read for the voxel
+x of the fixed image; channel c is the coordinate along array axis c, in [-1, 1], corner aligned.
 """
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +20,7 @@ INTERPOLATIONS = {"linear": "bilinear", "nearest": "nearest"}
 
 
 def check_volume(name: str, tensor: Tensor, channels: int | None = None) -> None:
-    """Raise ValueError unless ``tensor`` is ``(B, C, D, H, W)`` with at least two voxels a side.
-
-    ``name`` is the argument's, for the message; ``channels`` the number it must have, None any.
-    """
+    """Raise ValueError that names the argument unless a tensor is ``(B, C, D, H, W)``."""
     wanted = f"(B, {'C' if channels is None else channels}, D, H, W) with D, H, W of at least 2"
     wrong = tensor.ndim != 5 or min(tensor.shape[2:]) < 2
     if wrong or (channels is not None and tensor.shape[1] != channels):
@@ -66,10 +63,7 @@ def identity_map(shape: Sequence[int], like: Tensor) -> Tensor:
 
 
 def affine_map(matrix: Tensor, offset: Tensor, shape: Sequence[int]) -> Tensor:
-    """Sample phi(x) = A x + b on a grid (D, H, W): ``(B, 3, D, H, W)``, differentiable in both.
-
-    The matrix A ``(B, 3, 3)`` and the offset b ``(B, 3)`` act on normalised (z, y, x).
-    """
+    """Sample phi(x) = A x + b, normalised (z, y, x), on a grid (D, H, W): ``(B, 3, D, H, W)``."""
     if matrix.shape[1:] != (3, 3) or offset.shape != matrix.shape[:2]:
         raise ValueError(
             "matrix, offset: expected shapes (B, 3, 3) and (B, 3), "
@@ -79,6 +73,54 @@ def affine_map(matrix: Tensor, offset: Tensor, shape: Sequence[int]) -> Tensor:
     columns = matrix[..., None, None, None]  # (B, 3, 3, 1, 1, 1)
     plane = columns[:, :, 1] * y + columns[:, :, 2] * x  # (B, 3, 1, H, W)
     return columns[:, :, 0] * z + (plane + offset[..., None, None, None])
+
+
+class Affine(NamedTuple):
+    """Affine parameters Gamma = (A, b) of a batch: ``(B, 3, 3)`` and, normalised, ``(B, 3)``."""
+
+    matrix: Tensor
+    offset: Tensor
+
+    def map(self, shape: Sequence[int]) -> Tensor:
+        """Sample the map on a grid (D, H, W): ``(B, 3, D, H, W)``."""
+        return affine_map(self.matrix, self.offset, shape)
+
+    def to(self, place: Tensor) -> Self:
+        """Give the parameters with the dtype and device of a tensor."""
+        return self._make(part.to(place) for part in self)
+
+
+def identity_affine(batch: int, like: Tensor) -> Affine:
+    """Give the identity, A = I and b = 0, with the dtype and device of ``like``."""
+    matrix = torch.eye(3, dtype=like.dtype, device=like.device).expand(batch, 3, 3)
+    return Affine(matrix, torch.zeros(batch, 3, dtype=like.dtype, device=like.device))
+
+
+def affine_from_residual(residual: Tensor) -> Affine:
+    """Read ``(B, 12)`` numbers as a deviation from the identity: A - I row by row, then b."""
+    if residual.ndim != 2 or residual.shape[1] != 12:
+        raise ValueError(f"residual: expected shape (B, 12), found {tuple(residual.shape)}")
+    start = identity_affine(residual.shape[0], residual)
+    return Affine(start.matrix + residual[:, :9].reshape(-1, 3, 3), residual[:, 9:])
+
+
+def compose_affine(update: Affine, current: Affine) -> Affine:
+    """Refine affine parameters by what a step predicts: the map x -> update(current(x))."""
+    matrix = update.matrix @ current.matrix  # Eq. 1: A_t = A~_t A_(t-1)
+    offset = (update.matrix @ current.offset[..., None])[..., 0]
+    return Affine(matrix, offset + update.offset)  # Eq. 1: b_t = A~_t b_(t-1) + b~_t
+
+
+def invert_affine(affine: Affine) -> Affine:
+    """Give the inverse map: A^-1 and -A^-1 b."""
+    inverse = torch.linalg.inv(affine.matrix)
+    return Affine(inverse, -(inverse @ affine.offset[..., None])[..., 0])
+
+
+def both_ways(forward: Affine) -> Affine:
+    """Give the maps of a batch of both directions: forward ones, then their inverses."""
+    parts = zip(forward, invert_affine(forward), strict=True)
+    return Affine(*(torch.cat(part) for part in parts))
 
 
 def _reverse(phi: Tensor) -> Tensor:
@@ -95,9 +137,8 @@ def _sample(volume: Tensor, points: Tensor, padding: str, mode: str) -> Tensor:
 def warp(image: Tensor, phi: Tensor, interpolation: str = "linear") -> Tensor:
     """Warp an image by a pull-back map: ``warped(x) = image(phi(x))``, ``(B, C, D, H, W)``.
 
-    The image ``(B, C, D', H', W')`` may lie on another grid than the map ``(B, 3, D, H, W)``. It is
-    read by ``linear`` (trilinear) or ``nearest`` interpolation; outside of it is 0, the black of an
-    image in [0, 1].
+    The image may lie on another grid than the map. It is read by ``linear`` or ``nearest``
+    interpolation; outside of it is 0, the black of an image in [0, 1].
     """
     check_volume("image", image)
     check_volume("phi", phi, channels=3)
@@ -114,8 +155,7 @@ def warp_displacement(displacement: Tensor, phi: Tensor) -> Tensor:
 def self_compose(displacement: Tensor, times: int) -> Tensor:
     """Square a map id + u so many times, u <- u + u(id + u): 2^times applications of it.
 
-    The displacement u is ``(B, 3, D, H, W)`` in normalised coordinates, as is the result; beyond
-    its border it is constant.
+    u is ``(B, 3, D, H, W)`` in normalised coordinates, constant beyond its border.
     """
     identity = _reverse(identity_map(displacement.shape[2:], displacement))
     u = _reverse(displacement)  # reversed once rather than in every squaring
@@ -138,9 +178,8 @@ def affine_part(phi: Tensor) -> tuple[Tensor, Tensor]:
 def compose(outer: Tensor, inner: Tensor) -> Tensor:
     """Compose two maps, on any grids: ``composed(x) = outer(inner(x))``, on the inner one's grid.
 
-    The affine part of ``outer`` is applied to the points of ``inner`` and only the rest is
-    interpolated (constant beyond the border), so that affine maps compose without error even where
-    ``inner`` leaves the volume.
+    The affine part of ``outer`` is applied to points and the rest interpolated (constant beyond the
+    border): affine maps compose without error even where ``inner`` leaves the volume.
     """
     check_volume("outer", outer, channels=3)
     check_volume("inner", inner, channels=3)
@@ -152,9 +191,8 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
 
 
 def resize(field: Tensor, shape: Sequence[int]) -> Tensor:
-    """Resample a map, velocity or momentum ``(B, C, D, H, W)`` to another grid of the same volume.
-
-    Trilinear between aligned corners: affine maps are reproduced exactly, values keep their units.
+    """Resample ``(B, C, D, H, W)`` trilinearly to a grid over the same volume; values keep their
+    units.
     """
     check_volume("field", field)
     size = tuple(int(n) for n in shape)
@@ -176,9 +214,8 @@ def spacing(shape: Sequence[int]) -> tuple[float, float, float]:
 
 
 def scaled_shape(shape: Sequence[int], scale: float) -> tuple[int, int, int]:
-    """Give the grid (D', H', W') of a pyramid level of a grid (D, H, W).
-
-    A scale of .25 leaves a quarter of the voxels along each axis, rounded, at least 2.
+    """Give the grid of a pyramid level: .25 of the voxels along each axis for a scale of .25, at
+    least 2.
     """
     if not 0 < scale <= 1:
         raise ValueError(f"scale: expected a value above 0 and at most 1, found {scale}")
@@ -198,11 +235,11 @@ def _gaussian_weights(size: int, small: int, dtype: torch.dtype, device: torch.d
 
 
 def downsample(image: Tensor, scale: float) -> Tensor:
-    """Reduce ``(B, C, D, H, W)`` to a pyramid level: a Gaussian read at the coarse voxels' places.
+    """Reduce ``(B, C, D, H, W)`` to a pyramid level, corner aligned: a Gaussian at the coarse
+    voxels.
 
-    The field of view between the outermost voxel centres stays, see ``scaled_shape``. Deviation:
-    the authors' code interpolates linearly without smoothing, which aliases. At the border the
-    Gaussian is cut and re-normalised.
+    Normalised coordinates mean the same on all levels. At the border the Gaussian is cut and
+    re-normalised. Deviation: the authors' code interpolates without smoothing, which aliases.
     """
     check_volume("image", image)
     shape = scaled_shape(image.shape[2:], scale)
@@ -217,7 +254,7 @@ def downsample(image: Tensor, scale: float) -> Tensor:
 def jacobian_determinant(phi: Tensor) -> Tensor:
     """Give a map's Jacobian determinant, ``(B, D, H, W)``: 1 for the identity, below 0 in folds.
 
-    Central differences inside, one-sided at the border, all nine partial derivatives.
+    By central differences, one-sided at the border.
     """
     check_volume("phi", phi, channels=3)
     gradients = torch.gradient(phi, spacing=spacing(phi.shape[2:]), dim=(2, 3, 4))

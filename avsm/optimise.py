@@ -1,8 +1,7 @@
 """Registration by numerical optimisation: the paper's affine-opt and vSVF-opt (Section 3).
 
-What the networks would predict, affine parameters and a momentum, is descended on the pair itself,
-from a coarse image level to the finest. Both live in normalised coordinates, which mean the same on
-all levels; smoothing, flow and losses are those of the networks.
+Affine parameters and a momentum, which networks would predict, are descended on the pair itself
+from a coarse image level to the finest; normalised coordinates mean the same on all of them.
 """
 
 import itertools
@@ -13,16 +12,18 @@ from typing import ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from avsm.affine import Affine, affine_from_residual, identity_affine
 from avsm.descent import Objective, Report, descend_adam, descend_lbfgs, reporter
 from avsm.errors import choose
 from avsm.losses import LAMBDA_VR, WINDOWS, Losses, Window, level_windows, mk_lncc_loss
 from avsm.maps import (
+    Affine,
+    affine_from_residual,
     check_pair,
     check_same_batch,
     check_volume,
     downsample,
     half_shape,
+    identity_affine,
     resize,
     warp,
 )
@@ -39,8 +40,8 @@ FINE_WEIGHTS = (0.2, 0.2, 0.2, 0.2, 0.2)
 class LevelSettings:
     """What both optimisations are told; ``preset`` gives named settings.
 
-    ``scales`` are the image levels from coarse to fine, ``iterations`` those on each, ``windows``
-    ``paper``, ``dense`` or ``local`` (see ``losses.level_windows``).
+    ``scales`` are image levels, ``iterations`` those on each; ``windows``:
+    ``losses.level_windows``.
     """
 
     optimisers: ClassVar[tuple[str, ...]]
@@ -72,10 +73,7 @@ class LevelSettings:
 
 @dataclass(frozen=True)
 class AffineSettings(LevelSettings):
-    """How affine parameters are optimised.
-
-    ``lbfgs`` counts evaluations of the loss and ends a level when it falls no more; ``sgd`` has a
-    learning rate, and Nesterov momentum.
+    """How affine parameters are optimised: ``iterations`` of ``lbfgs`` are evaluations of the loss.
 
     Deviation: the default is L-BFGS with windows that read every voxel. The paper's gradient
     descent, with its rate of 1e-4, has not converged after its 450 iterations.
@@ -95,13 +93,10 @@ class VSVFSettings(LevelSettings):
 
     ``adam`` has step sizes from ``learning_rate`` to ``final_rate`` on each level, in the
     momentum's units. The first step of ``lbfgs`` adds a velocity of at most ``first_step``, in
-    normalised coordinates. ``lambda_vr`` weighs the regularisation (Eq. 9), ``sigmas`` and
-    ``weights`` are those of K in the unit cube; for ``solver`` and ``solver_steps`` see
-    ``vsvf.advance``.
+    normalised coordinates. ``sigmas`` and ``weights`` are those of K in the unit cube.
 
     Deviation: L-BFGS works in the metric of the regulariser, see ``descent``, the paper's in the
-    plain one. Deviation: maps are at half the resolution on every level, where the authors' code
-    keeps the coarsest level's at full.
+    plain one; maps are at half the resolution on every level, the authors' coarsest are at full.
     """
 
     optimisers = ("lbfgs", "adam")
@@ -187,9 +182,8 @@ def optimise_affine(
 ) -> OptimisedAffine:
     """Register pairs affinely by descending mk-LNCC; the pairs of a batch do not interact.
 
-    Images are ``(B, 1, D, H, W)`` in [0, 1], float32 or float64; ``settings`` are the default
-    preset and ``initial`` the identity when None. The map found is phi(x) = A x + b with warped =
-    moving(phi).
+    Images are ``(B, 1, D, H, W)`` in [0, 1]. The map found, from ``initial`` or the identity, is
+    phi(x) = A x + b with warped = moving(phi).
     """
     settings = settings or AffineSettings()
     fixed, moving = full_pair(fixed, moving)
@@ -243,18 +237,13 @@ def _evaluate_affine(affine: Affine, level: Level) -> tuple[Tensor, Tensor]:
 
 
 class OptimisedVSVF(NamedTuple):
-    """The result of ``optimise_vsvf`` at full resolution, for a pair ``(1, 1, D, H, W)``.
+    """The result of ``optimise_vsvf`` at full resolution."""
 
-    The map, affine part included, ``(1, 3, D, H, W)``; the momentum at half the resolution; the
-    moving image read at the map; the terms of the loss; and the evaluations on all levels, each one
-    forward and one backward pass.
-    """
-
-    map: Tensor
-    momentum: Tensor
-    warped: Tensor
+    map: Tensor  # affine part included, ``(1, 3, D, H, W)``
+    momentum: Tensor  # at half the resolution
+    warped: Tensor  # the moving image read at the map
     losses: Losses
-    evaluations: int
+    evaluations: int  # on all levels, each one forward and one backward pass
 
 
 @torch.inference_mode(False)
@@ -268,9 +257,8 @@ def optimise_vsvf(
 ) -> OptimisedVSVF:
     """Register one pair ``(1, 1, D, H, W)`` in [0, 1] by the momentum of one vSVF step (Eq. 8).
 
-    ``initial`` are affine parameters, from ``optimise_affine`` or the affine network. The descent
-    starts at ``momentum`` ``(1, 3, D', H', W')``, on any grid, or at zero; ``settings`` are the
-    default preset when None.
+    The step starts at the affine map ``initial``, the descent at ``momentum`` ``(1, 3, D', H',
+    W')``, on any grid, or at zero.
     """
     settings = settings or VSVFSettings()
     fixed, moving = full_pair(fixed, moving)

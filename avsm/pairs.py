@@ -1,7 +1,4 @@
-"""Which scans make pairs; what training draws at random: pairs, affine maps and contrasts.
-
-Draws are made on the processor, so that they are the same on every device.
-"""
+"""What training draws at random, the same on every device: pairs, affine maps, contrasts."""
 
 import hashlib
 import itertools
@@ -15,11 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from avsm.affine import Affine, invert_affine
 from avsm.errors import UserError, nearest, raise_all
 from avsm.files import read_table
 from avsm.manifest import SPLITS, TASKS, Scan, looks, misfit, read_manifest
-from avsm.maps import resize
+from avsm.maps import Affine, both_ways, resize
 from avsm.settings import Augmentation
 
 log = logging.getLogger(__name__)
@@ -55,10 +51,9 @@ class Cohort(NamedTuple):
 
 
 def read_cohort(manifest: str | Path, task: str, couples: str | Path | None = None) -> Cohort:
-    """Read a manifest and, if there is one, the list of couples to train on.
+    """Read a manifest and the list of couples to train on, if there is one.
 
-    Training scans that are in no pair of the task are left out. Faults are UserErrors, see
-    ``read_manifest`` and ``read_couples``.
+    Training scans that are in no pair of the task are left out; UserErrors as of both readers.
     """
     scans = read_manifest(manifest)
     training, validation = ([scan for scan in scans if scan.split == name] for name in SPLITS)
@@ -80,8 +75,7 @@ def read_cohort(manifest: str | Path, task: str, couples: str | Path | None = No
 def read_couples(path: str | Path, scans: Sequence[Scan]) -> Couples:
     """Read couples of scans, by task, from a CSV with the columns task, fixed, moving.
 
-    Images in it are relative to its folder; couples are given by the positions of their scans. A
-    UserError lists all faults: no such file, column, task or image, or scans that make no pair.
+    Images in it are relative to its folder. Gives positions of scans; a UserError lists all faults.
     """
     path = Path(path)
     positions = {scan.image.resolve(): index for index, scan in enumerate(scans)}
@@ -121,10 +115,9 @@ def _no_pairs(kind: str, task: str, scans: int, subjects: int) -> UserError:
 class PairSampler:
     """Draw training pairs of a task, every subject (longitudinal: every couple) as likely.
 
-    A pair is given by the positions of its scans. ``listed`` couples are drawn in either direction;
-    a task without any draws from all, and the task ``both`` from each of the two as likely.
-    Deviation: the paper fixes 4,200 or 2,800 directed pairs beforehand; here every batch draws
-    from all there are, or from couples that are listed, every one as likely.
+    Pairs are positions of scans. ``listed`` couples are drawn in either direction; a task without
+    any draws from all, ``both`` from each of two tasks as likely. Deviation: the paper fixes 4,200
+    or 2,800 directed pairs beforehand; here every batch draws.
     """
 
     def __init__(self, scans: Sequence[Scan], task: str, listed: Couples | None = None) -> None:
@@ -174,9 +167,8 @@ class PairSampler:
 def validation_pairs(
     scans: Sequence[Scan], task: str, most: int, seed: int
 ) -> list[tuple[int, int]]:
-    """Choose up to ``most`` directed pairs of labelled scans, the same for the same seed.
-
-    The task ``both`` takes half of them from each. No pair is a UserError.
+    """Choose up to ``most`` directed pairs of labelled scans by a seed; ``both``: half of each
+    task.
     """
     tasks = single_tasks(task)
     if len(tasks) > 1:
@@ -197,11 +189,7 @@ def validation_pairs(
 
 
 def keyed_generator(*key: int | str) -> torch.Generator:
-    """Seed a generator by a key such as (seed, stage, epoch, batch).
-
-    The same key gives the same numbers, whatever was drawn before: a resumed run draws what an
-    unbroken one draws.
-    """
+    """Seed a generator by a key such as (seed, stage, epoch, batch), whatever was drawn before."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
@@ -223,8 +211,7 @@ def random_affine(
 def random_start(pairs: int, spread: Augmentation, generator: torch.Generator) -> Affine | None:
     """Draw where the affine steps of both directions of pairs start; None: at the identity.
 
-    The backward maps are the inverses of the forward ones. To start elsewhere does what turned and
-    shifted images would, and does not blur them.
+    Backward maps are inverses of forward ones. It does what turned images would, without blurring.
     """
     if not (spread.turn or spread.stretch or spread.shift):
         return None
@@ -232,12 +219,6 @@ def random_start(pairs: int, spread: Augmentation, generator: torch.Generator) -
     stays = torch.rand(pairs, generator=generator) < UNMOVED
     matrix = torch.where(stays[:, None, None], torch.eye(3), start.matrix)
     return both_ways(Affine(matrix, start.offset.masked_fill(stays[:, None], 0.0)))
-
-
-def both_ways(forward: Affine) -> Affine:
-    """Give the maps of a batch of both directions: forward ones, then their inverses."""
-    parts = zip(forward, invert_affine(forward), strict=True)
-    return Affine(*(torch.cat(part) for part in parts))
 
 
 def random_contrast(images: Tensor, spread: Augmentation, generator: torch.Generator) -> Tensor:

@@ -38,7 +38,7 @@ class Result(NamedTuple):
     """A registration in physical space.
 
     ``displacement`` is a vector image on the fixed image's grid, float32, mm, LPS: x_moving =
-    x_fixed + u(x_fixed). ``sitk.DisplacementFieldTransform``, ANTs and Slicer apply it as is.
+    x_fixed + u(x_fixed), as ``sitk.DisplacementFieldTransform``, ANTs and Slicer apply it.
     ``warped`` is the moving image on that grid, see ``fields.warp_image``.
     """
 
@@ -66,32 +66,23 @@ def register(
     Parameters
     ----------
     model
-        The model, see ``model.load_model``. None: the affine parameters and then the momentum
-        of this pair are optimised (``optimise_affine``, ``optimise_vsvf``), whatever the anatomy.
+        See ``model.load_model``. None: the affine parameters and then the momentum of this very
+        pair are optimised (``optimise_affine``, ``optimise_vsvf``), whatever the anatomy.
     affine_steps, steps
-        Affine steps (1 or more) and vSVF steps (0 for the affine map alone) of a model; None takes
-        the model's. Without a model ``steps`` is 0 or None.
+        Affine steps (1 or more) and vSVF steps (0: the affine map alone); None takes the model's.
     refine, refine_affine
-        Iterations of instance optimisation on this pair, from one vSVF step (``steps`` is not
-        used), and whether the affine parameters are optimised before.
+        Iterations that optimise one vSVF step of the model on this pair, and whether the affine
+        parameters are optimised before.
     normalised
-        Whether intensities are in [0, 1] already; otherwise each image's .1 and 99.9 percentiles
-        become 0 and 1.
+        Whether intensities are in [0, 1]; else the .1 and 99.9 percentiles become 0 and 1.
     mirror
-        Show both images to the networks with left and right swapped: for the other side of the
-        body than the model was trained on.
-    device
-        See ``device.find_device``.
+        Swap left and right of both images: for the other side of the body than in training.
     size
-        Voxels (x, y, z) of the grid that is registered on without a model, axes RAS+; None takes
-        ``working_size`` of the fixed image.
+        Voxels (x, y, z) of the grid without a model, axes RAS+; None takes ``working_size``.
     outside, warp
-        The value outside of the warped image (see ``fields.warp_image``), and whether to make it.
+        The value outside of the warped image (``fields.warp_image``), and whether to make it.
 
-    Raises
-    ------
-    UserError
-        If an image or an option does not fit.
+    A UserError says which image or option does not fit.
     """
     pair = {"fixed image": fixed, "moving image": moving}
     for name, image in pair.items():
@@ -134,14 +125,13 @@ def refine_pair(
     affine_steps: int | None = None,
     affine: bool = False,
 ) -> OptimisedVSVF:
-    """Register one pair: the affine network, one step of the momentum network, and L-BFGS from it.
+    """Register one pair ``(1, 1, D, H, W)`` in [0, 1] by the networks, and optimise what they
+    predict.
 
-    One predicted step is as good a start as several. ``optimise_vsvf`` goes on from its velocity,
-    with a finer smoothing operator than the network's, unless that is finer still. The images are
-    ``(1, 1, D, H, W)``, intensities in [0, 1]; the model's weights stay as they are. ``iterations``
-    are those of L-BFGS, which never leaves a higher loss; 0 gives the step as predicted, on images
-    of the resolution of the model's first one. With ``affine`` the affine parameters are optimised
-    first, from those of the network.
+    L-BFGS starts at one step of the momentum network, which is as good a start as several, with a
+    finer smoothing operator unless the network's is finer still. After 0 ``iterations`` that is the
+    step as predicted, at the resolution of the model's first. ``affine`` optimises the affine
+    parameters first.
     """
     config = model.config
     fixed, moving = full_pair(fixed, moving)
@@ -164,10 +154,10 @@ def refine_pair(
 
 
 def working_size(image: sitk.Image, most: int = MOST_VOXELS) -> tuple[int, int, int]:
-    """Give the size (x, y, z) of the grid on which an image is registered without a model.
+    """Give the size (x, y, z) of the grid on which an image is registered without a model, RAS+.
 
-    Its voxels, axes RAS+, are the image's own where ``most`` allows it, else larger and as close to
-    cubes as the image's own voxels let them be. No side has less than ``LEAST_SIDE``.
+    Voxels are the image's own where ``most`` allows it, else larger and as close to cubes as they
+    let them be. No side has less than ``LEAST_SIDE``.
     """
     image = canonical(image)
     voxels = np.asarray(image.GetSize())

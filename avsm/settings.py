@@ -1,7 +1,4 @@
-"""All settings of a model and its training: frozen, changed by name, to and from plain values.
-
-``recipe_preset`` gives named ones. Read where runs are planned, hence without PyTorch.
-"""
+"""All settings of a model and its training, frozen, to and from plain values; without PyTorch."""
 
 import dataclasses
 import json
@@ -90,9 +87,8 @@ class AVSMConfig:
             raise UserError(f"model.step_scales: expected parts that rise to 1, found {found}")
 
     def scales_of(self, steps: int, scale: float = 1.0) -> tuple[float, ...]:
-        """Give the scale of each vSVF step on images of part of the resolution.
-
-        Fewer steps than ``step_scales`` are its last ones; more stay at the finest.
+        """Give the scale of each vSVF step on images of a scale: the last of ``step_scales``, or
+        finest.
         """
         own = [part for part in self.step_scales if part <= scale] or [scale]
         return (*own[max(0, len(own) - steps) :], *[own[-1]] * (steps - len(own)))[:steps]
@@ -223,9 +219,8 @@ class Recipe:
         return math.ceil(8 / min(*(phase.scale for phase in phases), *self.model.step_scales))
 
     def change(self, values: Mapping[str, Any]) -> Self:
-        """Change settings by dotted names, such as ``{"affine.rate": 1e-3}``.
-
-        A UserError says which name is unknown, with the nearest, or which value of a wrong kind.
+        """Change settings by dotted names, as in ``{"affine.rate": 1e-3}``; UserError: name or
+        kind.
         """
         plain = self.to_dict()
         for name, value in flat(values).items():

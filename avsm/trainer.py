@@ -56,10 +56,10 @@ class Trainer:
     """Train one network on a device, with draws by a seed.
 
     After each epoch ``folder`` has ``last.pt`` to resume from and ``best.pt`` with the weights of
-    the best validation Dice; ``report`` has ``history.csv`` and ``history.png``, which go on after
-    the history of the stage ``before``. Both checkpoints hold the moving average of the weights,
-    which is what is scored. On a processor a resumed run reaches exactly the losses of an unbroken
-    one, unless minutes limit it. The precision of the network is recorded, not set.
+    the best validation Dice, both with the moving average of the weights, which is what is scored.
+    ``report`` has the history, which goes on after that of the stage ``before``. A resumed run
+    repeats an unbroken one on a processor, unless minutes limit it. The precision is recorded, not
+    set.
     """
 
     def __init__(
@@ -85,9 +85,8 @@ class Trainer:
         self.usual = {"until": 0.0, "norm": 0.0, "batches": 0}  # gradients of the phase so far
 
     def run(self, previous: Mapping[str, Any] | None = None) -> list[Row]:
-        """Train to the end of the stage, from the content of ``last.pt`` where one is given.
-
-        Gives the history of this stage and of that before.
+        """Train to the end, from the content of ``last.pt`` if given; return the history of both
+        stages.
         """
         if previous is not None:
             self._restore(previous)
@@ -136,8 +135,7 @@ class Trainer:
     def _batches(self, phase: Phase) -> Iterator[tuple[Pairs, torch.Generator, float]]:
         """Give the epoch's batches of pairs, each with its generator and learning rate.
 
-        For a GPU each is drawn while the one before is computed; a processor would draw in the
-        time that it takes from the network.
+        For a GPU each is drawn while the one before is computed.
         """
         count, name, source = self.stage.batches_of(phase), self.task.name, self.task.data.source
 
@@ -157,7 +155,7 @@ class Trainer:
             yield pairs, generator, self.stage.rate_at(min(progress, 1.0), self.epoch)
 
     def _clip(self, losses: Losses, phase: Phase) -> bool:
-        """Clip the gradient; tell whether it can be used: finite as the loss is, and no spike.
+        """Clip the gradient; tell whether it is finite, as the loss is, and no spike.
 
         A UserError ends the training when too many in a row are not finite.
         """
@@ -266,10 +264,7 @@ class Trainer:
 
 
 def check_same(path: Path, what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise UserError, and list what differs, unless a checkpoint was made with the same settings.
-
-    Those of ``MAY_CHANGE`` may differ.
-    """
+    """Raise UserError that lists which settings differ, but for those of ``MAY_CHANGE``."""
     before, now = flat(before), flat(now)
     changed = [
         f"  - {name}: {before.get(name)} before, {now.get(name)} now"
@@ -318,10 +313,7 @@ def write_history(folder: Path, rows: Sequence[Row]) -> None:
 
 
 def draw_history(rows: Sequence[Row]) -> Any:
-    """Draw losses and validation Dice over the epochs, as a figure of matplotlib.
-
-    Losses of two phases, of which one has more steps to sum over, say, are not joined by a line.
-    """
+    """Draw the losses, each phase by itself, and validation Dice over epochs, by matplotlib."""
     from matplotlib.figure import Figure  # without pyplot: no global state, no window
 
     figure = Figure(figsize=(8, 3.5), layout="constrained")

@@ -18,12 +18,11 @@ import torch.nn.functional as F
 import voxelmorph
 from torch import Tensor, nn
 
-from avsm.affine import Affine
 from avsm.device import autocast, device_name, find_device, precision_name
 from avsm.errors import UserError
 from avsm.grid import to_grid
 from avsm.images import ORIENTATION
-from avsm.maps import check_pair, half_shape, identity_map, resize, spacing, warp
+from avsm.maps import Affine, check_pair, half_shape, identity_map, resize, spacing, warp
 from avsm.model import FORMAT, TrainedModel, load_checkpoint, load_model
 from avsm.networks import Conv3d
 from avsm.physical import physical_displacement

@@ -7,7 +7,6 @@ import dataclasses
 import pytest
 import torch
 
-from avsm.affine import affine_from_residual
 from avsm.losses import (
     Window,
     affine_losses,
@@ -18,7 +17,15 @@ from avsm.losses import (
     sum_losses,
     velocity_energy,
 )
-from avsm.maps import affine_map, downsample, half_shape, identity_map, resize, warp
+from avsm.maps import (
+    affine_from_residual,
+    affine_map,
+    downsample,
+    half_shape,
+    identity_map,
+    resize,
+    warp,
+)
 from avsm.model import AVSM
 from avsm.settings import AVSMConfig, MomentumNetConfig
 

@@ -8,8 +8,16 @@ import pytest
 import torch
 
 import avsm.optimise
-from avsm.affine import Affine, affine_from_residual, identity_affine
-from avsm.maps import half_shape, identity_map, jacobian_determinant, resize, warp
+from avsm.maps import (
+    Affine,
+    affine_from_residual,
+    half_shape,
+    identity_affine,
+    identity_map,
+    jacobian_determinant,
+    resize,
+    warp,
+)
 from avsm.model import AVSM
 from avsm.optimise import (
     FINE_SIGMAS,

@@ -6,10 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from avsm.affine import affine_from_residual
 from avsm.grid import resample_by_area, whole_edges
 from avsm.losses import level_windows
-from avsm.maps import downsample, identity_map, scaled_shape, warp
+from avsm.maps import affine_from_residual, downsample, identity_map, scaled_shape, warp
 from avsm.networks import average_to
 
 # Rotation, scale, shear and shift: up to 4 voxels.

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import avsm.moments
+import avsm.losses
 from avsm.losses import (
     FLOOR,
     Window,
@@ -83,7 +83,7 @@ def test_value_and_gradient_equal_dense_convolutions() -> None:
 def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = pair()
     expected = lncc(x, y, WINDOW)
-    monkeypatch.setattr(avsm.moments, "CPU_CHUNK", 3 * 2 * 17 * 20)  # three planes at a time
+    monkeypatch.setattr(avsm.losses, "CPU_CHUNK", 3 * 2 * 17 * 20)  # three planes at a time
     torch.testing.assert_close(lncc(x, y, WINDOW), expected)
 
 
