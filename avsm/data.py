@@ -204,9 +204,7 @@ class Score(NamedTuple):
 
 
 def dice(fixed: Tensor, warped: Tensor, values: Sequence[int]) -> float:
-    """Give the mean Dice of two label maps over structures; those in neither are left out, NaN if
-    all.
-    """
+    """Give the mean Dice of two label maps over the structures in either; NaN if none is."""
     found = []
     for value in values:
         a, b = fixed == value, warped == value

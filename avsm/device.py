@@ -11,9 +11,7 @@ from avsm.settings import PRECISIONS
 
 
 def find_device(name: str = "auto") -> torch.device:
-    """Give a device by name; ``auto``: CUDA, else MPS, else the processor. UserError: there is
-    none.
-    """
+    """Give a device by name: ``auto`` takes CUDA, else MPS, else the processor; or UserError."""
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         return torch.device("cuda" if has_cuda else "mps" if has_mps else "cpu")

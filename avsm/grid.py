@@ -125,9 +125,7 @@ def normalise(
 
 
 def majority_vote(labels: np.ndarray, edges: Sequence[np.ndarray]) -> np.ndarray:
-    """Give target voxels the value that covers most of each, the lower in ties; uint8 ``(z, y,
-    x)``.
-    """
+    """Give each target voxel the value that covers most of it, the lower in ties; uint8."""
     # What the image does not cover is background.
     best_part = 1 - resample_by_area(np.ones(labels.shape, np.float32), edges)
     best_part += resample_by_area((labels == 0).astype(np.float32), edges)

@@ -111,8 +111,7 @@ def membership(
 
 
 def window_moments(x: Tensor, y: Tensor, window: int, dilation: int, stride: int) -> Moments:
-    """Average x, y, x^2, y^2 and x y over windows inside images ``(B, 1, D, H, W)``,
-    differentiably.
+    """Average x, y, x^2, y^2 and x y over all windows inside images ``(B, 1, D, H, W)``.
 
     ``window`` is in samples a side, ``dilation`` in voxels from sample to sample, ``stride`` in
     voxels from window to window. Along each axis this is a product with a thin matrix. The products
@@ -169,11 +168,11 @@ def _chunks(image: Tensor) -> list[slice]:
 def lncc(
     warped: Tensor, fixed: Tensor, window: Window, squared: bool = False, floor: float = FLOOR
 ) -> Tensor:
-    """Give the mean local correlation of images ``(B, 1, D, H, W)`` over all windows inside:
+    """Give the local correlation of images ``(B, 1, D, H, W)`` for one window size (Eq. 2):
     ``(B,)``.
 
-    Eq. 2; windows of constant intensity count 0. ``squared`` ones are averaged in the authors'
-    code.
+    It is the mean over all windows inside the images; those of constant intensity count 0. With
+    ``squared``, squared correlations are averaged, as in the authors' code.
     """
     _check_pair(warped, fixed)
     if window.extent > min(fixed.shape[2:]):
@@ -296,10 +295,10 @@ def affine_regularisation_weight(epoch: float, constant: float = 10, decay: floa
 def affine_losses(
     similarity: Tensor, affine: Affine, lambda_ar: float, lambda_as: float = LAMBDA_AS
 ) -> Losses:
-    """Give the complete affine loss (Eq. 6) of each item's ``similarity`` loss, ``(B,)``.
+    """Give the complete affine loss (Eq. 6).
 
-    ``affine`` is what the last step composed, ``lambda_ar`` the weight of its deviation from the
-    identity in this epoch (``affine_regularisation_weight``), ``lambda_as`` that of the symmetry.
+    ``similarity`` is the loss of each item, ``(B,)``, ``affine`` what the last step composed,
+    ``lambda_ar`` the weight of its deviation from the identity, ``lambda_as`` of the symmetry.
     """
     deviation = lambda_ar * affine_deviation(affine)  # Eq. 4
     (a, a_ts), (b, b_ts) = _halves(affine.matrix), _halves(affine.offset)
@@ -338,11 +337,11 @@ def step_losses(
     lambda_vr: float = LAMBDA_VR,
     lambda_vs: float = LAMBDA_VS,
 ) -> Losses:
-    """Give the complete loss of one vSVF step (Eq. 11) of each item's ``similarity`` loss,
-    ``(B,)``.
+    """Give the complete loss of one vSVF step (Eq. 11).
 
-    ``phi`` are the maps after the step, ``momentum`` and ``velocity`` its m and v = K m, all ``(B,
-    3, D, H, W)``; ``lambda_vr`` weighs their energy, ``lambda_vs`` the symmetry.
+    ``similarity`` is the loss of each item, ``(B,)``, ``phi`` the maps after the step, ``momentum``
+    and ``velocity`` its m and v = K m, all ``(B, 3, D, H, W)``; ``lambda_vr`` weighs their energy,
+    ``lambda_vs`` the symmetry.
     """
     energy = lambda_vr * velocity_energy(momentum, velocity)  # Eq. 9
     symmetry = torch.zeros_like(energy[0])

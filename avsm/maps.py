@@ -191,9 +191,7 @@ def compose(outer: Tensor, inner: Tensor) -> Tensor:
 
 
 def resize(field: Tensor, shape: Sequence[int]) -> Tensor:
-    """Resample ``(B, C, D, H, W)`` trilinearly to a grid over the same volume; values keep their
-    units.
-    """
+    """Resample ``(B, C, D, H, W)`` trilinearly to another grid of the same volume; units stay."""
     check_volume("field", field)
     size = tuple(int(n) for n in shape)
     if tuple(field.shape[2:]) == size:
@@ -214,9 +212,7 @@ def spacing(shape: Sequence[int]) -> tuple[float, float, float]:
 
 
 def scaled_shape(shape: Sequence[int], scale: float) -> tuple[int, int, int]:
-    """Give the grid of a pyramid level: .25 of the voxels along each axis for a scale of .25, at
-    least 2.
-    """
+    """Give the grid of a pyramid level: the part ``scale`` of the voxels a side, 2 or more."""
     if not 0 < scale <= 1:
         raise ValueError(f"scale: expected a value above 0 and at most 1, found {scale}")
     depth, height, width = (max(2, round(int(n) * scale)) for n in shape)
@@ -235,11 +231,11 @@ def _gaussian_weights(size: int, small: int, dtype: torch.dtype, device: torch.d
 
 
 def downsample(image: Tensor, scale: float) -> Tensor:
-    """Reduce ``(B, C, D, H, W)`` to a pyramid level, corner aligned: a Gaussian at the coarse
-    voxels.
+    """Reduce ``(B, C, D, H, W)`` to a pyramid level: a Gaussian read at the coarse voxels' places.
 
-    Normalised coordinates mean the same on all levels. At the border the Gaussian is cut and
-    re-normalised. Deviation: the authors' code interpolates without smoothing, which aliases.
+    Levels are corner aligned: normalised coordinates mean the same on all of them. At the border
+    the Gaussian is cut and re-normalised. Deviation: the authors' code does not smooth, which
+    aliases.
     """
     check_volume("image", image)
     shape = scaled_shape(image.shape[2:], scale)

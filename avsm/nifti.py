@@ -42,9 +42,7 @@ def is_nifti(head: bytes) -> bool:
 
 
 def read_nifti(path: Path, stream: BinaryIO) -> Volume:
-    """Read a file from its beginning, or a header and the ``.img`` beside it; errors:
-    ``read_meta``.
-    """
+    """Read a file, or a header and the ``.img`` beside it; errors as of ``plain.read_meta``."""
     head = stream.read(4)
     size = next(n for n in SIZES if n.to_bytes(4, "little") in (head, head[::-1]))
     head += stream.read(size - 4)

@@ -167,9 +167,7 @@ class PairSampler:
 def validation_pairs(
     scans: Sequence[Scan], task: str, most: int, seed: int
 ) -> list[tuple[int, int]]:
-    """Choose up to ``most`` directed pairs of labelled scans by a seed; ``both``: half of each
-    task.
-    """
+    """Choose at most so many directed pairs of labelled scans; ``both`` takes half of each task."""
     tasks = single_tasks(task)
     if len(tasks) > 1:
         parts = (validation_pairs(scans, name, most // len(tasks), seed) for name in tasks)

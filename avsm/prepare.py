@@ -29,13 +29,12 @@ SIDES = ("left", "right", "")
 def prepare(
     manifest: str | Path, folder: str | Path, size: Sequence[int], mirror_left: bool = False
 ) -> Path:
-    """Bring the scans of a manifest to one grid of ``size`` (x, y, z) over each field of view,
-    RAS+.
+    """Bring the scans of a manifest to one grid of ``size`` (x, y, z), axes RAS+.
 
-    Voxels are averages by area, labels those that cover most of a voxel; the .1 and 99.9
-    percentiles become 0 and 1. ``mirror_left`` reflects scans of the left ``side``. What the folder
-    has is not made again. Gives the manifest there; a UserError lists all scans that cannot be
-    used.
+    The grid covers each one's field of view. Voxels are averages by area, labels those that cover
+    most of a voxel; the .1 and 99.9 percentiles become 0 and 1. ``mirror_left`` reflects scans of
+    the left ``side``. What the folder has is not made again. Gives the manifest there; a UserError
+    lists all scans that cannot be used.
     """
     folder, scans = Path(folder), read_manifest(manifest)
     inputs = [

@@ -125,13 +125,12 @@ def refine_pair(
     affine_steps: int | None = None,
     affine: bool = False,
 ) -> OptimisedVSVF:
-    """Register one pair ``(1, 1, D, H, W)`` in [0, 1] by the networks, and optimise what they
-    predict.
+    """Register one pair ``(1, 1, D, H, W)`` in [0, 1] by the networks, then by L-BFGS from there.
 
-    L-BFGS starts at one step of the momentum network, which is as good a start as several, with a
-    finer smoothing operator unless the network's is finer still. After 0 ``iterations`` that is the
-    step as predicted, at the resolution of the model's first. ``affine`` optimises the affine
-    parameters first.
+    It starts at one step of the momentum network, which is as good a start as several, with a finer
+    smoothing operator unless the network's is finer still. After 0 ``iterations`` that is the step
+    as predicted, at the resolution of the model's first. ``affine`` optimises the affine parameters
+    first.
     """
     config = model.config
     fixed, moving = full_pair(fixed, moving)

@@ -87,8 +87,8 @@ class AVSMConfig:
             raise UserError(f"model.step_scales: expected parts that rise to 1, found {found}")
 
     def scales_of(self, steps: int, scale: float = 1.0) -> tuple[float, ...]:
-        """Give the scale of each vSVF step on images of a scale: the last of ``step_scales``, or
-        finest.
+        """Give each vSVF step's scale: the last of ``step_scales``, the finest again for more
+        steps.
         """
         own = [part for part in self.step_scales if part <= scale] or [scale]
         return (*own[max(0, len(own) - steps) :], *[own[-1]] * (steps - len(own)))[:steps]
@@ -219,9 +219,7 @@ class Recipe:
         return math.ceil(8 / min(*(phase.scale for phase in phases), *self.model.step_scales))
 
     def change(self, values: Mapping[str, Any]) -> Self:
-        """Change settings by dotted names, as in ``{"affine.rate": 1e-3}``; UserError: name or
-        kind.
-        """
+        """Change settings by dotted names, such as ``{"affine.rate": 1e-3}``, or raise UserError."""
         plain = self.to_dict()
         for name, value in flat(values).items():
             inner, *path = plain, *name.split(".")

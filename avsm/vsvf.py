@@ -96,8 +96,9 @@ def _multiply_modes(field: Tensor, factor: Tensor) -> Tensor:
 
 
 class MultiGaussian(nn.Module):
-    """The smoothing operator K, velocity = K momentum: Gaussians of standard deviations ``sigmas``
-    in the unit cube, whose side is the volume's along each axis, times their ``weights``.
+    """The smoothing operator K: velocity = K momentum.
+
+    ``sigmas`` are standard deviations in the unit cube, whose side is the volume's along each axis.
     """
 
     def __init__(
@@ -147,8 +148,7 @@ class MultiGaussian(nn.Module):
 
 
 def exponential(velocity: Tensor, squarings: int = SQUARINGS) -> Tensor:
-    """Give the displacement u ``(B, 3, D, H, W)`` of the flow exp(v) = id + u of a stationary
-    velocity.
+    """Give the displacement u ``(B, 3, D, H, W)`` of a stationary velocity's flow, exp(v) = id + u.
 
     Time is cut into 2^squarings steps; beyond the border the velocity is constant.
     """
