@@ -53,34 +53,23 @@ def paper_windows(shape: Sequence[int]) -> tuple[Window, ...]:
     return _dilated(0.3, smallest // 4), _dilated(0.7, smallest // 2)
 
 
-def dense_windows(shape: Sequence[int]) -> tuple[Window, ...]:
-    """Give windows of the paper's extents, weights and strides that read every voxel.
-
-    Those of dilation 2 and an even stride read one in eight, which is less accurate on small grids.
-    """
-    return tuple(map(_undilated, paper_windows(shape)))
-
-
 def _dilated(weight: float, size: int) -> Window:
     return Window(weight, size, dilation=2, stride=max((size + 1) // 4, 1))
-
-
-def _undilated(window: Window) -> Window:
-    return Window(window.weight, window.extent, dilation=1, stride=window.stride)
 
 
 def level_windows(shape: Sequence[int], scale: float, windows: str) -> tuple[Window, ...]:
     """Give the windows of mk-LNCC on a level ``shape`` of an image pyramid (Section 3, baselines).
 
-    They are S/4 and S/2 at scale 1, S/2 alone below: ``paper``, of dilation 2; ``dense``, which
-    read every voxel; or ``local``, dense ones with half of the weight, and one of 9 voxels a side.
+    They are S/4 and S/2 at scale 1, S/2 alone below: ``paper``, of dilation 2, which read one voxel
+    in eight; ``dense``, of the same extents, which read every one; or ``local``, dense ones with
+    half of the weight, and one of 9 voxels a side.
     """
     choose("windows", windows, WINDOWS)
     smallest = min(int(n) for n in shape)
     kernels = paper_windows(shape) if scale == 1 else (_dilated(1.0, max(2, smallest // 2)),)
     if windows == "paper":
         return kernels
-    dense = tuple(map(_undilated, kernels))
+    dense = tuple(Window(w.weight, w.extent, dilation=1, stride=w.stride) for w in kernels)
     if windows == "dense":
         return dense
     small = Window(0.5, min(LOCAL, smallest), dilation=1, stride=2)

@@ -1,4 +1,4 @@
-"""From maps on the networks' grids to physical space: affine parameters and displacement fields.
+"""To the networks' grids, and from them to physical space: affine parameters and displacements.
 
 The networks see both images on grids of one size, axes RAS+, each over its own field of view, in
 normalised coordinates t (z, y, x), corner aligned. For an image of N voxels on a grid of n along an
@@ -14,7 +14,7 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from avsm.grid import index_to_physical, like
+from avsm.grid import index_to_physical, like, to_grid
 from avsm.images import canonical
 from avsm.maps import Affine, affine_map, compose
 
@@ -37,6 +37,19 @@ def grid_frame(image: sitk.Image, shape: Sequence[int] | None = None) -> Frame:
     matrix = to_physical * ((grid - 1) * voxels / (2 * grid))
     centre = origin + to_physical @ ((voxels - 1) / 2)
     return Frame(matrix[:, ::-1].copy(), centre)
+
+
+def pair_on_grid(
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    shape: Sequence[int],
+    device: torch.device,
+    normalised: bool = False,
+) -> list[Tensor]:
+    """Bring both images to the networks' grid (D, H, W): ``(1, 1, D, H, W)``, see ``to_grid``."""
+    pair = {"fixed image": fixed, "moving image": moving}
+    arrays = (to_grid(image, shape, name, normalised) for name, image in pair.items())
+    return [torch.from_numpy(array)[None, None].to(device) for array in arrays]
 
 
 def mirror_map(phi: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from torch import Tensor
 from avsm.device import find_device
 from avsm.errors import UserError
 from avsm.fields import warp_image
-from avsm.grid import to_grid
 from avsm.images import canonical, check_image
 from avsm.maps import downsample
 from avsm.maps import warp as warp_tensor
@@ -25,7 +24,7 @@ from avsm.optimise import (
     optimise_affine,
     optimise_vsvf,
 )
-from avsm.physical import X_AXIS, mirror_map, physical_displacement
+from avsm.physical import X_AXIS, mirror_map, pair_on_grid, physical_displacement
 from avsm.vsvf import MultiGaussian
 
 MOST_VOXELS = 80 * 192 * 192  # the paper's grid
@@ -84,19 +83,17 @@ def register(
 
     A UserError says which image or option does not fit.
     """
-    pair = {"fixed image": fixed, "moving image": moving}
-    for name, image in pair.items():
-        check_image(image, name)
+    check_image(fixed, "fixed image")
+    check_image(moving, "moving image")
     place = find_device(device)
     check_options(model, affine_steps, steps, refine, refine_affine, size)
     if model is not None:
         shape = model.shape
     else:
         shape = tuple(int(n) for n in (working_size(fixed) if size is None else size))[::-1]
-    arrays = [to_grid(image, shape, name, normalised) for name, image in pair.items()]
+    tensors = pair_on_grid(fixed, moving, shape, place, normalised)
     if mirror:
-        arrays = [np.ascontiguousarray(np.flip(array, X_AXIS)) for array in arrays]
-    tensors = [torch.from_numpy(array)[None, None].to(place) for array in arrays]
+        tensors = [tensor.flip(X_AXIS - 3) for tensor in tensors]
     if model is None:
         affine = optimise_affine(*tensors).affine
         phi = affine.map(shape) if steps == 0 else optimise_vsvf(*tensors, affine).map

@@ -219,7 +219,7 @@ class Recipe:
         return math.ceil(8 / min(*(phase.scale for phase in phases), *self.model.step_scales))
 
     def change(self, values: Mapping[str, Any]) -> Self:
-        """Change settings by dotted names, such as ``{"affine.rate": 1e-3}``, or raise UserError."""
+        """Change settings by dotted names, such as ``{"affine.rate": 1e-3}``; or UserError."""
         plain = self.to_dict()
         for name, value in flat(values).items():
             inner, *path = plain, *name.split(".")

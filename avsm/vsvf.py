@@ -215,14 +215,12 @@ def vsvf_step(
     moving: Tensor,
     solver: str = "squaring",
     solver_steps: int | None = None,
-    shape: Sequence[int] | None = None,
 ) -> Step:
     """Advance a low-resolution map by a velocity, up-sample it once and warp (Fig. 3).
 
-    ``momentum``, ``velocity`` and ``low_map``, from which the step starts, are ``(B, 3, D', H',
-    W')``, the moving image ``(B, 1, D, H, W)``; ``shape`` is the fixed image's, the moving one's
-    where None.
+    ``momentum``, ``velocity`` and ``low_map``, where the step starts, are ``(B, 3, D', H', W')``,
+    the moving image is ``(B, 1, D, H, W)``.
     """
     low = advance(low_map, velocity, solver, solver_steps)
-    phi = resize(low, moving.shape[2:] if shape is None else shape)
+    phi = resize(low, moving.shape[2:])
     return Step(momentum, velocity, low, phi, warp(moving, phi))

@@ -20,12 +20,11 @@ from torch import Tensor, nn
 
 from avsm.device import autocast, device_name, find_device, precision_name
 from avsm.errors import UserError
-from avsm.grid import to_grid
 from avsm.images import ORIENTATION
 from avsm.maps import Affine, check_pair, half_shape, identity_map, resize, spacing, warp
 from avsm.model import FORMAT, TrainedModel, load_checkpoint, load_model
 from avsm.networks import Conv3d
-from avsm.physical import physical_displacement
+from avsm.physical import pair_on_grid, physical_displacement
 from workflow.contract.registration import Context, Registration
 
 KIND = "voxelmorph"  # what a model file says it is
@@ -216,12 +215,7 @@ def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Conte
     """Register by the network that `prepare` loaded; settings are those of its training."""
     model, shape, _ = context.prepared
     device = next(model.net.parameters()).device
-    arrays = [
-        to_grid(image, shape, name, normalised=True)
-        for image, name in ((fixed, "fixed image"), (moving, "moving image"))
-    ]
-    tensors = [torch.from_numpy(array)[None, None].to(device) for array in arrays]
     with torch.inference_mode():
-        result = model(*tensors)
+        result = model(*pair_on_grid(fixed, moving, shape, device, normalised=True))
     displacement = physical_displacement(result.map.cpu(), fixed, moving)
     return Registration(displacement, device_name(device), precision_name(device, model.precision))
