@@ -1,20 +1,15 @@
 """AVSM: joint affine and non-parametric registration of 3D images with networks.
 
-The library implements the method of Shen, Han, Xu and Niethammer, "Networks for Joint Affine and
-Non-parametric Image Registration", CVPR 2019 (equation numbers in the code are that paper's). It
-knows nothing of benchmarks. In the networks and losses tensors go in and tensors come out; files
-are read and written by ``images``, ``data`` and ``model``; ``cli`` is the command ``avsm``.
-What registers two images is at hand here: ``avsm.register`` and the functions of ``AT_HAND``.
+The library implements Shen, Han, Xu and Niethammer, "Networks for Joint Affine and Non-parametric
+Image Registration", CVPR 2019, whose equation numbers the code has, and knows nothing of
+benchmarks. ``avsm.register`` and the functions of ``AT_HAND`` register two images.
 
-One frame is used throughout. Images are ``(B, 1, D, H, W)`` with intensities in [0, 1]; a point is
-given by normalised coordinates in [-1, 1] along each array axis, -1 and 1 being the centres of the
-first and the last voxel (corner aligned). A map ``(B, 3, D, H, W)`` holds, for every voxel of the
-fixed image, where to read in the moving image (pull-back, the paper's Phi^-1); its channels follow
-the array axes (D, H, W) = (z, y, x). Velocities and momenta live in the same coordinates, so a
-length of 2 is the side of the unit cube in which the paper states its widths and integrals.
+Images are ``(B, 1, D, H, W)`` with intensities in [0, 1]. Points have normalised coordinates in
+[-1, 1] along each array axis (z, y, x), -1 and 1 being the centres of the outermost voxels (corner
+aligned). A map ``(B, 3, D, H, W)`` holds, for every voxel of the fixed image, where to read in the
+moving image (pull-back, the paper's Phi^-1). Velocities and momenta live in the same coordinates: a
+length of 2 is the side of the unit cube in which the paper states widths and integrals.
 """
-
-from __future__ import annotations
 
 from importlib import import_module
 from typing import Any

@@ -1,7 +1,5 @@
 """The command line: ``avsm train`` here, the commands that register in ``cli_register``."""
 
-from __future__ import annotations
-
 import argparse
 import functools
 import json

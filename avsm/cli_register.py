@@ -1,7 +1,5 @@
 """The commands that register: ``avsm register``, ``warp``, ``points`` and ``info``."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 from collections.abc import Iterable, Iterator

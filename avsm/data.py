@@ -1,12 +1,10 @@
 """Images and label maps of a training run, all on one grid; batches and scores made of them."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import SimpleITK as sitk
@@ -18,9 +16,8 @@ from avsm.grid import LIKE_LABELS, check_unit_range, has_few_values, label_fault
 from avsm.images import canonical, read_image
 from avsm.losses import both_directions
 from avsm.manifest import Scan
-from avsm.maps import jacobian_determinant, warp
+from avsm.maps import downsample, jacobian_determinant, scaled_shape, warp
 from avsm.pairs import PairSampler, random_contrast, read_cohort, validation_pairs
-from avsm.pyramid import downsample, scaled_shape
 from avsm.settings import Augmentation, Phase, Recipe
 
 log = logging.getLogger(__name__)
@@ -30,9 +27,8 @@ FindMap = Callable[[Tensor, Tensor], Tensor]
 class ImageStore:
     """The images of scans in half precision, in memory or, when too large, in a file.
 
-    Images are given by the positions of their scans. They are on one grid, ``shape``, and none is
-    another's copy, nor one of those ``seen``, by digests, to which they are added. With ``pinned``
-    they are read to memory from which a GPU copies beside its work.
+    All have one grid, ``shape``, and none is another's copy, nor of those ``seen``, by digests.
+    With ``pinned`` they are read to memory from which a GPU copies beside its work.
     """
 
     def __init__(
@@ -112,7 +108,7 @@ class Pairs(NamedTuple):
     judged_fixed: Tensor  # what the similarity compares: the same, or in one contrast
     judged_moving: Tensor
 
-    def scaled(self, scale: float) -> Pairs:
+    def scaled(self, scale: float) -> Self:
         """Give the same pairs at part of their resolution along each axis."""
         if scale == 1:
             return self
@@ -167,9 +163,8 @@ def read_labels(
 ) -> tuple[dict[int, Tensor], tuple[int, ...]]:
     """Read the label maps of scans, as far as they have one, and find the structures to score.
 
-    Gives uint8 ``(D, H, W)`` by position of the scan, and the structures' values: those that are
-    ``wanted``, of which each label map has some; or all but 0, which then each has. A UserError
-    lists the label maps that lack structures, are another's copy or not of their images.
+    Gives uint8 ``(D, H, W)`` by position of the scan, and the values ``wanted``, of which each has
+    some, or all but 0, which each has. A UserError lists maps that lack them or do not fit.
     """
     labels, faults, seen = {}, [], {}
     for index, scan in enumerate(scans):
@@ -209,10 +204,7 @@ class Score(NamedTuple):
 
 
 def dice(fixed: Tensor, warped: Tensor, values: Sequence[int]) -> float:
-    """Give the mean Dice of two label maps over structures; those in neither are left out.
-
-    It is NaN if none of the structures is in either map.
-    """
+    """Give the mean Dice of two label maps over the structures in either; NaN if none is."""
     found = []
     for value in values:
         a, b = fixed == value, warped == value
@@ -231,8 +223,8 @@ def validate(
 ) -> Score:
     """Register pairs and compare the fixed label map with the warped moving one.
 
-    ``find_map`` gives the map ``(1, 3, D, H, W)`` of a fixed and a moving image
-    ``(1, 1, D, H, W)``; label maps are ``(D, H, W)``, warped by nearest neighbour.
+    ``find_map`` gives the map ``(1, 3, D, H, W)`` of images ``(1, 1, D, H, W)``; label maps are
+    ``(D, H, W)``.
     """
     scores, folds = [], []
     for (fixed, moving), (fixed_label, moving_label) in zip(images, labels, strict=True):
@@ -245,10 +237,10 @@ def validate(
 
 
 class Validation:
-    """The validation pairs of a recipe, ready to score a model on a device.
+    """The validation pairs of a recipe, of scans with label maps, ready to score on a device.
 
-    They are made of those scans that have label maps. Their images are on the grid of the training
-    images of ``source``, and none of those; ``values`` are the structures to score, None takes all.
+    Images have the grid of those of ``source`` and are none of them; ``values`` None: all
+    structures.
     """
 
     def __init__(

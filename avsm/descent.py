@@ -1,13 +1,10 @@
 """Descent of a loss over momenta: Adam, and L-BFGS in the metric of the regulariser.
 
-The loss is f(K m) + w <m, K m>: a data term that sees the velocity v = K m alone, and the energy.
-In the inner product <a, b>_K = <a, K b> its gradient is f'(v) + 2 w m, without K, and the energy's
-Hessian is 2 w I: well conditioned, where in the plain inner product K damps all but the smoothest
-parts of a momentum. One function evaluation is one forward and one backward pass of the data term;
-the smoothing is linear and done once per direction, not once per trial step.
+The loss is f(K m) + w <m, K m>, a data term of the velocity v = K m and the energy. In the inner
+product <a, b>_K = <a, K b> its gradient is f'(v) + 2 w m and the energy's Hessian 2 w I: well
+conditioned, where in the plain one K damps all but the smoothest parts of a momentum. An evaluation
+is one pass of the data term in each direction; K is applied once per direction.
 """
-
-from __future__ import annotations
 
 import logging
 import math
@@ -16,11 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from avsm.losses import Losses, velocity_energy
 
-Function = Callable[[torch.Tensor], torch.Tensor]
-Report = Callable[[int, torch.Tensor], None]  # of an iteration, from 0, and its loss
+Function = Callable[[Tensor], Tensor]
+Report = Callable[[int, Tensor], None]  # of an iteration, from 0, and its loss
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +32,7 @@ TRIALS = 12  # step lengths that a line search tries: down to 1/2048
 def reporter(name: str, scale: float, iterations: int) -> Report:
     """Make what logs the losses of a level now and then, and stops where one is not finite."""
 
-    def report(iteration: int, loss: torch.Tensor) -> None:
+    def report(iteration: int, loss: Tensor) -> None:
         value = float(loss)
         if not math.isfinite(value):
             raise FloatingPointError(
@@ -51,28 +49,27 @@ def reporter(name: str, scale: float, iterations: int) -> Report:
 class Evaluation(NamedTuple):
     """The total loss, detached, and the gradient f'(v) + 2 w m of the K metric."""
 
-    loss: torch.Tensor
-    gradient: torch.Tensor
+    loss: Tensor
+    gradient: Tensor
 
 
 class Objective:
     """The loss of momenta ``(B, 3, D, H, W)``, differentiated with one pass in each direction.
 
-    ``data`` gives the similarity term, a scalar, of the velocity; ``smoother`` is K; ``weight`` is
-    the factor of the energy <m, v>, which is summed over the batch. ``evaluations`` counts.
+    ``data`` gives the similarity term, a scalar, of the velocity; ``weight`` is that of <m, v>.
     """
 
     def __init__(self, data: Function, smoother: Function, weight: float) -> None:
         self.data, self.smoother, self.weight = data, smoother, weight
         self.evaluations = 0
 
-    def losses(self, momentum: torch.Tensor, velocity: torch.Tensor) -> Losses:
+    def losses(self, momentum: Tensor, velocity: Tensor) -> Losses:
         """Give the losses alone; ``velocity`` is K applied to ``momentum``."""
         similarity = self.data(velocity)
         energy = self.weight * velocity_energy(momentum, velocity.detach()).sum()  # Eq. 9
         return Losses(similarity + energy, similarity, energy, torch.zeros_like(energy))
 
-    def __call__(self, momentum: torch.Tensor, velocity: torch.Tensor) -> Evaluation:
+    def __call__(self, momentum: Tensor, velocity: Tensor) -> Evaluation:
         """Evaluate loss and gradient; gradients of other leaves in ``data`` are left in them."""
         self.evaluations += 1
         leaf = velocity.detach().requires_grad_()
@@ -85,12 +82,9 @@ class Objective:
 
 
 def descend_adam(
-    objective: Objective, momentum: torch.Tensor, rates: Sequence[float], report: Report
-) -> torch.Tensor:
-    """Descend from a momentum ``(B, 3, D, H, W)`` with Adam; give that after the last step.
-
-    ``rates`` are the step sizes of the iterations, in the momentum's units.
-    """
+    objective: Objective, momentum: Tensor, rates: Sequence[float], report: Report
+) -> Tensor:
+    """Descend from a momentum ``(B, 3, D, H, W)`` with Adam, at a rate for each iteration."""
     leaf = momentum.detach().clone()
     optimiser = torch.optim.Adam([leaf])
     for iteration, rate in enumerate(rates):
@@ -105,16 +99,15 @@ def descend_adam(
 
 def descend_lbfgs(
     objective: Objective,
-    momentum: torch.Tensor,
+    momentum: Tensor,
     iterations: int,
     report: Report,
     first_step: float,
-) -> torch.Tensor:
+) -> Tensor:
     """Descend from a momentum ``(B, 3, D, H, W)`` with L-BFGS; give that of the lowest loss.
 
-    A backtracking line search chooses the step. It ends after ``iterations``, or when no step
-    lowers the loss. The first step adds a velocity of at most ``first_step``, in normalised
-    coordinates.
+    A backtracking line search chooses steps, until none lowers the loss. The first adds a velocity
+    of at most ``first_step``, in normalised coordinates.
     """
     m, smoother, memory = momentum.detach(), objective.smoother, _Memory()
     if not iterations:
@@ -156,17 +149,17 @@ class _Memory:
     """The last steps s and changes of the gradient y, with their images K s and K y."""
 
     def __init__(self) -> None:
-        self.pairs: deque[tuple[torch.Tensor, ...]] = deque(maxlen=HISTORY)
+        self.pairs: deque[tuple[Tensor, ...]] = deque(maxlen=HISTORY)
         self.scale = 1.0
 
-    def add(self, s: torch.Tensor, ks: torch.Tensor, y: torch.Tensor, ky: torch.Tensor) -> None:
+    def add(self, s: Tensor, ks: Tensor, y: Tensor, ky: Tensor) -> None:
         """Remember a step, unless the loss curves downwards along it."""
         curvature, square = (ks * y).sum(), (ky * y).sum()
         if curvature > 1e-10 * square:
             self.pairs.append((s, ks, y, ky, 1 / curvature))
             self.scale = curvature / square
 
-    def inverse_hessian(self, gradient: torch.Tensor) -> torch.Tensor:
+    def inverse_hessian(self, gradient: Tensor) -> Tensor:
         """Multiply by the approximate inverse Hessian: the two-loop recursion in the K metric."""
         q, factors = gradient, []
         for _s, ks, y, _, rho in reversed(self.pairs):

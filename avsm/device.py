@@ -1,7 +1,5 @@
 """Where to compute: device, half precision where it helps, peak memory."""
 
-from __future__ import annotations
-
 import resource
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -13,10 +11,7 @@ from avsm.settings import PRECISIONS
 
 
 def find_device(name: str = "auto") -> torch.device:
-    """Give a device by name: ``auto`` takes CUDA, else Apple's MPS, else the processor.
-
-    A UserError says if the machine has no such device.
-    """
+    """Give a device by name: ``auto`` takes CUDA, else MPS, else the processor; or UserError."""
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         return torch.device("cuda" if has_cuda else "mps" if has_mps else "cpu")
@@ -27,10 +22,7 @@ def find_device(name: str = "auto") -> torch.device:
 
 
 def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager[object]:
-    """Run networks in bfloat16 where the device computes it fast; geometry stays in float32.
-
-    ``precision`` is ``auto``, ``float32`` or ``bfloat16``.
-    """
+    """Run networks in bfloat16 where the device computes it fast; geometry stays in float32."""
     half = precision_name(device, precision) == "bfloat16"
     return torch.autocast(device.type, dtype=torch.bfloat16) if half else nullcontext()
 

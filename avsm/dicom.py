@@ -1,10 +1,7 @@
 """DICOM: a folder that holds one series, or one file with several frames.
 
-What a header says is held against its file, and every plane against the others: a stack that is
-no box of voxels at equal distances is an error before a voxel is read.
+Headers are held against files and planes against one another before a voxel is read.
 """
-
-from __future__ import annotations
 
 import math
 import tempfile
@@ -112,9 +109,8 @@ def read_dicom(path: Path) -> Volume:
 def read_series(path: Path) -> Series:
     """Read the headers of a folder's DICOM files (others in it are noted), or of one file.
 
-    A UserError says that a file is cut short or claims more pixels than it holds, is no grey image
-    or does not say where it lies, or that the files are not one series of equal slices at equal
-    distances.
+    A UserError says what is cut short, no grey image or of no known place, or that the files are
+    not one series of equal slices at equal distances.
     """
     files = [path]
     if path.is_dir():

@@ -1,7 +1,5 @@
 """What a displacement field does: images and landmarks moved through it, by SimpleITK."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
@@ -23,15 +21,11 @@ def warp_image(
 ) -> sitk.Image:
     """Resample an image through a displacement field, see ``registration.Result``.
 
-    Interpolation is linear, in float32, or float64 where values so far from zero lose digits in
-    float32; that of a ``label`` map is by nearest neighbour and keeps the pixel type. The result
-    lies on the grid of ``reference``, or the field's. Where nothing of the image is seen, beyond
-    the field too, it has the value ``outside``; None takes the image's lowest, of a label map 0.
-
-    Raises
-    ------
-    UserError
-        If the reference lies outside of the field, or a label map cannot hold the value outside.
+    Interpolation is linear, in float32, or float64 where values so far from zero lose digits; that
+    of a ``label`` map by nearest neighbour keeps the pixel type. The result lies on the grid of
+    ``reference``, or the field's. Where nothing of the image is seen, beyond the field too, it is
+    ``outside``; None takes the image's lowest value, of a label map 0. A UserError says that the
+    reference lies outside of the field, or a label map cannot hold the value.
     """
     grid = displacement if reference is None else reference
     # The transform takes the image that it is given for itself: it gets a copy.
@@ -62,9 +56,8 @@ def warp_image(
 def move_points(points: np.ndarray, displacement: sitk.Image, inverse: bool = False) -> np.ndarray:
     """Carry landmarks ``(N, 3)``, mm, LPS, of the fixed image through a displacement field.
 
-    With ``inverse`` they are the moving image's, and x_fixed of ``x_moving = x_fixed + u(x_fixed)``
-    is found by iteration to within ``WITHIN_MM``. Gives their places in the other image. A
-    UserError lists the points that lie, or end, outside of the field, or have no inverse.
+    With ``inverse`` they are the moving image's, and x_fixed is found to within ``WITHIN_MM``. A
+    UserError lists points that lie, or end, outside of the field, or have no inverse.
     """
     transform = sitk.DisplacementFieldTransform(sitk.Cast(displacement, sitk.sitkVectorFloat64))
     if inverse:

@@ -1,10 +1,7 @@
 """Grids of images, the way on to a working grid, and whether a label map is its image's.
 
-A working grid has RAS+ axes (x to the right, y anterior, z superior) and a given number of voxels,
-over an image's own field of view unless a spacing is asked for.
+A working grid has RAS+ axes: x to the right, y anterior, z superior.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,9 +78,8 @@ class WorkingGrid:
 def axis_weights(voxels: int, edges: np.ndarray) -> np.ndarray:
     """Return the weights ``(len(edges) - 1, voxels)`` that resample one axis.
 
-    Down-sampling averages by area: each weight is the part of the target voxel that a source
-    voxel covers, so nothing aliases. Up-sampling interpolates linearly. What lies outside the
-    image has no weight, hence counts as 0.
+    Down-sampling averages by area, so nothing aliases; up-sampling interpolates linearly. What lies
+    outside the image has no weight, hence counts as 0.
     """
     step = edges[1] - edges[0]
     source = np.arange(voxels)
@@ -129,10 +125,7 @@ def normalise(
 
 
 def majority_vote(labels: np.ndarray, edges: Sequence[np.ndarray]) -> np.ndarray:
-    """Give each target voxel the value that covers most of it; uint8 ``(z, y, x)``.
-
-    Ties go to the lower value, so to the background first.
-    """
+    """Give each target voxel the value that covers most of it, the lower in ties; uint8."""
     # What the image does not cover is background.
     best_part = 1 - resample_by_area(np.ones(labels.shape, np.float32), edges)
     best_part += resample_by_area((labels == 0).astype(np.float32), edges)
@@ -161,8 +154,7 @@ def image_on_grid(
 ) -> sitk.Image:
     """Bring an image to a working grid: float32 in [0, 1], see ``normalise``.
 
-    A mirrored image keeps the header of the unmirrored one: the anatomy is reflected at the
-    central plane of its own field of view.
+    ``mirrored`` reflects the anatomy at the centre of its field of view; the header stays.
     """
     image = canonical(image)
     target, edges = grid.placed_on(image)
@@ -200,10 +192,7 @@ def whole_edges(shape: Sequence[int], target: Sequence[int]) -> list[np.ndarray]
 def to_grid(
     image: sitk.Image, shape: Sequence[int], name: str, normalised: bool = False
 ) -> np.ndarray:
-    """Bring a scalar 3D image to a network's grid (D, H, W), axes RAS+: float32 in [0, 1].
-
-    ``name`` is what messages call it; ``normalised`` intensities, in [0, 1] already, stay.
-    """
+    """Bring a scalar 3D image to a network's grid (D, H, W), axes RAS+: float32 in [0, 1]."""
     array = sitk.GetArrayFromImage(canonical(image))
     array = check_unit_range(array, name) if normalised else normalise(array, name)
     return resample_by_area(array, whole_edges(array.shape, shape))
@@ -215,10 +204,7 @@ def label_faults(
     image: sitk.Image | None = None,
     image_path: str | Path = "",
 ) -> list[str]:
-    """Say why a label map cannot be used, by itself or with its image, both with RAS+ axes.
-
-    It has whole numbers from 0 to 255, lies on the image's grid, and the image is none itself.
-    """
+    """Say why a label map is none of values 0 to 255, or not its image's; axes of both are RAS+."""
     values = np.unique(sitk.GetArrayViewFromImage(label))
     wrong, faults = values[~np.isin(values, VALUES) & np.isfinite(values)], []
     if wrong.size:

@@ -1,10 +1,7 @@
 """Images in and out of files, and their axes: the one gate through which every file comes.
 
-A file is refused, or read right, or read with a warning that says what was odd and what was made
-of it. What a file holds decides how it is read, not its name.
+A file is refused, read right, or read with a warning, by what it holds, whatever its name.
 """
-
-from __future__ import annotations
 
 import logging
 import zlib
@@ -37,9 +34,8 @@ HEAD_BYTES = 1 << 12
 def read_image(path: str | Path, notes: list[str] | None = None) -> sitk.Image:
     """Read a scalar 3D image: NIfTI, MetaImage, NRRD, a DICOM series' folder or multi-frame file.
 
-    What was odd is added to ``notes``, or logged as warnings where it is None. A UserError says
-    that the file is missing, cannot be read, is cut short or too long, contradicts itself, or does
-    not hold one finite real number for each voxel of a 3D image.
+    What was odd is added to ``notes``, or logged. A UserError says that the file is missing,
+    damaged or contradicts itself, or does not hold one finite number a voxel of a 3D image.
     """
     image = _read(path, "an image", notes)
     check_image(image, str(path))
@@ -47,10 +43,7 @@ def read_image(path: str | Path, notes: list[str] | None = None) -> sitk.Image:
 
 
 def read_field(path: str | Path) -> sitk.Image:
-    """Read a displacement field: a 3D image of three finite components, mm, LPS.
-
-    A UserError says that the file is missing, cannot be read, is cut short or holds something else.
-    """
+    """Read a displacement field, a 3D image of three finite components, mm, LPS; else UserError."""
     field = _read(path, "a displacement field", None)
     if field.GetNumberOfComponentsPerPixel() != 3:
         raise UserError(

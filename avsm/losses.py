@@ -1,34 +1,29 @@
-"""Image similarity (Eq. 2, 3) and the complete losses of both stages (Eq. 6 and Eq. 9-12).
+"""Image similarity (Eq. 2, 3) and the complete losses of both stages (Eq. 4-6 and Eq. 9-13).
 
-Similarity losses are 1 - similarity, one value per image of the batch: 0 for a perfect match (up to
-positive scale and offset), 1 for none and, un-squared, 2 for an inverted contrast. Deviation: Eq. 3
-writes the similarity itself, which a loss must fall with.
-
-In the complete losses both directions of n pairs come as one batch of 2 n: item i registers a pair
-one way, item i + n the other way. Sums over the two directions are as in the paper; over pairs it
-is the mean.
+Similarity losses are 1 - similarity by image of the batch: 0 for a perfect match, 1 for none and,
+un-squared, 2 for an inverted contrast. Deviation: Eq. 3 writes the similarity itself, which a loss
+must fall with. In complete losses n pairs come as a batch of 2 n, item i + n being item i the other
+way round. They are summed over directions, as in the paper, and averaged over pairs.
 """
 
-from __future__ import annotations
-
+import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from avsm.affine import Affine, affine_asymmetry, affine_deviation
-from avsm.checks import check_same_shape, check_volume
 from avsm.errors import choose
-from avsm.maps import compose, identity_map
-from avsm.moments import window_moments
+from avsm.maps import Affine, check_same_shape, check_volume, compose, compose_affine, identity_map
 from avsm.settings import LAMBDA_AS, LAMBDA_VR, LAMBDA_VS
 
 # Added to each variance, so that constant windows count 0 and their gradients stay finite: a
 # contrast of a thousandth of the intensity range [0, 1] counts as noise.
 FLOOR = 1e-6
 WINDOWS = ("paper", "dense", "local")  # see ``level_windows``
+CPU_CHUNK = 1 << 18  # voxels at a time, so that products stay in the processor's cache
 LOCAL = 9  # voxels a side of the small window of ``local`` ones
 
 
@@ -49,9 +44,8 @@ class Window(NamedTuple):
 def paper_windows(shape: Sequence[int]) -> tuple[Window, ...]:
     """Give the paper's windows: S/4 and S/2 for the smallest size S of (D, H, W), dilation 2.
 
-    Their weights are .3 and .7; for 80x192x192 their sizes are 20 and 40, their strides 5 and 10.
-    Deviation: the paper's text says "stride S/4"; the authors' code strides by a quarter of each
-    window, rounded, and so do we.
+    Their weights are .3 and .7. Deviation: the paper's text says "stride S/4"; the authors' code
+    strides by a quarter of each window, rounded (5 and 10 voxels for S = 80), and so do we.
     """
     smallest = min(int(n) for n in shape)
     if smallest < 8:
@@ -59,49 +53,115 @@ def paper_windows(shape: Sequence[int]) -> tuple[Window, ...]:
     return _dilated(0.3, smallest // 4), _dilated(0.7, smallest // 2)
 
 
-def dense_windows(shape: Sequence[int]) -> tuple[Window, ...]:
-    """Give windows of the paper's extents, weights and strides that read every voxel.
-
-    With dilation 2 and an even stride all windows read the same eighth of the voxels, which costs
-    accuracy on small grids.
-    """
-    return tuple(map(_undilated, paper_windows(shape)))
-
-
 def _dilated(weight: float, size: int) -> Window:
     return Window(weight, size, dilation=2, stride=max((size + 1) // 4, 1))
 
 
-def _undilated(window: Window) -> Window:
-    return Window(window.weight, window.extent, dilation=1, stride=window.stride)
-
-
 def level_windows(shape: Sequence[int], scale: float, windows: str) -> tuple[Window, ...]:
-    """Give the windows of mk-LNCC on a level of an image pyramid (Section 3, baseline methods).
+    """Give the windows of mk-LNCC on a level ``shape`` of an image pyramid (Section 3, baselines).
 
-    They are S/4 and S/2 at scale 1, S/2 alone below. ``windows`` are ``paper``, of dilation 2;
-    ``dense``, of the same extents, which read every voxel; or ``local``, those with half of the
-    weight, and one of 9 voxels a side with the other half. ``shape`` is that of the level.
+    They are S/4 and S/2 at scale 1, S/2 alone below: ``paper``, of dilation 2, which read one voxel
+    in eight; ``dense``, of the same extents, which read every one; or ``local``, dense ones with
+    half of the weight, and one of 9 voxels a side.
     """
     choose("windows", windows, WINDOWS)
     smallest = min(int(n) for n in shape)
     kernels = paper_windows(shape) if scale == 1 else (_dilated(1.0, max(2, smallest // 2)),)
     if windows == "paper":
         return kernels
-    dense = tuple(map(_undilated, kernels))
+    dense = tuple(Window(w.weight, w.extent, dilation=1, stride=w.stride) for w in kernels)
     if windows == "dense":
         return dense
     small = Window(0.5, min(LOCAL, smallest), dilation=1, stride=2)
     return (small, *(window._replace(weight=0.5 * window.weight) for window in dense))
 
 
+class Moments(NamedTuple):
+    """Averages over windows, each ``(B, 1, d, h, w)`` for d x h x w windows."""
+
+    x: Tensor
+    y: Tensor
+    xx: Tensor
+    yy: Tensor
+    xy: Tensor
+
+
+@functools.lru_cache(maxsize=64)
+def membership(
+    size: int, window: int, dilation: int, stride: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Say which of ``size`` voxels each window averages: (windows, size), entries 1 / window."""
+    with torch.inference_mode(False):  # a cached tensor must stay usable in training
+        starts = torch.arange(0, size - dilation * (window - 1), stride)
+        samples = starts[:, None] + dilation * torch.arange(window)
+        matrix = torch.zeros(len(starts), size, dtype=dtype)
+        matrix.scatter_(1, samples, 1 / window)
+        return matrix.to(device)
+
+
+def window_moments(x: Tensor, y: Tensor, window: int, dilation: int, stride: int) -> Moments:
+    """Average x, y, x^2, y^2 and x y over all windows inside images ``(B, 1, D, H, W)``.
+
+    ``window`` is in samples a side, ``dilation`` in voxels from sample to sample, ``stride`` in
+    voxels from window to window. Along each axis this is a product with a thin matrix. The products
+    of images are formed a few planes at a time and never stored: memory traffic is what this costs.
+    """
+    matrices = (membership(n, window, dilation, stride, x.dtype, x.device) for n in x.shape[2:])
+    return Moments(*_WindowMoments.apply(x, y, *matrices).unbind())
+
+
+class _WindowMoments(torch.autograd.Function):
+    """The five averages, stacked; mz, my and mx are the ``membership`` of each axis."""
+
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(*tensors)
+        x, y, mz, my, mx = tensors
+        planes = x.new_empty(5, *x.shape[:3], my.shape[0], mx.shape[0])
+        for part in _chunks(x):
+            a, b = x[:, :, part], y[:, :, part]
+            for index, product in enumerate((a, b, a * a, b * b, a * b)):
+                planes[index, :, :, part] = my @ (product @ mx.T)
+        return (mz @ planes.flatten(-2)).unflatten(-1, planes.shape[-2:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, mz, my, mx = ctx.saved_tensors
+        planes = (mz.T @ gradient.flatten(-2)).unflatten(-1, gradient.shape[-2:])
+        # In the order of ``Moments``; x y is read for both images.
+        needed = (*ctx.needs_input_grad[:2], *ctx.needs_input_grad[:2], True)
+        grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        grad_y = torch.empty_like(y) if ctx.needs_input_grad[1] else None
+        for part in _chunks(x):
+            a, b = x[:, :, part], y[:, :, part]
+            g = [
+                my.T @ (plane[:, :, part] @ mx) if need else None
+                for plane, need in zip(planes, needed, strict=True)
+            ]
+            if grad_x is not None:
+                grad_x[:, :, part] = g[0].addcmul_(a, g[2], value=2).addcmul_(b, g[4])
+            if grad_y is not None:
+                grad_y[:, :, part] = g[1].addcmul_(b, g[3], value=2).addcmul_(a, g[4])
+        return grad_x, grad_y, None, None, None
+
+
+def _chunks(image: Tensor) -> list[slice]:
+    """Cut the planes of axis D into runs; a GPU takes them all at once."""
+    depth = image.shape[2]
+    on_cpu = image.device.type == "cpu"
+    planes = max(1, CPU_CHUNK * depth // image.numel()) if on_cpu else depth
+    return [slice(start, start + planes) for start in range(0, depth, planes)]
+
+
 def lncc(
     warped: Tensor, fixed: Tensor, window: Window, squared: bool = False, floor: float = FLOOR
 ) -> Tensor:
-    """Give the local normalised cross-correlation of one window size (Eq. 2): ``(B,)``.
+    """Give the local correlation of images ``(B, 1, D, H, W)`` for one window size (Eq. 2):
+    ``(B,)``.
 
-    It is the mean over all windows inside the images ``(B, 1, D, H, W)``; those of constant
-    intensity count 0. With ``squared``, squared correlations are averaged, as in the authors' code.
+    It is the mean over all windows inside the images; those of constant intensity count 0. With
+    ``squared``, squared correlations are averaged, as in the authors' code.
     """
     _check_pair(warped, fixed)
     if window.extent > min(fixed.shape[2:]):
@@ -127,10 +187,7 @@ def mk_lncc_loss(
     squared: bool = False,
     floor: float = FLOOR,
 ) -> Tensor:
-    """Give the multi-kernel LNCC loss, 1 - Eq. 3, of images in [0, 1]: ``(B,)``.
-
-    The weights of the windows sum to 1; None takes ``paper_windows``.
-    """
+    """Give 1 - Eq. 3 of images in [0, 1]: ``(B,)``; window weights sum to 1, None: the paper's."""
     _check_pair(warped, fixed)
     if windows is None:
         windows = paper_windows(fixed.shape[2:])
@@ -155,10 +212,7 @@ def _check_pair(warped: Tensor, fixed: Tensor) -> None:
 
 
 def _centre(image: Tensor) -> Tensor:
-    """Subtract the mean of each image: correlation does not change, float32 loses fewer digits.
-
-    For the same reason the mean counts as a constant in the gradient.
-    """
+    """Subtract each image's mean, a constant in the gradient: float32 then loses fewer digits."""
     return image - image.detach().mean(dim=(2, 3, 4), keepdim=True)
 
 
@@ -206,14 +260,34 @@ def _total(similarity: Tensor, regularisation: Tensor, symmetry: Tensor) -> Loss
     return Losses(similarity + regularisation + symmetry, similarity, regularisation, symmetry)
 
 
+def affine_deviation(affine: Affine) -> Tensor:
+    """Give the squared distance from the identity, Eq. 4 without its weight: ``(B,)``."""
+    residual = affine.matrix - torch.eye(3, dtype=affine.matrix.dtype, device=affine.matrix.device)
+    return residual.square().sum(dim=(1, 2)) + affine.offset.square().sum(dim=1)  # Eq. 4
+
+
+def affine_asymmetry(forward: Affine, backward: Affine) -> Tensor:
+    """Give the squared distance of backward(forward(x)) from x, unweighted Eq. 5: ``(B,)``."""
+    return affine_deviation(compose_affine(backward, forward))  # Eq. 5
+
+
+def affine_regularisation_weight(epoch: float, constant: float = 10, decay: float = 4) -> float:
+    """Give the weight lambda_ar of Eq. 4 in an epoch n from 0 (Eq. 13): C K / (K + exp(n / K)).
+
+    By the paper's constants C and K (``decay``, in epochs) it falls from 8.0 to 0.
+    """
+    # Eq. 13 with numerator and denominator divided by exp(n / K): no overflow in late epochs.
+    fading = math.exp(-epoch / decay)
+    return constant * decay * fading / (decay * fading + 1)
+
+
 def affine_losses(
     similarity: Tensor, affine: Affine, lambda_ar: float, lambda_as: float = LAMBDA_AS
 ) -> Losses:
     """Give the complete affine loss (Eq. 6).
 
-    ``similarity`` is the loss of each item, ``(B,)``, ``affine`` the composed parameters of the
-    last step, ``lambda_ar`` the weight of their deviation from the identity in this epoch, see
-    ``affine_regularisation_weight``, and ``lambda_as`` that of the symmetry.
+    ``similarity`` is the loss of each item, ``(B,)``, ``affine`` what the last step composed,
+    ``lambda_ar`` the weight of its deviation from the identity, ``lambda_as`` of the symmetry.
     """
     deviation = lambda_ar * affine_deviation(affine)  # Eq. 4
     (a, a_ts), (b, b_ts) = _halves(affine.matrix), _halves(affine.offset)
@@ -224,10 +298,9 @@ def affine_losses(
 def velocity_energy(momentum: Tensor, velocity: Tensor) -> Tensor:
     """Give <m, v> of Eq. 9 as an integral over the unit cube, in the cube's units: ``(B,)``.
 
-    m and v = K m are ``(B, 3, D, H, W)`` in normalised coordinates; lengths in the unit cube are
-    half of those, hence the quarter. Deviation: the authors' code sums voxels times the product of
-    spacings 1 / (n - 1), 5 per cent more than the mean used here, and drops negative products,
-    which makes it no norm any more.
+    m and v = K m are ``(B, 3, D, H, W)`` in normalised coordinates, twice the cube's: hence the
+    quarter. Deviation: the authors' code sums over voxels of sides 1 / (n - 1), 5 per cent more,
+    and drops negative products, which makes it no norm any more.
     """
     check_volume("momentum", momentum, channels=3)
     check_same_shape("velocity", velocity, "momentum", momentum)
@@ -237,11 +310,9 @@ def velocity_energy(momentum: Tensor, velocity: Tensor) -> Tensor:
 def asymmetry(phi: Tensor, phi_ts: Tensor) -> Tensor:
     """Give the distance of phi(phi_ts(x)) from x, Eq. 10 without its weight: ``(B,)``.
 
-    The maps of both directions are ``(B, 3, D, H, W)``, at full or at low resolution. Deviation:
-    Eq. 10 has a squared norm, that is a sum, and the weight 1e-4. As in the authors' code this is
-    the mean over voxels and components of squared distances in the unit cube, with weight 500, so
-    that the weight does not depend on the resolution. At 80x192x192 voxels that is a sum with
-    weight 500 / (3 x 80 x 192 x 192) = 5.7e-5.
+    Maps are ``(B, 3, D, H, W)``. Deviation: as in the authors' code it is the mean over voxels and
+    components of squared distances in the unit cube, with weight 500, whatever the resolution; Eq.
+    10 has a sum, with weight 1e-4. For 80x192x192 voxels it is a sum of weight 5.7e-5.
     """
     residual = compose(phi, phi_ts) - identity_map(phi_ts.shape[2:], phi_ts)
     return (residual / 2).square().mean(dim=(1, 2, 3, 4))  # Eq. 10
@@ -259,7 +330,7 @@ def step_losses(
 
     ``similarity`` is the loss of each item, ``(B,)``, ``phi`` the maps after the step, ``momentum``
     and ``velocity`` its m and v = K m, all ``(B, 3, D, H, W)``; ``lambda_vr`` weighs their energy,
-    ``lambda_vs`` the symmetry, which is not evaluated at 0.
+    ``lambda_vs`` the symmetry.
     """
     energy = lambda_vr * velocity_energy(momentum, velocity)  # Eq. 9
     symmetry = torch.zeros_like(energy[0])

@@ -1,7 +1,5 @@
 """The manifest: which scans there are, and which of them are trained and validated on."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,17 +26,38 @@ class Scan:
     side: str = ""  # of the body, if it is known
     mirrored: bool = False  # whether the image was reflected, and looks as one of the other side
 
-    @property
-    def looks(self) -> str:
-        """Give the side that the image looks like; what is not left or right stays."""
-        return OTHER_SIDE.get(self.side, self.side) if self.mirrored else self.side
+
+def looks(scan: Scan) -> str:
+    """Give the side of the body that an image looks like; what is not left or right stays."""
+    return OTHER_SIDE.get(scan.side, scan.side) if scan.mirrored else scan.side
+
+
+def misfit(task: str, a: Scan, b: Scan) -> str:
+    """Say why two scans make no pair of a task, or nothing: one side, or mirrored to look like it.
+
+    Longitudinal pairs are two visits of one subject's side, cross-subject ones two subjects. Other
+    kinds of scans will do that have a subject, visit and side and may be mirrored.
+    """
+    if a is b:
+        return "a scan with itself"
+    if looks(a) != looks(b):
+        known = a.side and b.side and not (a.mirrored or b.mirrored)
+        reason = " while mirror_left is off" if known else ""
+        return f"sides {a.side or 'unknown'} and {b.side or 'unknown'}{reason}"
+    if task == "cross-subject":
+        return "cross-subject, but the same patient" if a.subject == b.subject else ""
+    if a.subject != b.subject:
+        return "longitudinal, but different patients"
+    if a.side != b.side:
+        return "longitudinal, but different sides"
+    return "longitudinal, but the same visit" if a.visit and a.visit == b.visit else ""
 
 
 def read_manifest(path: str | Path) -> list[Scan]:
     """Read a CSV with the columns subject, image, split, and those of ``OPTIONAL`` that it has.
 
-    Relative paths are relative to the manifest's folder. Rows of other splits (a test set) are
-    left out. A UserError lists all that is missing or wrong: file, columns, values, named files.
+    Paths are relative to its folder; other splits (test) are left out. A UserError lists all
+    faults.
     """
     path = Path(path)
     _, rows = read_table(path, "MANIFEST", REQUIRED)
@@ -63,10 +82,7 @@ def read_manifest(path: str | Path) -> list[Scan]:
 
 
 def same_files(owned: Iterable[tuple[str, Path | None]]) -> list[str]:
-    """Say which files come again, be it under another name or by a link.
-
-    ``owned`` has what each file is, such as "line 3: image", and the file, which exists.
-    """
+    """Say which files come again, be it by a link; ``owned`` has what each is, as in messages."""
     first: dict[tuple[int, int], tuple[str, Path]] = {}
     faults = []
     for owner, path in owned:

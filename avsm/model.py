@@ -3,8 +3,6 @@
 Checkpoints are written aside and renamed, and read as plain data: no code is run.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 from collections.abc import Iterable, Mapping
@@ -15,15 +13,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from avsm.affine import Affine
-from avsm.checks import check_same_shape, check_volume
 from avsm.errors import UserError
 from avsm.files import file_digest, written_aside
 from avsm.images import ORIENTATION
-from avsm.maps import half_shape, resize, warp
+from avsm.maps import Affine, downsample, half_shape, resize, warp
 from avsm.networks import AffineNet, MomentumNet
 from avsm.pairs import single_tasks
-from avsm.pyramid import downsample
 from avsm.settings import AVSMConfig
 from avsm.vsvf import MultiGaussian, Step, vsvf_step
 
@@ -62,11 +57,9 @@ class AVSM(nn.Module):
     ) -> Registration:
         """Register moving to fixed images ``(B, 1, D, H, W)``, intensities in [0, 1].
 
-        The number of affine steps is at least 1, that of vSVF steps 0 for affine alone; None takes
-        the configuration's.
+        None takes the configuration's numbers of affine steps (1 or more) and vSVF steps (0:
+        affine).
         """
-        check_volume("fixed", fixed, channels=1)
-        check_same_shape("moving", moving, "fixed", fixed)
         affine_steps = self.config.affine_steps if affine_steps is None else affine_steps
         affines = self.affine_net(fixed, moving, affine_steps)
         steps = self.config.steps if steps is None else steps
@@ -79,11 +72,10 @@ class AVSM(nn.Module):
     def vsvf_steps(
         self, fixed: Tensor, moving: Tensor, start: Affine, steps: int, scale: float = 1.0
     ) -> tuple[Step, ...]:
-        """Take vSVF steps from an affine map.
+        """Take vSVF steps from an affine map, on images of part ``scale`` of the resolution.
 
-        Deviation: with ``config.step_scales`` the first steps see images of less resolution, where
-        the network reaches farther; their maps have that resolution. ``scale`` is the part of the
-        resolution that the given images have already.
+        Deviation: with ``config.step_scales`` the first see, and give maps of, less resolution,
+        where the network reaches farther.
         """
         taken: list[Step] = []
         before = None
@@ -119,10 +111,7 @@ class TrainedModel:
 
 
 def load_model(path: str | Path) -> TrainedModel:
-    """Load a model by its checkpoint, or by the folder in which it was trained.
-
-    A UserError says if there is no such checkpoint, or it does not fit the networks it describes.
-    """
+    """Load a model by its checkpoint or training folder; UserError if weights do not fit."""
     path = find_checkpoint(path)
     content = load_checkpoint(path)
     if "model" not in content:
@@ -204,10 +193,7 @@ def describe_file(path: str | Path) -> str:
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """Give the best weights that a path means: a file itself, or those of a training folder.
-
-    ``knee`` means the networks that come with the project, where no file or folder has that name.
-    """
+    """Give the best weights of a path, a file or a training folder; ``knee`` are those shipped."""
     path = Path(path)
     if str(path) in SHIPPED and not path.exists():
         path = SHIPPED[str(path)]
@@ -228,10 +214,9 @@ def save_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint to the processor's memory.
+    """Read a checkpoint to the processor's memory; UserError if it is none or damaged.
 
-    A UserError says if the file is missing, cut short, not the one that ``SHA256SUMS`` beside it
-    lists, or no checkpoint of this format.
+    Where ``SHA256SUMS`` beside it lists it, its sum is compared.
     """
     path = Path(path)
     if not path.is_file():

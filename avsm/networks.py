@@ -3,20 +3,25 @@
 Both see images ``(B, 1, D, H, W)`` of any size, with intensities in [0, 1].
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avsm.affine import Affine, affine_from_residual, compose_affine, identity_affine
-from avsm.checks import check_same_shape, check_volume
 from avsm.device import autocast
-from avsm.maps import warp
-from avsm.pyramid import average_to, downsample
+from avsm.grid import axis_weights
+from avsm.maps import (
+    Affine,
+    affine_from_residual,
+    check_pair,
+    compose_affine,
+    downsample,
+    identity_affine,
+    warp,
+)
 from avsm.settings import AffineNetConfig, MomentumNetConfig
 
 SMALL = 20480  # voxels of all channels in a slab of one voxel's width, as PyTorch counts them
@@ -37,10 +42,9 @@ LAST_GRID = (3, 6, 6)  # what five halvings leave of the paper's 80x192x192 voxe
 class Conv3d(nn.Conv3d):
     """PyTorch's, less two faults of its convolutions on a processor.
 
-    One small float32 image takes a slow path. For two images it takes oneDNN, which is several
-    times faster for both than that for one: with a second, unused image a pair is registered in
-    half the time. And where a side of images has one or two voxels oneDNN's bfloat16 gradient of
-    the weights may be what the memory held before (PyTorch 2.13): float32 convolves those.
+    One small float32 image takes a slow path: with a second, unused image oneDNN registers a pair
+    in half the time. And where a side of images has one or two voxels, oneDNN's bfloat16 gradient
+    of the weights may be what the memory held before (PyTorch 2.13): float32 convolves those.
     """
 
     def forward(self, x: Tensor, stride: int | None = None) -> Tensor:
@@ -70,13 +74,10 @@ def _takes_slow_path(x: Tensor) -> bool:
 class AffineNet(nn.Module):
     """Predict the affine map of a pair in several steps, with one set of weights for all of them.
 
-    Each step sees the fixed image and the moving image, warped once with the parameters composed so
-    far, and predicts the refinement that Eq. 1 composes onto them.
-
-    Deviation: the network predicts a residual from the identity and its last layer starts at zero,
-    so that training starts from the identity; the authors' predicts A and b themselves and starts
-    with images collapsed to a point. Deviation: of the five halvings the last are left out that
-    would leave less than 3x6x6 features of an image smaller than the paper's, and what is more is
+    Each step sees the fixed image and the moving one under the parameters so far, and predicts the
+    refinement that Eq. 1 composes onto them. Deviation: it predicts a residual from the identity
+    and starts at zero; the authors' predicts A and b and starts with images collapsed to a point.
+    Deviation: halvings that would leave less than 3x6x6 features are left out, and what is more is
     averaged to 3x6x6, so that the same weights take any size; the authors' take one.
     """
 
@@ -103,11 +104,10 @@ class AffineNet(nn.Module):
     ) -> tuple[Affine, ...]:
         """Predict phi(x) = A x + b with warped = moving(phi): its parameters after each step.
 
-        The first step refines ``start``, or the identity. The images are down-sampled to the part
-        ``scale`` of the resolution already.
+        The first step refines ``start``, or the identity; ``scale`` is the images' part of the
+        resolution.
         """
-        check_volume("fixed", fixed, channels=1)
-        check_same_shape("moving", moving, "fixed", fixed)
+        check_pair(fixed, moving)
         if steps < 1:
             raise ValueError(f"steps: expected at least 1, found {steps}")
         further = min(1.0, self.config.scale / scale)
@@ -148,6 +148,20 @@ class AffineNet(nn.Module):
         return F.relu(F.instance_norm(x) if self.config.norm else x)
 
 
+def average_to(image: Tensor, shape: Sequence[int]) -> Tensor:
+    """Average ``(B, C, D, H, W)`` over equal blocks, which may cut voxels; interpolate to more.
+
+    The blocks of PyTorch's adaptive pooling overlap, and not every device has it.
+    """
+    for axis, blocks in enumerate(shape, start=2):
+        size = image.shape[axis]
+        if size != blocks:
+            edges = np.linspace(0, size, blocks + 1)
+            weights = torch.from_numpy(axis_weights(size, edges)).to(image)
+            image = torch.tensordot(image, weights, dims=([axis], [1])).movedim(-1, axis)
+    return image.contiguous()
+
+
 def last_grid(shape: Sequence[int]) -> tuple[int, int, int]:
     """Give the paper's last grid, its short side along the image's shortest axis."""
     short = min(range(3), key=lambda axis: shape[axis])
@@ -156,10 +170,7 @@ def last_grid(shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 def halvings_at(shape: Sequence[int], grid: Sequence[int]) -> list[str | None]:
-    """Give what halves the resolution at each convolution of the trunk, if anything does.
-
-    The first halvings take place, as long as they leave at least ``grid`` of an image.
-    """
+    """Give what halves the resolution at each convolution, as far as ``grid`` allows it."""
     halvings, left = [], list(shape)
     for _, halving in TRUNK:
         half = [-(-n // 2) for n in left]
@@ -173,8 +184,8 @@ def halvings_at(shape: Sequence[int], grid: Sequence[int]) -> list[str | None]:
 class MomentumNet(nn.Module):
     """Predict a momentum: a residual U-Net without its last decoder level.
 
-    Deviation: the last convolution starts at zero, so that training starts from the affine map.
-    Deviation: sides need not be multiples of 16; what a decoder level has too much is cut off.
+    Deviation: the last convolution starts at zero, so that training starts from the affine map;
+    sides need not be multiples of 16, as what a decoder level has too much is cut off.
     """
 
     def __init__(self, config: MomentumNetConfig | None = None, precision: str = "auto") -> None:
@@ -197,8 +208,7 @@ class MomentumNet(nn.Module):
 
     def forward(self, warped: Tensor, fixed: Tensor) -> Tensor:
         """Predict ``(B, 3, D', H', W')`` of half the size, rounded up, at least float32."""
-        check_volume("fixed", fixed, channels=1)
-        check_same_shape("warped", warped, "fixed", fixed)
+        check_pair(fixed, warped, "warped")
         with autocast(fixed.device, self.precision):
             images = 2 * torch.cat([warped, fixed], dim=1) - 1
             d2 = self.down2(F.relu(self.first(images)), skip_second=True)

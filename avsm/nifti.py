@@ -1,7 +1,5 @@
 """NIfTI-1 and NIfTI-2, one file or a pair: every byte accounted for, qform held against sform."""
 
-from __future__ import annotations
-
 import logging
 import math
 from pathlib import Path
@@ -44,11 +42,7 @@ def is_nifti(head: bytes) -> bool:
 
 
 def read_nifti(path: Path, stream: BinaryIO) -> Volume:
-    """Read a file from its beginning, or a header and the ``.img`` beside it.
-
-    A UserError says that it holds something else than one 3D image, or that its geometry cannot be
-    used; OSError, EOFError, ValueError or zlib.error that it is damaged.
-    """
+    """Read a file, or a header and the ``.img`` beside it; errors as of ``plain.read_meta``."""
     head = stream.read(4)
     size = next(n for n in SIZES if n.to_bytes(4, "little") in (head, head[::-1]))
     head += stream.read(size - 4)

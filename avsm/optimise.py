@@ -1,11 +1,8 @@
 """Registration by numerical optimisation: the paper's affine-opt and vSVF-opt (Section 3).
 
-What the networks would predict, affine parameters and a momentum, is descended on the pair itself,
-from a coarse image level to the finest. Both live in normalised coordinates, which mean the same on
-all levels; smoothing, flow and losses are those of the networks.
+Affine parameters and a momentum, which networks would predict, are descended on the pair itself
+from a coarse image level to the finest; normalised coordinates mean the same on all of them.
 """
-
-from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -13,14 +10,23 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple, Self
 
 import torch
+from torch import Tensor
 
-from avsm.affine import Affine, affine_from_residual, identity_affine
-from avsm.checks import check_same_batch, check_same_shape, check_volume
 from avsm.descent import Objective, Report, descend_adam, descend_lbfgs, reporter
 from avsm.errors import choose
 from avsm.losses import LAMBDA_VR, WINDOWS, Losses, Window, level_windows, mk_lncc_loss
-from avsm.maps import half_shape, resize, warp
-from avsm.pyramid import downsample
+from avsm.maps import (
+    Affine,
+    affine_from_residual,
+    check_pair,
+    check_same_batch,
+    check_volume,
+    downsample,
+    half_shape,
+    identity_affine,
+    resize,
+    warp,
+)
 from avsm.settings import PAPER_SIGMAS, PAPER_WEIGHTS, SOLVERS
 from avsm.vsvf import MultiGaussian, vsvf_step
 
@@ -34,8 +40,8 @@ FINE_WEIGHTS = (0.2, 0.2, 0.2, 0.2, 0.2)
 class LevelSettings:
     """What both optimisations are told; ``preset`` gives named settings.
 
-    ``scales`` are the image levels from coarse to fine, ``iterations`` those on each, ``windows``
-    ``paper``, ``dense`` or ``local`` (see ``losses.level_windows``).
+    ``scales`` are image levels, ``iterations`` those on each; ``windows``:
+    ``losses.level_windows``.
     """
 
     optimisers: ClassVar[tuple[str, ...]]
@@ -67,10 +73,7 @@ class LevelSettings:
 
 @dataclass(frozen=True)
 class AffineSettings(LevelSettings):
-    """How affine parameters are optimised.
-
-    ``lbfgs`` counts evaluations of the loss and ends a level when it falls no more; ``sgd`` has a
-    learning rate, and Nesterov momentum.
+    """How affine parameters are optimised: ``iterations`` of ``lbfgs`` are evaluations of the loss.
 
     Deviation: the default is L-BFGS with windows that read every voxel. The paper's gradient
     descent, with its rate of 1e-4, has not converged after its 450 iterations.
@@ -90,13 +93,10 @@ class VSVFSettings(LevelSettings):
 
     ``adam`` has step sizes from ``learning_rate`` to ``final_rate`` on each level, in the
     momentum's units. The first step of ``lbfgs`` adds a velocity of at most ``first_step``, in
-    normalised coordinates. ``lambda_vr`` weighs the regularisation (Eq. 9), ``sigmas`` and
-    ``weights`` are those of K in the unit cube; for ``solver`` and ``solver_steps`` see
-    ``vsvf.advance``.
+    normalised coordinates. ``sigmas`` and ``weights`` are those of K in the unit cube.
 
     Deviation: L-BFGS works in the metric of the regulariser, see ``descent``, the paper's in the
-    plain one. Deviation: maps are at half the resolution on every level, where the authors' code
-    keeps the coarsest level's at full.
+    plain one; maps are at half the resolution on every level, the authors' coarsest are at full.
     """
 
     optimisers = ("lbfgs", "adam")
@@ -141,22 +141,21 @@ class Level(NamedTuple):
     """One level of the pyramid: images ``(B, 1, D', H', W')`` and the windows of mk-LNCC."""
 
     scale: float
-    fixed: torch.Tensor
-    moving: torch.Tensor
+    fixed: Tensor
+    moving: Tensor
     windows: tuple[Window, ...]
 
 
-def full_pair(fixed: torch.Tensor, moving: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def full_pair(fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
     """Check a pair ``(B, 1, D, H, W)`` and copy it: at least float32, free of any graph."""
-    check_volume("fixed", fixed, channels=1)
-    check_same_shape("moving", moving, "fixed", fixed)
+    check_pair(fixed, moving)
     dtype = torch.promote_types(fixed.dtype, torch.float32)
     fixed, moving = (image.detach().to(dtype, copy=True) for image in (fixed, moving))
     return fixed, moving
 
 
 def pyramid_levels(
-    fixed: torch.Tensor, moving: torch.Tensor, scales: Sequence[float], windows: str
+    fixed: Tensor, moving: Tensor, scales: Sequence[float], windows: str
 ) -> Iterator[Level]:
     """Make the levels of a pair one after the other, see ``pyramid.downsample``."""
     for scale in scales:
@@ -169,23 +168,22 @@ class OptimisedAffine(NamedTuple):
     """The parameters, the moving image under them, and the loss at full resolution ``(B,)``."""
 
     affine: Affine
-    warped: torch.Tensor
-    loss: torch.Tensor
+    warped: Tensor
+    loss: Tensor
 
 
 @torch.inference_mode(False)
 @torch.enable_grad()
 def optimise_affine(
-    fixed: torch.Tensor,
-    moving: torch.Tensor,
+    fixed: Tensor,
+    moving: Tensor,
     settings: AffineSettings | None = None,
     initial: Affine | None = None,
 ) -> OptimisedAffine:
     """Register pairs affinely by descending mk-LNCC; the pairs of a batch do not interact.
 
-    Images are ``(B, 1, D, H, W)`` in [0, 1], float32 or float64; ``settings`` are the default
-    preset and ``initial`` the identity when None. The map found is phi(x) = A x + b with warped =
-    moving(phi).
+    Images are ``(B, 1, D, H, W)`` in [0, 1]. The map found, from ``initial`` or the identity, is
+    phi(x) = A x + b with warped = moving(phi).
     """
     settings = settings or AffineSettings()
     fixed, moving = full_pair(fixed, moving)
@@ -206,13 +204,13 @@ def optimise_affine(
 
 
 def _descend_affine(
-    residual: torch.Tensor, level: Level, count: int, settings: AffineSettings, report: Report
-) -> torch.Tensor:
+    residual: Tensor, level: Level, count: int, settings: AffineSettings, report: Report
+) -> Tensor:
     """Descend the parameters ``(1, 12)`` of one pair on one level."""
     leaf = residual.clone().requires_grad_()
     evaluations = itertools.count()
 
-    def loss() -> torch.Tensor:
+    def loss() -> Tensor:
         optimiser.zero_grad()
         _, value = _evaluate_affine(affine_from_residual(leaf), level)
         value.sum().backward()
@@ -233,40 +231,34 @@ def _descend_affine(
     return leaf.detach()
 
 
-def _evaluate_affine(affine: Affine, level: Level) -> tuple[torch.Tensor, torch.Tensor]:
+def _evaluate_affine(affine: Affine, level: Level) -> tuple[Tensor, Tensor]:
     warped = warp(level.moving, affine.map(level.fixed.shape[2:]))
     return warped, mk_lncc_loss(warped, level.fixed, level.windows)
 
 
 class OptimisedVSVF(NamedTuple):
-    """The result of ``optimise_vsvf`` at full resolution, for a pair ``(1, 1, D, H, W)``.
+    """The result of ``optimise_vsvf`` at full resolution."""
 
-    The map, affine part included, ``(1, 3, D, H, W)``; the momentum at half the resolution; the
-    moving image read at the map; the terms of the loss; and the evaluations on all levels, each one
-    forward and one backward pass.
-    """
-
-    map: torch.Tensor
-    momentum: torch.Tensor
-    warped: torch.Tensor
+    map: Tensor  # affine part included, ``(1, 3, D, H, W)``
+    momentum: Tensor  # at half the resolution
+    warped: Tensor  # the moving image read at the map
     losses: Losses
-    evaluations: int
+    evaluations: int  # on all levels, each one forward and one backward pass
 
 
 @torch.inference_mode(False)
 @torch.enable_grad()
 def optimise_vsvf(
-    fixed: torch.Tensor,
-    moving: torch.Tensor,
+    fixed: Tensor,
+    moving: Tensor,
     initial: Affine,
     settings: VSVFSettings | None = None,
-    momentum: torch.Tensor | None = None,
+    momentum: Tensor | None = None,
 ) -> OptimisedVSVF:
     """Register one pair ``(1, 1, D, H, W)`` in [0, 1] by the momentum of one vSVF step (Eq. 8).
 
-    ``initial`` are affine parameters, from ``optimise_affine`` or the affine network. The descent
-    starts at ``momentum`` ``(1, 3, D', H', W')``, on any grid, or at zero; ``settings`` are the
-    default preset when None.
+    The step starts at the affine map ``initial``, the descent at ``momentum`` ``(1, 3, D', H',
+    W')``, on any grid, or at zero.
     """
     settings = settings or VSVFSettings()
     fixed, moving = full_pair(fixed, moving)
@@ -281,7 +273,7 @@ def optimise_vsvf(
     def objective_of(level: Level) -> Objective:
         low = initial.map(half_shape(level.fixed.shape[2:]))
 
-        def data(velocity: torch.Tensor) -> torch.Tensor:
+        def data(velocity: Tensor) -> Tensor:
             step = vsvf_step(velocity, velocity, low, level.moving, *solver)
             return mk_lncc_loss(step.warped, level.fixed, level.windows).sum()
 
@@ -309,7 +301,7 @@ def optimise_vsvf(
         return OptimisedVSVF(step.map, momentum, step.warped, losses, evaluations)
 
 
-def _on_grid(momentum: torch.Tensor | None, image: torch.Tensor) -> torch.Tensor:
+def _on_grid(momentum: Tensor | None, image: Tensor) -> Tensor:
     """Bring a momentum to half the resolution of an image: zero when None, else interpolated."""
     shape = half_shape(image.shape[2:])
     if momentum is None:

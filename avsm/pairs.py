@@ -1,9 +1,4 @@
-"""Which scans make pairs; what training draws at random: pairs, affine maps and contrasts.
-
-Draws are made on the processor, so that they are the same on every device.
-"""
-
-from __future__ import annotations
+"""What training draws at random, the same on every device: pairs, affine maps, contrasts."""
 
 import hashlib
 import itertools
@@ -17,11 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from avsm.affine import Affine, invert_affine
 from avsm.errors import UserError, nearest, raise_all
 from avsm.files import read_table
-from avsm.manifest import SPLITS, TASKS, Scan, read_manifest
-from avsm.maps import resize
+from avsm.manifest import SPLITS, TASKS, Scan, looks, misfit, read_manifest
+from avsm.maps import Affine, both_ways, resize
 from avsm.settings import Augmentation
 
 log = logging.getLogger(__name__)
@@ -33,16 +27,6 @@ Couples = dict[str, list[tuple[int, int]]]  # by task; positions of scans
 def single_tasks(task: str) -> tuple[str, ...]:
     """Give the tasks that a task stands for: ``both`` stands for two."""
     return TASKS[:2] if task == "both" else (task,)
-
-
-def is_pair(task: str, a: Scan, b: Scan) -> bool:
-    """Tell whether two scans make a pair of a task: one side of the body, or mirrored to be."""
-    if a is b or a.looks != b.looks:
-        return False
-    if task == "cross-subject":
-        return a.subject != b.subject
-    same_visit = bool(a.visit) and a.visit == b.visit
-    return a.subject == b.subject and a.side == b.side and not same_visit
 
 
 class Cohort(NamedTuple):
@@ -67,10 +51,9 @@ class Cohort(NamedTuple):
 
 
 def read_cohort(manifest: str | Path, task: str, couples: str | Path | None = None) -> Cohort:
-    """Read a manifest and, if there is one, the list of couples to train on.
+    """Read a manifest and the list of couples to train on, if there is one.
 
-    Training scans that are in no pair of the task are left out. Faults are UserErrors, see
-    ``read_manifest`` and ``read_couples``.
+    Training scans that are in no pair of the task are left out; UserErrors as of both readers.
     """
     scans = read_manifest(manifest)
     training, validation = ([scan for scan in scans if scan.split == name] for name in SPLITS)
@@ -92,8 +75,7 @@ def read_cohort(manifest: str | Path, task: str, couples: str | Path | None = No
 def read_couples(path: str | Path, scans: Sequence[Scan]) -> Couples:
     """Read couples of scans, by task, from a CSV with the columns task, fixed, moving.
 
-    Images in it are relative to its folder; couples are given by the positions of their scans. A
-    UserError lists all faults: no such file, column, task or image, or scans that make no pair.
+    Images in it are relative to its folder. Gives positions of scans; a UserError lists all faults.
     """
     path = Path(path)
     positions = {scan.image.resolve(): index for index, scan in enumerate(scans)}
@@ -110,7 +92,7 @@ def read_couples(path: str | Path, scans: Sequence[Scan]) -> Couples:
         ]
         if task not in TASKS[:2]:
             wrong.append(f"task '{task}': expected {' or '.join(TASKS[:2])}{nearest(task, TASKS)}")
-        if not wrong and not is_pair(task, *(scans[position] for position in found)):
+        if not wrong and misfit(task, *(scans[position] for position in found)):
             wrong.append(f"{images[0]} and {images[1]} make no {task} pair")
         faults += [f"line {line}: {fault}" for fault in wrong]
         if not wrong:
@@ -133,23 +115,22 @@ def _no_pairs(kind: str, task: str, scans: int, subjects: int) -> UserError:
 class PairSampler:
     """Draw training pairs of a task, every subject (longitudinal: every couple) as likely.
 
-    A pair is given by the positions of its scans. ``listed`` couples are drawn in either direction;
-    a task without any draws from all, and the task ``both`` from each of the two as likely.
-    Deviation: the paper fixes 4,200 or 2,800 directed pairs beforehand; here every batch draws
-    from all there are, or from couples that are listed, every one as likely.
+    Pairs are positions of scans. ``listed`` couples are drawn in either direction; a task without
+    any draws from all, ``both`` from each of two tasks as likely. Deviation: the paper fixes 4,200
+    or 2,800 directed pairs beforehand; here every batch draws.
     """
 
     def __init__(self, scans: Sequence[Scan], task: str, listed: Couples | None = None) -> None:
         self.tasks = single_tasks(task)
         sides: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for index, scan in enumerate(scans):
-            sides[scan.looks][scan.subject].append(index)
+            sides[looks(scan)][scan.subject].append(index)
         visits = [
             couple
             for own in sides.values()
             for group in own.values()
             for couple in itertools.combinations(group, 2)
-            if is_pair("longitudinal", scans[couple[0]], scans[couple[1]])
+            if not misfit("longitudinal", *(scans[index] for index in couple))
         ]
         # Where the scans of each subject of a side lie among those of all its subjects.
         self.groups = [
@@ -186,10 +167,7 @@ class PairSampler:
 def validation_pairs(
     scans: Sequence[Scan], task: str, most: int, seed: int
 ) -> list[tuple[int, int]]:
-    """Choose up to ``most`` directed pairs of labelled scans, the same for the same seed.
-
-    The task ``both`` takes half of them from each. No pair is a UserError.
-    """
+    """Choose at most so many directed pairs of labelled scans; ``both`` takes half of each task."""
     tasks = single_tasks(task)
     if len(tasks) > 1:
         parts = (validation_pairs(scans, name, most // len(tasks), seed) for name in tasks)
@@ -198,7 +176,7 @@ def validation_pairs(
     couples = [
         couple
         for couple in itertools.combinations(labelled, 2)
-        if is_pair(task, scans[couple[0]], scans[couple[1]])
+        if not misfit(task, *(scans[index] for index in couple))
     ]
     if not couples:
         subjects = len({scans[index].subject for index in labelled})
@@ -209,11 +187,7 @@ def validation_pairs(
 
 
 def keyed_generator(*key: int | str) -> torch.Generator:
-    """Seed a generator by a key such as (seed, stage, epoch, batch).
-
-    The same key gives the same numbers, whatever was drawn before: a resumed run draws what an
-    unbroken one draws.
-    """
+    """Seed a generator by a key such as (seed, stage, epoch, batch), whatever was drawn before."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
@@ -235,8 +209,7 @@ def random_affine(
 def random_start(pairs: int, spread: Augmentation, generator: torch.Generator) -> Affine | None:
     """Draw where the affine steps of both directions of pairs start; None: at the identity.
 
-    The backward maps are the inverses of the forward ones. To start elsewhere does what turned and
-    shifted images would, and does not blur them.
+    Backward maps are inverses of forward ones. It does what turned images would, without blurring.
     """
     if not (spread.turn or spread.stretch or spread.shift):
         return None
@@ -244,12 +217,6 @@ def random_start(pairs: int, spread: Augmentation, generator: torch.Generator) -
     stays = torch.rand(pairs, generator=generator) < UNMOVED
     matrix = torch.where(stays[:, None, None], torch.eye(3), start.matrix)
     return both_ways(Affine(matrix, start.offset.masked_fill(stays[:, None], 0.0)))
-
-
-def both_ways(forward: Affine) -> Affine:
-    """Give the maps of a batch of both directions: forward ones, then their inverses."""
-    parts = zip(forward, invert_affine(forward), strict=True)
-    return Affine(*(torch.cat(part) for part in parts))
 
 
 def random_contrast(images: Tensor, spread: Augmentation, generator: torch.Generator) -> Tensor:

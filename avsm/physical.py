@@ -1,13 +1,9 @@
-"""From maps on the networks' grids to physical space: affine parameters and displacement fields.
+"""To the networks' grids, and from them to physical space: affine parameters and displacements.
 
-Frames: the networks see both images on grids of one size, axes RAS+, each over its own field of
-view, in normalised coordinates t (z, y, x), corner aligned: -1 and 1 are the centres of the grid's
-outermost voxels. For an image of N voxels on a grid of n along an axis, t lies at the image's index
-t (n - 1) N / (2 n) + (N - 1) / 2: both grids have the same centre and the same edges. Physical
-points are in mm, LPS, as in ITK.
+The networks see both images on grids of one size, axes RAS+, each over its own field of view, in
+normalised coordinates t (z, y, x), corner aligned. For an image of N voxels on a grid of n along an
+axis, t lies at the image's index t (n - 1) N / (2 n) + (N - 1) / 2. Physical points are in mm, LPS.
 """
-
-from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
@@ -16,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 import SimpleITK as sitk
 import torch
+from torch import Tensor
 
-from avsm.affine import Affine
-from avsm.grid import index_to_physical, like
+from avsm.grid import index_to_physical, like, to_grid
 from avsm.images import canonical
-from avsm.maps import affine_map, compose
+from avsm.maps import Affine, affine_map, compose
 
 SLAB_VOXELS = 1 << 22  # of the fixed image, worked on at a time
 X_AXIS = 2  # channel, and axis of (D, H, W), that runs left to right
@@ -43,7 +39,20 @@ def grid_frame(image: sitk.Image, shape: Sequence[int] | None = None) -> Frame:
     return Frame(matrix[:, ::-1].copy(), centre)
 
 
-def mirror_map(phi: torch.Tensor) -> torch.Tensor:
+def pair_on_grid(
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    shape: Sequence[int],
+    device: torch.device,
+    normalised: bool = False,
+) -> list[Tensor]:
+    """Bring both images to the networks' grid (D, H, W): ``(1, 1, D, H, W)``, see ``to_grid``."""
+    pair = {"fixed image": fixed, "moving image": moving}
+    arrays = (to_grid(image, shape, name, normalised) for name, image in pair.items())
+    return [torch.from_numpy(array)[None, None].to(device) for array in arrays]
+
+
+def mirror_map(phi: Tensor) -> Tensor:
     """Express a map ``(B, 3, D, H, W)`` between mirrored images for the images themselves."""
     sign = torch.ones(3, device=phi.device, dtype=phi.dtype)
     sign[X_AXIS] = -1
@@ -55,8 +64,7 @@ def physical_affine(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Carry affine parameters ``(1, 3, 3)``, ``(1, 3)`` on grids (D, H, W) to physical space.
 
-    The images have any orientation. Gives M (3, 3) and t (3,) of ``x_moving = M x_fixed + t``, mm,
-    LPS, float64.
+    Gives M (3, 3) and t (3,) of ``x_moving = M x_fixed + t``, float64; images have any orientation.
     """
     target, source = (grid_frame(canonical(image), shape) for image in (fixed, moving))
     matrix, offset = (part[0].detach().cpu().double().numpy() for part in affine)
@@ -78,12 +86,11 @@ def normalised_affine(
     return Affine(*(_tensor(np.linalg.solve(source.matrix, part))[None] for part in parts))
 
 
-def physical_displacement(phi: torch.Tensor, fixed: sitk.Image, moving: sitk.Image) -> sitk.Image:
-    """Carry a map ``(1, 3, D, H, W)`` on the model's grids to physical space.
+def physical_displacement(phi: Tensor, fixed: sitk.Image, moving: sitk.Image) -> sitk.Image:
+    """Carry a map ``(1, 3, D, H, W)`` on the model's grids to physical space, any orientation.
 
-    The images have any orientation. Gives the displacement in mm (LPS) on the fixed image's own
-    grid, float32. Between the grid's voxels the map is interpolated; beyond the outermost centres
-    its affine part goes on and the rest stays constant.
+    Gives the displacement on the fixed image's own grid, float32. Beyond the outermost voxels of
+    the map its affine part goes on and the rest stays constant.
     """
     shape = phi.shape[2:]
     own = grid_frame(fixed)
@@ -114,9 +121,9 @@ def physical_displacement(phi: torch.Tensor, fixed: sitk.Image, moving: sitk.Ima
     return like(field, fixed)
 
 
-def _tensor(values: np.ndarray) -> torch.Tensor:
+def _tensor(values: np.ndarray) -> Tensor:
     return torch.from_numpy(np.asarray(values, np.float32))
 
 
-def _sample(matrix: np.ndarray, offset: np.ndarray, shape: Sequence[int]) -> torch.Tensor:
+def _sample(matrix: np.ndarray, offset: np.ndarray, shape: Sequence[int]) -> Tensor:
     return affine_map(_tensor(matrix)[None], _tensor(offset)[None], shape)

@@ -1,10 +1,7 @@
 """MetaImage and NRRD: a header of text, and voxels behind it or in a file of their own.
 
-ITK's readers fill what a file lacks with zeros or with what was in memory: here every byte of the
-voxels is accounted for.
+Every byte of the voxels is accounted for: ITK's readers fill what a file lacks.
 """
-
-from __future__ import annotations
 
 import functools
 import gzip
@@ -57,8 +54,8 @@ Unpack = Callable[[BinaryIO, int, Path], bytes]
 def read_meta(path: Path, stream: BinaryIO) -> Volume:
     """Read MetaImage (.mha, .mhd) from its beginning.
 
-    A UserError says that it holds something else than one 3D image, or that its geometry cannot be
-    used; OSError, ValueError or zlib.error that it is damaged.
+    UserError: not one 3D image, or its geometry is of no use; OSError, ValueError, zlib.error:
+    damaged.
     """
     fields: dict[str, str] = {}
     while "ElementDataFile" not in fields:

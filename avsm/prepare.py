@@ -1,7 +1,5 @@
 """Scans as they come, brought to the grid on which networks are trained; done once and kept."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging
@@ -31,12 +29,12 @@ SIDES = ("left", "right", "")
 def prepare(
     manifest: str | Path, folder: str | Path, size: Sequence[int], mirror_left: bool = False
 ) -> Path:
-    """Bring the scans of a manifest to one grid of ``size`` (x, y, z), see ``read_manifest``.
+    """Bring the scans of a manifest to one grid of ``size`` (x, y, z), axes RAS+.
 
-    The grid covers each one's field of view; axes become RAS+, the .1 and 99.9 percentiles 0 and 1,
-    voxels averages by area, labels those that cover most of a voxel. With ``mirror_left`` scans
-    whose ``side`` is left are reflected, so that all are right ones. What is in the folder is not
-    made again. Gives the manifest there; a UserError lists all scans that cannot be used.
+    The grid covers each one's field of view. Voxels are averages by area, labels those that cover
+    most of a voxel; the .1 and 99.9 percentiles become 0 and 1. ``mirror_left`` reflects scans of
+    the left ``side``. What the folder has is not made again. Gives the manifest there; a UserError
+    lists all scans that cannot be used.
     """
     folder, scans = Path(folder), read_manifest(manifest)
     inputs = [

@@ -1,33 +1,43 @@
 """Registration of two images in physical space, by a trained model or by optimisation."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
 import torch
+from torch import Tensor
 
 from avsm.device import find_device
 from avsm.errors import UserError
 from avsm.fields import warp_image
-from avsm.grid import to_grid
 from avsm.images import canonical, check_image
-from avsm.model import TrainedModel
-from avsm.optimise import optimise_affine, optimise_vsvf
-from avsm.physical import X_AXIS, mirror_map, physical_displacement
-from avsm.refine import refine as refine_pair
+from avsm.maps import downsample
+from avsm.maps import warp as warp_tensor
+from avsm.model import AVSM, TrainedModel
+from avsm.optimise import (
+    AffineSettings,
+    OptimisedVSVF,
+    VSVFSettings,
+    full_pair,
+    optimise_affine,
+    optimise_vsvf,
+)
+from avsm.physical import X_AXIS, mirror_map, pair_on_grid, physical_displacement
+from avsm.vsvf import MultiGaussian
 
 MOST_VOXELS = 80 * 192 * 192  # the paper's grid
 LEAST_SIDE = 16  # the coarsest level of an optimisation has a quarter of it
+FIRST_STEP = 0.02  # of L-BFGS in a refinement: the start is near already
+REFINED_AFFINE = AffineSettings(scales=(0.5, 1.0), iterations=(15, 15))
 
 
 class Result(NamedTuple):
     """A registration in physical space.
 
     ``displacement`` is a vector image on the fixed image's grid, float32, mm, LPS: x_moving =
-    x_fixed + u(x_fixed). ``sitk.DisplacementFieldTransform``, ANTs and Slicer apply it as is.
+    x_fixed + u(x_fixed), as ``sitk.DisplacementFieldTransform``, ANTs and Slicer apply it.
     ``warped`` is the moving image on that grid, see ``fields.warp_image``.
     """
 
@@ -55,46 +65,35 @@ def register(
     Parameters
     ----------
     model
-        The model, see ``model.load_model``. None: the affine parameters and then the momentum
-        of this pair are optimised (``optimise_affine``, ``optimise_vsvf``), whatever the anatomy.
+        See ``model.load_model``. None: the affine parameters and then the momentum of this very
+        pair are optimised (``optimise_affine``, ``optimise_vsvf``), whatever the anatomy.
     affine_steps, steps
-        Affine steps (1 or more) and vSVF steps (0 for the affine map alone) of a model; None takes
-        the model's. Without a model ``steps`` is 0 or None.
+        Affine steps (1 or more) and vSVF steps (0: the affine map alone); None takes the model's.
     refine, refine_affine
-        Iterations of instance optimisation on this pair, from one vSVF step (``steps`` is not
-        used), and whether the affine parameters are optimised before.
+        Iterations that optimise one vSVF step of the model on this pair, and whether the affine
+        parameters are optimised before.
     normalised
-        Whether intensities are in [0, 1] already; otherwise each image's .1 and 99.9 percentiles
-        become 0 and 1.
+        Whether intensities are in [0, 1]; else the .1 and 99.9 percentiles become 0 and 1.
     mirror
-        Show both images to the networks with left and right swapped: for the other side of the
-        body than the model was trained on.
-    device
-        See ``device.find_device``.
+        Swap left and right of both images: for the other side of the body than in training.
     size
-        Voxels (x, y, z) of the grid that is registered on without a model, axes RAS+; None takes
-        ``working_size`` of the fixed image.
+        Voxels (x, y, z) of the grid without a model, axes RAS+; None takes ``working_size``.
     outside, warp
-        The value outside of the warped image (see ``fields.warp_image``), and whether to make it.
+        The value outside of the warped image (``fields.warp_image``), and whether to make it.
 
-    Raises
-    ------
-    UserError
-        If an image or an option does not fit.
+    A UserError says which image or option does not fit.
     """
-    pair = {"fixed image": fixed, "moving image": moving}
-    for name, image in pair.items():
-        check_image(image, name)
+    check_image(fixed, "fixed image")
+    check_image(moving, "moving image")
     place = find_device(device)
     check_options(model, affine_steps, steps, refine, refine_affine, size)
     if model is not None:
         shape = model.shape
     else:
         shape = tuple(int(n) for n in (working_size(fixed) if size is None else size))[::-1]
-    arrays = [to_grid(image, shape, name, normalised) for name, image in pair.items()]
+    tensors = pair_on_grid(fixed, moving, shape, place, normalised)
     if mirror:
-        arrays = [np.ascontiguousarray(np.flip(array, X_AXIS)) for array in arrays]
-    tensors = [torch.from_numpy(array)[None, None].to(place) for array in arrays]
+        tensors = [tensor.flip(X_AXIS - 3) for tensor in tensors]
     if model is None:
         affine = optimise_affine(*tensors).affine
         phi = affine.map(shape) if steps == 0 else optimise_vsvf(*tensors, affine).map
@@ -114,11 +113,47 @@ def register(
     return Result(displacement, warped)
 
 
-def working_size(image: sitk.Image, most: int = MOST_VOXELS) -> tuple[int, int, int]:
-    """Give the size (x, y, z) of the grid on which an image is registered without a model.
+@torch.inference_mode(False)
+def refine_pair(
+    model: AVSM,
+    fixed: Tensor,
+    moving: Tensor,
+    iterations: int,
+    affine_steps: int | None = None,
+    affine: bool = False,
+) -> OptimisedVSVF:
+    """Register one pair ``(1, 1, D, H, W)`` in [0, 1] by the networks, then by L-BFGS from there.
 
-    Its voxels, axes RAS+, are the image's own where ``most`` allows it, else larger and as close to
-    cubes as the image's own voxels let them be. No side has less than ``LEAST_SIDE``.
+    It starts at one step of the momentum network, which is as good a start as several, with a finer
+    smoothing operator unless the network's is finer still. After 0 ``iterations`` that is the step
+    as predicted, at the resolution of the model's first. ``affine`` optimises the affine parameters
+    first.
+    """
+    config = model.config
+    fixed, moving = full_pair(fixed, moving)
+    with torch.no_grad():
+        steps = config.affine_steps if affine_steps is None else affine_steps
+        start = model.affine_net(fixed, moving, steps)[-1]
+    if affine:
+        start = optimise_affine(fixed, moving, REFINED_AFFINE, start).affine
+    solver = {"solver": config.solver, "solver_steps": config.solver_steps}
+    settings = VSVFSettings((1.0,), (iterations,), first_step=FIRST_STEP, **solver)
+    with torch.no_grad():
+        if min(config.sigmas) < min(settings.sigmas):
+            settings = replace(settings, sigmas=config.sigmas, weights=config.weights)
+        first = config.scales_of(max(1, config.steps))[0]
+        seen, source = (downsample(image, first) for image in (fixed, moving))
+        momentum = model.momentum_net(warp_tensor(source, start.map(seen.shape[2:])), seen)
+        smoother = MultiGaussian(settings.sigmas, settings.weights)
+        momentum = smoother.momentum_of(momentum, model.smoother)
+    return optimise_vsvf(fixed, moving, start, settings, momentum)
+
+
+def working_size(image: sitk.Image, most: int = MOST_VOXELS) -> tuple[int, int, int]:
+    """Give the size (x, y, z) of the grid on which an image is registered without a model, RAS+.
+
+    Voxels are the image's own where ``most`` allows it, else larger and as close to cubes as they
+    let them be. No side has less than ``LEAST_SIDE``.
     """
     image = canonical(image)
     voxels = np.asarray(image.GetSize())

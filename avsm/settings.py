@@ -1,16 +1,11 @@
-"""All settings of a model and its training: frozen, changed by name, to and from plain values.
-
-``recipe_preset`` gives named ones. Read where runs are planned, hence without PyTorch.
-"""
-
-from __future__ import annotations
+"""All settings of a model and its training, frozen, to and from plain values; without PyTorch."""
 
 import dataclasses
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from avsm.errors import UserError, choose, nearest
 from avsm.manifest import TASKS
@@ -92,9 +87,8 @@ class AVSMConfig:
             raise UserError(f"model.step_scales: expected parts that rise to 1, found {found}")
 
     def scales_of(self, steps: int, scale: float = 1.0) -> tuple[float, ...]:
-        """Give the scale of each vSVF step on images of part of the resolution.
-
-        Fewer steps than ``step_scales`` are its last ones; more stay at the finest.
+        """Give each vSVF step's scale: the last of ``step_scales``, the finest again for more
+        steps.
         """
         own = [part for part in self.step_scales if part <= scale] or [scale]
         return (*own[max(0, len(own) - steps) :], *[own[-1]] * (steps - len(own)))[:steps]
@@ -103,12 +97,12 @@ class AVSMConfig:
         """Give the configuration as JSON has it."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
-    @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> AVSMConfig:
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read what ``to_dict`` gives; absent keys take the paper's values, unknown ones raise."""
         parts = {"affine": AffineNetConfig, "momentum": MomentumNetConfig}
         inner = {name: build(kind, name, values.get(name, {})) for name, kind in parts.items()}
-        return build(AVSMConfig, "model", {**values, **inner})
+        return build(cls, "model", {**values, **inner})
 
 
 @dataclass(frozen=True)
@@ -146,7 +140,7 @@ class Stage:
     more_batches: int = 30
     more_rate: float = 2e-4
 
-    def continued(self) -> Stage:
+    def continued(self) -> Self:
         """Give the stage with which training goes on from weights that were trained long."""
         more = {"epochs": self.more_epochs, "batches": self.more_batches, "rate": self.more_rate}
         return dataclasses.replace(self, phases=self.phases[-1:], **more)
@@ -224,11 +218,8 @@ class Recipe:
         phases = (*self.affine.phases, *self.momentum.phases)
         return math.ceil(8 / min(*(phase.scale for phase in phases), *self.model.step_scales))
 
-    def change(self, values: Mapping[str, Any]) -> Recipe:
-        """Change settings by dotted names, such as ``{"affine.rate": 1e-3}``.
-
-        A UserError says which name is unknown, with the nearest, or which value of a wrong kind.
-        """
+    def change(self, values: Mapping[str, Any]) -> Self:
+        """Change settings by dotted names, such as ``{"affine.rate": 1e-3}``; or UserError."""
         plain = self.to_dict()
         for name, value in flat(values).items():
             inner, *path = plain, *name.split(".")
@@ -242,9 +233,9 @@ class Recipe:
                 )
             check_kind(name, inner[path[-1]], value)
             inner[path[-1]] = value
-        return Recipe.from_dict(plain)
+        return self.from_dict(plain)
 
-    def continued(self) -> Recipe:
+    def continued(self) -> Self:
         """Give the recipe with which training goes on from weights that were trained long."""
         stages = {"affine": self.affine.continued(), "momentum": self.momentum.continued()}
         return dataclasses.replace(self, **stages, lambda_ar=0.0)  # Eq. 13 has long decayed
@@ -253,8 +244,8 @@ class Recipe:
         """Give the recipe as JSON has it."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
-    @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> Recipe:
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read what ``to_dict`` gives."""
         values = dict(values)
         for name in ("affine", "momentum"):
@@ -263,7 +254,7 @@ class Recipe:
             values[name] = build(Stage, name, stage)
         values["augmentation"] = build(Augmentation, "augmentation", values["augmentation"])
         values["model"] = AVSMConfig.from_dict(values["model"])
-        return build(Recipe, "recipe", values)
+        return build(cls, "recipe", values)
 
 
 def _check_stage(name: str, stage: Stage) -> None:

@@ -1,7 +1,5 @@
 """Training of AVSM: the affine network, then the momentum network with the affine part fixed."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,19 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from avsm.affine import Affine, affine_regularisation_weight, compose_affine
 from avsm.data import Data, Pairs, Source, read_data
 from avsm.device import find_device
 from avsm.errors import UserError, choose
 from avsm.losses import (
     affine_losses,
+    affine_regularisation_weight,
     level_windows,
     mk_lncc_loss,
     ncc_loss,
     step_losses,
     sum_losses,
 )
-from avsm.maps import warp
+from avsm.maps import Affine, both_ways, compose_affine, warp
 from avsm.model import (
     AVSM,
     BEST,
@@ -34,7 +32,7 @@ from avsm.model import (
     load_weights,
 )
 from avsm.networks import AffineNet
-from avsm.pairs import both_ways, random_affine, random_start
+from avsm.pairs import random_affine, random_start
 from avsm.settings import AVSMConfig, Phase, Recipe
 from avsm.trainer import Row, Task, Trainer, check_same
 
@@ -57,22 +55,16 @@ def train(
 ) -> Path:
     """Train a model on the scans of a manifest; return the best checkpoint of the last stage.
 
-    The folder ``out`` gets, for each stage, ``<stage>/best.pt`` (the weights with the best
-    validation Dice) and ``<stage>/last.pt`` (to resume from), and ``history.csv`` and
-    ``history.png``. A run that was killed goes on after its last epoch, unless ``resume`` is off;
-    on a processor it reaches exactly the losses of an unbroken one.
+    ``<out>/<stage>/best.pt`` has the weights of the best validation Dice, ``last.pt`` what a killed
+    run goes on from, unless ``resume`` is off; ``<out>`` has ``history.csv`` and ``history.png``. A
+    resumed run reaches exactly the losses of an unbroken one on a processor.
 
-    The manifest is a CSV of preprocessed images, see ``manifest.read_manifest``: in [0, 1], all on
-    one grid. ``couples`` is a CSV of those to train on, see ``pairs.read_couples``; None takes all
-    there are. A ``source`` gives the training images in place of the manifest's training scans.
-    Images that take more than ``memory_gb`` go to a file in the folder. ``labels`` are the values
-    of the structures that validation scores; None takes all but 0.
-
-    The weights start from those of the models ``start``, one after the other, each with the
-    networks that it was trained for: a warm start, or the affine network for the stage ``momentum``
-    alone, which without any model is that in ``out``.
-
-    A UserError says if manifest, images, couples, recipe or folder do not fit.
+    ``manifest`` is a CSV of preprocessed images (``manifest.read_manifest``), in [0, 1] and on one
+    grid, ``couples`` one of those to train on (``pairs.read_couples``), None for all; a ``source``
+    gives other training images. Images beyond ``memory_gb`` go to a file in the folder. ``labels``
+    are the values that validation scores, None for all but 0. Weights start from the models
+    ``start``, each with the networks that it was trained for; the stage ``momentum`` alone starts
+    with the affine network in ``out``. A UserError says what of these does not fit.
     """
     chosen = [name for name in STAGES if name in [choose("stage", s, STAGES) for s in stages]]
     out, place = Path(out), find_device(device)
@@ -179,9 +171,8 @@ def deformable_start(
 ) -> Affine:
     """Give the affine maps from which the deformable part of a batch of both directions starts.
 
-    Deviation: with ``recipe.start`` "inverse" the backward direction starts at the inverse of the
-    forward map, both disturbed alike. The affine network's own two maps are no inverses of one
-    another, and Eq. 10 would make the momenta mend that.
+    Deviation: with ``recipe.start`` "inverse" the backward ones are the forward ones' inverses,
+    both disturbed alike. The network's own are not, and Eq. 10 would make the momenta mend that.
     """
     if recipe.start == "network":
         return net(fixed, moving, steps, scale=scale)[-1]
@@ -213,9 +204,8 @@ def new_model(recipe: Recipe) -> AVSM:
 def he_weights(net: nn.Module) -> None:
     """Draw the weights after He et al. (2015): each layer keeps the size of the signal.
 
-    PyTorch's defaults shrink it to a half or less in each layer, while biases stay: behind six
-    layers the features of two images differ by a thousandth. Layers whose weights are all zero stay
-    so. The global generator decides the numbers.
+    PyTorch's shrink it to a half or less in each layer, while biases stay: behind six layers the
+    features of two images differ by a thousandth. All-zero layers stay so.
     """
     for layer in net.modules():
         if isinstance(layer, nn.Conv3d | nn.ConvTranspose3d | nn.Linear) and layer.weight.any():

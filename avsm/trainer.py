@@ -1,7 +1,5 @@
 """Training of one network: draw, loss, step, average; validate and save after each epoch."""
 
-from __future__ import annotations
-
 import copy
 import logging
 import math
@@ -10,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +22,6 @@ from avsm.model import BEST, LAST, save_checkpoint
 from avsm.pairs import keyed_generator
 from avsm.settings import Phase, Stage
 from avsm.values import flat
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
 Losses = Mapping[str, Tensor]
@@ -61,10 +56,10 @@ class Trainer:
     """Train one network on a device, with draws by a seed.
 
     After each epoch ``folder`` has ``last.pt`` to resume from and ``best.pt`` with the weights of
-    the best validation Dice; ``report`` has ``history.csv`` and ``history.png``, which go on after
-    the history of the stage ``before``. Both checkpoints hold the moving average of the weights,
-    which is what is scored. On a processor a resumed run reaches exactly the losses of an unbroken
-    one, unless minutes limit it. The precision of the network is recorded, not set.
+    the best validation Dice, both with the moving average of the weights, which is what is scored.
+    ``report`` has the history, which goes on after that of the stage ``before``. A resumed run
+    repeats an unbroken one on a processor, unless minutes limit it. The precision is recorded, not
+    set.
     """
 
     def __init__(
@@ -90,9 +85,8 @@ class Trainer:
         self.usual = {"until": 0.0, "norm": 0.0, "batches": 0}  # gradients of the phase so far
 
     def run(self, previous: Mapping[str, Any] | None = None) -> list[Row]:
-        """Train to the end of the stage, from the content of ``last.pt`` where one is given.
-
-        Gives the history of this stage and of that before.
+        """Train to the end, from the content of ``last.pt`` if there is one; give the whole
+        history.
         """
         if previous is not None:
             self._restore(previous)
@@ -141,8 +135,7 @@ class Trainer:
     def _batches(self, phase: Phase) -> Iterator[tuple[Pairs, torch.Generator, float]]:
         """Give the epoch's batches of pairs, each with its generator and learning rate.
 
-        For a GPU each is drawn while the one before is computed; a processor would draw in the
-        time that it takes from the network.
+        For a GPU each is drawn while the one before is computed.
         """
         count, name, source = self.stage.batches_of(phase), self.task.name, self.task.data.source
 
@@ -162,7 +155,7 @@ class Trainer:
             yield pairs, generator, self.stage.rate_at(min(progress, 1.0), self.epoch)
 
     def _clip(self, losses: Losses, phase: Phase) -> bool:
-        """Clip the gradient; tell whether it can be used: finite as the loss is, and no spike.
+        """Clip the gradient; tell whether it is finite, as the loss is, and no spike.
 
         A UserError ends the training when too many in a row are not finite.
         """
@@ -271,10 +264,7 @@ class Trainer:
 
 
 def check_same(path: Path, what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise UserError, and list what differs, unless a checkpoint was made with the same settings.
-
-    Those of ``MAY_CHANGE`` may differ.
-    """
+    """Raise UserError that lists which settings differ, but for those of ``MAY_CHANGE``."""
     before, now = flat(before), flat(now)
     changed = [
         f"  - {name}: {before.get(name)} before, {now.get(name)} now"
@@ -322,11 +312,8 @@ def write_history(folder: Path, rows: Sequence[Row]) -> None:
         log.warning("history.png was not written: %s", error)
 
 
-def draw_history(rows: Sequence[Row]) -> Figure:
-    """Draw losses and validation Dice over the epochs.
-
-    Losses of two phases, of which one has more steps to sum over, say, are not joined by a line.
-    """
+def draw_history(rows: Sequence[Row]) -> Any:
+    """Draw the losses, each phase by itself, and validation Dice over epochs, by matplotlib."""
     from matplotlib.figure import Figure  # without pyplot: no global state, no window
 
     figure = Figure(figsize=(8, 3.5), layout="constrained")

@@ -1,7 +1,5 @@
 """Settings and plain values: what a file or command line says, checked by name and kind."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """What a file holds, before it becomes an image: voxels, and where they lie."""
 
-from __future__ import annotations
-
 import gzip
 from pathlib import Path
 from typing import BinaryIO, NamedTuple

@@ -1,46 +1,37 @@
 """The vSVF unit (Fig. 3): a momentum is smoothed to a velocity, which advances the map (Eq. 8, 9).
 
-The velocity is v = K m, K = (L^dagger L)^-1 the weighted sum of convolutions with Gaussians, each
-of unit sum. Boundaries reflect (half a voxel beyond the first and last voxel), as heat does between
-insulated walls. This keeps constants, lets nothing wrap around to the opposite face, and makes K
-symmetric and positive definite on the grid, so that <m, K m> is a squared norm. Convolutions with
-such boundaries are diagonal in the discrete cosine basis, all widths at once: K costs one cosine
-transform there and one back, done as small matrix products along each axis. Frequencies that the
-narrowest Gaussian damps below rounding are left out, which makes the matrices thin. Deviation: the
-authors' code filters with the FFT, whose boundaries are periodic: a momentum at one face then moves
-the opposite face.
+The velocity is v = K m, K = (L^dagger L)^-1 the weighted sum of convolutions with Gaussians of unit
+sum. Boundaries reflect (half a voxel beyond the outermost ones), which keeps constants, lets
+nothing wrap around and makes <m, K m> a squared norm. Such convolutions are diagonal in the
+discrete cosine basis: K costs a transform there and back, by matrices that are thin because modes
+that the narrowest Gaussian damps below rounding are left out. Deviation: the authors' code filters
+with the FFT, whose boundaries are periodic: a momentum at one face then moves the opposite face.
 
-The map follows phi_t + D phi v = 0, phi(0) = phi0, for unit time. The solution is
-phi(1) = phi0 o exp(-v): voxels look upstream. Two solvers of the one problem:
-
-``squaring``
-    Scaling and squaring: exp(-v) from 2^n equal steps by n self-compositions, then phi0 o exp(-v).
-    Stable for any velocity; folds come from interpolation alone, since maps without folds compose
-    to one without. The default: nearer to the exact flow, above all at the border, and cheaper.
-``rk4``
-    The authors' code's (the paper names 10 time steps and no method): Runge-Kutta of fourth order
-    in time, central differences in space, linear extrapolation of the map at the border. Stable
-    while the voxels that a step moves a point along the three axes sum to less than 2.8; beyond
-    that it oscillates and grows without bound.
-
-Velocities are in the map's coordinates: a velocity of 2 crosses the volume in unit time. There are
-no clamps. Deviation: the authors' code clamps the velocity to about seven voxels per axis, which
-makes it non-smooth and stops its gradient.
+The map follows phi_t + D phi v = 0, phi(0) = phi0, for unit time, hence phi(1) = phi0 o exp(-v),
+see ``advance``. A velocity of 2 crosses the volume. Deviation: the authors' code clamps velocities
+to about seven voxels per axis, which stops their gradient; here nothing is clamped.
 """
-
-from __future__ import annotations
 
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
-from avsm.checks import check_same_shape, check_volume
 from avsm.errors import choose
-from avsm.maps import compose, identity_map, resize, self_compose, spacing, warp, warp_displacement
+from avsm.maps import (
+    check_same_shape,
+    check_volume,
+    compose,
+    identity_map,
+    resize,
+    self_compose,
+    spacing,
+    warp,
+    warp_displacement,
+)
 from avsm.settings import PAPER_SIGMAS, PAPER_WEIGHTS, SOLVERS
 
 TAIL = 9.0  # standard deviations at which a kernel is cut: exp(-9^2 / 2) is 3e-18
@@ -49,10 +40,7 @@ SQUARINGS = 5  # with the midpoint rule more of them gain nothing: see benchmark
 
 
 def _kernel_response(size: int, sigma: float, modes: int) -> Tensor:
-    """Give the factor by which a sampled Gaussian of unit sum damps each cosine mode, in float64.
-
-    Mode k is cos(pi k (j + 1/2) / size) at voxel j; voxels are 1 / (size - 1) apart.
-    """
+    """Give the factor by which a sampled Gaussian damps each cosine mode, in float64."""
     width = sigma * (size - 1)
     offsets = torch.arange(1, max(1, math.ceil(TAIL * width)) + 1, dtype=torch.float64)
     tail = torch.exp(-0.5 * (offsets / width) ** 2)
@@ -110,8 +98,7 @@ def _multiply_modes(field: Tensor, factor: Tensor) -> Tensor:
 class MultiGaussian(nn.Module):
     """The smoothing operator K: velocity = K momentum.
 
-    ``sigmas`` are standard deviations in the unit cube, whose side is the volume's along each axis;
-    constants are multiplied by the sum of the Gaussians' ``weights``.
+    ``sigmas`` are standard deviations in the unit cube, whose side is the volume's along each axis.
     """
 
     def __init__(
@@ -136,11 +123,10 @@ class MultiGaussian(nn.Module):
         check_volume("momentum", momentum)
         return _multiply_modes(momentum, self._transfer(momentum, self._modes(momentum)))
 
-    def momentum_of(self, momentum: Tensor, other: MultiGaussian) -> Tensor:
+    def momentum_of(self, momentum: Tensor, other: Self) -> Tensor:
         """Give the momentum whose velocity is, by this operator, that of a momentum by another.
 
-        None of the other's Gaussians may be narrower than this one's narrowest: the quotient would
-        blow up what is fine.
+        None of the other's Gaussians may be narrower than this one's: the quotient would blow up.
         """
         if min(other.sigmas) < min(self.sigmas):
             raise ValueError(
@@ -162,10 +148,9 @@ class MultiGaussian(nn.Module):
 
 
 def exponential(velocity: Tensor, squarings: int = SQUARINGS) -> Tensor:
-    """Follow a stationary velocity for unit time by scaling and squaring.
+    """Give the displacement u ``(B, 3, D, H, W)`` of a stationary velocity's flow, exp(v) = id + u.
 
-    Gives the displacement u ``(B, 3, D, H, W)`` of the flow exp(v) = id + u; time is cut into
-    2^squarings steps. Beyond the border the velocity goes on with its value at the border.
+    Time is cut into 2^squarings steps; beyond the border the velocity is constant.
     """
     identity = identity_map(velocity.shape[2:], velocity)
     small = velocity / 2**squarings
@@ -176,10 +161,13 @@ def exponential(velocity: Tensor, squarings: int = SQUARINGS) -> Tensor:
 def advance(
     phi: Tensor, velocity: Tensor, solver: str = "squaring", steps: int | None = None
 ) -> Tensor:
-    """Advance a map by a stationary velocity for unit time: phi o exp(-v).
+    """Advance a map by a stationary velocity for unit time: phi o exp(-v), see the module.
 
-    Both are ``(B, 3, D, H, W)`` on one grid, in normalised coordinates. The ``solver`` is
-    ``squaring`` or ``rk4``; ``steps`` are squarings or Runge-Kutta steps, 5 or 10 where None.
+    Both are ``(B, 3, D, H, W)`` on one grid, in normalised coordinates. ``squaring`` composes
+    2^``steps`` (32) equal steps; it is stable for any velocity, nearer to the exact flow and
+    cheaper. ``rk4`` is the authors' code's (the paper names 10 time steps and no method):
+    Runge-Kutta with central differences, which grows without bound where a step moves points by 2.8
+    voxels or more.
     """
     choose("solver", solver, SOLVERS)
     check_volume("phi", phi, channels=3)
@@ -227,14 +215,12 @@ def vsvf_step(
     moving: Tensor,
     solver: str = "squaring",
     solver_steps: int | None = None,
-    shape: Sequence[int] | None = None,
 ) -> Step:
     """Advance a low-resolution map by a velocity, up-sample it once and warp (Fig. 3).
 
-    ``momentum``, ``velocity`` and ``low_map``, from which the step starts, are
-    ``(B, 3, D', H', W')``; the moving image is ``(B, 1, D, H, W)``. ``shape`` is that of the fixed
-    image, the moving one's where None. See ``advance`` for the solver.
+    ``momentum``, ``velocity`` and ``low_map``, where the step starts, are ``(B, 3, D', H', W')``,
+    the moving image is ``(B, 1, D, H, W)``.
     """
     low = advance(low_map, velocity, solver, solver_steps)
-    phi = resize(low, moving.shape[2:] if shape is None else shape)
+    phi = resize(low, moving.shape[2:])
     return Step(momentum, velocity, low, phi, warp(moving, phi))

@@ -1,7 +1,5 @@
 """The configuration: checked as a whole before anything runs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

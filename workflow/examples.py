@@ -1,7 +1,5 @@
 """Which registrations the example figures show: the first pairs, chosen before the run."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from workflow.data.pairs import Couple

@@ -15,8 +15,6 @@ Arrays follow NumPy's order of SimpleITK, ``(z, y, x)``; the components of vecto
 ``(x, y, z)``. All maps are pull-back maps: they take points of the fixed grid to the moving one.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import SimpleITK as sitk
 

@@ -1,7 +1,5 @@
 """The beginning of every job: its log, threads, GPU and part in the run's lock; its last words."""
 
-from __future__ import annotations
-
 import fcntl
 import logging
 import os

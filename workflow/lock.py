@@ -7,8 +7,6 @@ outlive a killed run are noticed too. The file says whose it is, for messages, a
 where the kernel of another machine is not asked.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import errno

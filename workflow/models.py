@@ -6,8 +6,6 @@ Weights are in half precision; `models.json` says what they were trained on, `SH
 files (`sha256sum --check` reads it, and so does `avsm` when it loads one).
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Iterable

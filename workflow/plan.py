@@ -1,7 +1,5 @@
 """What a run will cost: jobs, core-hours, GPU-hours and disk, before anyone spends them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Where results come from: versions, machine, code."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import os
 import platform

@@ -3,8 +3,6 @@
 Everything here is cheap, because Snakemake builds it each time it parses the workflow.
 """
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -265,8 +263,7 @@ def load_run(config: dict[str, Any]) -> Run:
     if networks and config["training"]["start"] == "published":
         check_fit(config, networks)
     if networks:
-        mirrored = config["preprocessing"]["mirror_left"]
         trained = [scans[name] for name in run.trained]
         learned = dict.fromkeys(catalogue.rows[m.id].of for m in methods.values() if m.networks)
-        check_training(trained, run.tasks, mirrored, [*learned], own=not run.phantoms)
+        check_training(trained, run.tasks, [*learned], own=not run.phantoms)
     return run

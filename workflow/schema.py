@@ -1,7 +1,5 @@
 """Checking of YAML against a JSON schema, with messages a user can act on."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

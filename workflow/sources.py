@@ -1,7 +1,5 @@
 """Which files of the repository decide a result: those that imports lead to from what makes it."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 from functools import cache

@@ -3,8 +3,6 @@
 Shen et al., "Networks for Joint Affine and Non-parametric Image Registration", CVPR 2019.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import SimpleITK as sitk
@@ -12,10 +10,9 @@ import torch
 
 from avsm import registration
 from avsm.device import device_name, find_device, precision_name
-from avsm.grid import to_grid
 from avsm.images import canonical
 from avsm.model import TrainedModel, load_model
-from avsm.physical import physical_displacement
+from avsm.physical import pair_on_grid, physical_displacement
 from workflow.contract.registration import Context, Registration
 
 
@@ -64,17 +61,10 @@ def by_networks(
     return Registration(displacement, device_name(prepared.device), precision)
 
 
-def tensors(
-    fixed: sitk.Image, moving: sitk.Image, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
+def tensors(fixed: sitk.Image, moving: sitk.Image, device: torch.device) -> list[torch.Tensor]:
     """Return both images as ``(1, 1, D, H, W)``, axes RAS+, on the fixed image's working grid."""
     shape = canonical(fixed).GetSize()[::-1]
-    arrays = [
-        to_grid(image, shape, name, normalised=True)
-        for image, name in ((fixed, "fixed image"), (moving, "moving image"))
-    ]
-    first, second = (torch.from_numpy(array)[None, None].to(device) for array in arrays)
-    return first, second
+    return pair_on_grid(fixed, moving, shape, device, normalised=True)
 
 
 def from_map(

@@ -4,8 +4,6 @@ Modat et al., "Fast free-form deformation using graphics processing units", Comp
 Programs in Biomedicine 2010.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import nibabel

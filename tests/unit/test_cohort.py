@@ -195,6 +195,10 @@ def cohort(config):
 @pytest.mark.parametrize("mirror", [True, False])
 def test_couples_keep_the_rules(config, cohort, mirror):
     config["preprocessing"]["mirror_left"] = mirror
+    cohort = load_cohort(config)
+    assert {scan.name for scan in cohort.values() if scan.mirrored} == {
+        scan.name for scan in cohort.values() if mirror and scan.side == "left"
+    }
     config["pairs"] |= {"longitudinal": "all", "cross-subject": 25}
     couples = select_couples(cohort, config)
     assert Counter(task for task, *_ in couples) == {"longitudinal": 9, "cross-subject": 25}
@@ -268,7 +272,10 @@ def test_an_empty_list_is_refused(tmp_path):
 
 def test_an_unknown_side_is_no_side(config):
     """A left knee is mirrored, one of unknown side is not: they are never paired."""
-    scans = {n: Scan(n, "", side, None, "x", "test") for n, side in (("A", "left"), ("B", ""))}
+    scans = {
+        n: Scan(n, "", side, None, "x", "test", mirrored=side == "left")
+        for n, side in (("A", "left"), ("B", ""))
+    }
     config["pairs"] |= {"longitudinal": 0, "cross-subject": "all"}
     with pytest.raises(UserError, match="found 0 couples"):
         select_couples(scans, config)

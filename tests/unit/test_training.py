@@ -12,6 +12,7 @@ import yaml
 
 from avsm.errors import UserError
 from avsm.files import file_digest, write_rows
+from avsm.manifest import misfit
 from avsm.pairs import PairSampler, keyed_generator, read_cohort, validation_pairs
 from tests.conftest import ROOT, available
 from tests.unit.test_config import merge
@@ -26,7 +27,6 @@ from workflow.contract.training import (
 from workflow.data.pairs import (
     couple_rows,
     manifest_rows,
-    misfit,
     read_scan,
     training_couples,
     training_scans,
@@ -149,10 +149,10 @@ def test_tested_scans_are_never_trained_on(config):
     assert classical.trained == [] and classical.trainings == []
 
 
-def knees(patients, visits=2):
+def knees(patients, visits=2, mirrored=True):
     """Return training scans of both knees of patients, and one more to validate on."""
     scans = [
-        Scan(f"P{patient}", str(visit), side, "i.nii", None, "train")
+        Scan(f"P{patient}", str(visit), side, "i.nii", None, "train", mirrored and side == "left")
         for patient, visit, side in itertools.product(
             range(patients), range(visits), ("left", "right")
         )
@@ -183,8 +183,7 @@ def test_training_couples_are_chosen_evenly(config):
 @pytest.mark.parametrize(("patients", "mirrored"), [(3, True), (4, True), (3, False)])
 def test_training_couples_may_be_all_there_are(config, patients, mirrored):
     """The rounds of the tournament miss no couple, with odd numbers of scans too."""
-    config["preprocessing"]["mirror_left"] = mirrored
-    scans = knees(patients)
+    scans = knees(patients, mirrored=mirrored)
     del scans["P0_1_left"]
     training = [scan for scan in scans.values() if scan.split == "train"]
     expected = {
@@ -256,7 +255,7 @@ def test_missing_training_scans_name_the_settings(config):
 def test_only_validation_scans_have_labels_in_the_manifest():
     scans = [Scan(f"P{i}", "1", "right", f"{i}.nii", f"{i}l.nii", split)
              for i, split in enumerate(("train", "validation"))]  # fmt: skip
-    assert [row["label"] for row in manifest_rows(scans, mirror_left=True)] == [
+    assert [row["label"] for row in manifest_rows(scans)] == [
         "", "../../labels/P1_1_right.nii"
     ]  # fmt: skip
     assert [read_scan(scan).label for scan in scans] == [None, "1l.nii"]
@@ -269,13 +268,13 @@ def test_pairs_are_trained_and_validated_on_by_the_rule_of_those_tested(tmp_path
     """Every couple that may be tested, and no other: sides, patients and visits of all kinds."""
     sides = ("left", "right", "")
     scans = [
-        Scan(f"P{n}", f"v{visit}", side, "x", "x")
+        Scan(f"P{n}", f"v{visit}", side, "x", "x", mirrored=mirror_left and side == "left")
         for n, side in enumerate([*sides, *sides, "left"])
         for visit in range(1 + (n < 4))
     ]
     scans.append(Scan("P0", "v0", "right", "x", "x"))
     both = [replace(scan, split=split) for split in ("train", "validation") for scan in scans]
-    rows = manifest_rows(both, mirror_left)
+    rows = manifest_rows(both)
     folder = tmp_path / "training" / "both"
     folder.mkdir(parents=True)
     for row in rows:  # the same scans in both splits, each with its own files and patients
@@ -291,7 +290,7 @@ def test_pairs_are_trained_and_validated_on_by_the_rule_of_those_tested(tmp_path
         expected = {
             frozenset((a.name, b.name))
             for a, b in itertools.combinations(scans, 2)
-            if not misfit(task, a, b, mirror_left)
+            if not misfit(task, a, b)
         }
         drawn = PairSampler(cohort.training, task).draw(3000, keyed_generator(0))
         for own, pairs in (

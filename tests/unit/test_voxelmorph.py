@@ -11,19 +11,18 @@ import SimpleITK as sitk
 import torch
 import yaml
 
-from avsm.affine import Affine, compose_affine, invert_affine
 from avsm.data import Pairs, Validation
 from avsm.errors import UserError
 from avsm.fields import warp_image
 from avsm.grid import to_grid
 from avsm.losses import both_directions
-from avsm.maps import half_shape, identity_map
+from avsm.maps import Affine, compose_affine, half_shape, identity_map, invert_affine
 from avsm.maps import warp as warp_tensor
 from avsm.model import AVSM, TrainedModel, describe_model, load_checkpoint, save_checkpoint
 from avsm.pairs import keyed_generator, random_affine
 from avsm.settings import Phase
-from baselines.tools import voxelmorph
-from baselines.tools.voxelmorph import Loaded, Losses, VoxelMorph, even_shape, resize_voxels
+from baselines.voxelmorph import register as voxelmorph
+from baselines.voxelmorph.register import Loaded, Losses, VoxelMorph, even_shape, resize_voxels
 from tests.conftest import blobs, oblique_grid
 from tests.unit.avsm.knees import SHAPE, TINY, blob, tiny_recipe, write_cohort
 from workflow.contract.folders import NETWORKS

@@ -1,7 +1,5 @@
 """Methods and networks are folders with a description: finding, reading and checking them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter

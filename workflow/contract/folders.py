@@ -1,7 +1,5 @@
 """Where methods and networks lie, and how their code is imported."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from pathlib import Path

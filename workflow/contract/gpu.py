@@ -1,7 +1,5 @@
 """One GPU for each job: jobs of a machine with several take different ones."""
 
-from __future__ import annotations
-
 import fcntl
 import logging
 import os

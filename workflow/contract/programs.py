@@ -1,7 +1,5 @@
 """External programs: finding and running them."""
 
-from __future__ import annotations
-
 import importlib.util
 import logging
 import os

@@ -1,7 +1,5 @@
 """What a method is given and hands back, and how one pair is registered and checked."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable

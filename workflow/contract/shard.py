@@ -1,7 +1,5 @@
 """The harness: registers a shard of pairs with one method and records how each went."""
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

@@ -1,7 +1,5 @@
 """What a network's training is given and hands back, and the state that a killed one leaves."""
 
-from __future__ import annotations
-
 import csv
 import json
 import logging

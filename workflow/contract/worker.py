@@ -1,7 +1,5 @@
 """A process of its own for a method, so that a crash costs one pair and not the run."""
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import pickle

@@ -1,7 +1,5 @@
 """Checks of a cohort's own files before anything is computed from them."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """A cohort is a list of scans: from the phantom, a manifest or a Decathlon task folder."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from dataclasses import replace
@@ -22,7 +20,7 @@ NAME = re.compile(r"[A-Za-z0-9.-]+(_[A-Za-z0-9.-]+)*")
 
 
 def load_cohort(config: dict[str, Any], listed_test: set[str] = frozenset()) -> dict[str, Scan]:
-    """Return all scans by name, every one with its split decided.
+    """Return all scans by name, with their splits and whether they are mirrored.
 
     `listed_test` names scans that an explicit pair list puts into the test set. Raises one
     `UserError` that lists all faults of the manifest or folder.
@@ -32,7 +30,11 @@ def load_cohort(config: dict[str, Any], listed_test: set[str] = frozenset()) -> 
     _check_files(scans, config["cohort"]["path"])
     subjects = {scan.subject for scan in scans if scan.name in listed_test}
     splits = assign_splits(scans, config["split"], config["seed"], subjects)
-    return {scan.name: replace(scan, split=splits[scan.subject]) for scan in scans}
+    mirrored = {"left"} if config["preprocessing"]["mirror_left"] else {}
+    return {
+        scan.name: replace(scan, split=splits[scan.subject], mirrored=scan.side in mirrored)
+        for scan in scans
+    }
 
 
 def _phantom(config: dict[str, Any]) -> list[Scan]:

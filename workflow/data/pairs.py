@@ -4,8 +4,6 @@ A couple is two scans of a task: longitudinal (same patient and side, other visi
 (other patient, same side once left knees are mirrored).
 """
 
-from __future__ import annotations
-
 import itertools
 import random
 from collections import Counter, defaultdict
@@ -15,33 +13,18 @@ from typing import Any
 
 from avsm.errors import UserError, nearest, raise_all
 from avsm.files import read_table
+from avsm.manifest import misfit
 from workflow.config import TASKS
-from workflow.data.scans import Scan, is_mirrored
+from workflow.data.scans import Scan
 
 Couple = tuple[str, str, str]  # task, fixed, moving
 COUPLE_COLUMNS = ("task", "fixed", "moving")
 
 
-def misfit(task: str, a: Scan, b: Scan, mirrored: bool) -> str:
-    """Return why two scans are no couple of this task, or an empty string."""
-    if a.name == b.name:
-        return "a scan with itself"
-    if a.side != b.side and (not mirrored or not (a.side and b.side)):
-        reason = " while mirror_left is off" if a.side and b.side else ""
-        return f"sides {a.side or 'unknown'} and {b.side or 'unknown'}{reason}"
-    if task == "longitudinal":
-        if a.subject != b.subject:
-            return "longitudinal, but different patients"
-        if a.side != b.side:
-            return "longitudinal, but different sides"
-        return "longitudinal, but the same visit" if a.visit == b.visit else ""
-    return "cross-subject, but the same patient" if a.subject == b.subject else ""
-
-
-def possible_couples(scans: Iterable[Scan], task: str, mirrored: bool) -> Iterator[Couple]:
+def possible_couples(scans: Iterable[Scan], task: str) -> Iterator[Couple]:
     """Yield all couples of a task that some scans make."""
     for a, b in itertools.combinations(scans, 2):
-        if not misfit(task, a, b, mirrored):
+        if not misfit(task, a, b):
             yield task, a.name, b.name
 
 
@@ -79,16 +62,15 @@ def select_couples(
     Both scans are of the test split and have label maps. Raises `UserError` if a listed pair is no
     such couple, or there are fewer couples than asked for.
     """
-    mirrored = config["preprocessing"]["mirror_left"]
     if listed:
-        return _check_listed(listed, scans, mirrored, config["pairs"]["list"])
+        return _check_listed(listed, scans, config["pairs"]["list"])
     tested = [scan for scan in scans.values() if scan.split == "test" and scan.label]
     couples, faults = [], []
     for task in TASKS:
         wanted = config["pairs"][task]
         if wanted == 0:
             continue
-        possible = [*possible_couples(tested, task, mirrored)]
+        possible = [*possible_couples(tested, task)]
         number = len(possible) if wanted == "all" else wanted
         if not possible or len(possible) < number:
             faults.append(f"{task}: found {len(possible)} couples, pairs.{task} asks for {wanted}")
@@ -104,9 +86,7 @@ def select_couples(
     return couples
 
 
-def _check_listed(
-    listed: Mapping[int, Couple], scans: dict[str, Scan], mirrored: bool, path: str
-) -> list[Couple]:
+def _check_listed(listed: Mapping[int, Couple], scans: dict[str, Scan], path: str) -> list[Couple]:
     """Return the listed couples once each; a reversed pair belongs to the same couple."""
     faults, couples, seen = [], {}, set()
     for line, (task, fixed, moving) in listed.items():
@@ -116,7 +96,7 @@ def _check_listed(
         if (fixed, moving) in seen:
             wrong.append(f"pair {fixed}, {moving} again")
         if not wrong:
-            reason = misfit(task, scans[fixed], scans[moving], mirrored)
+            reason = misfit(task, scans[fixed], scans[moving])
             wrong += [f"pair {fixed}, {moving}: {reason}"] if reason else []
             wrong += [f"scan {n} has no label map" for n in (fixed, moving) if not scans[n].label]
         seen.add((fixed, moving))
@@ -149,7 +129,7 @@ def training_couples(
     They are a seeded choice that is spread evenly over the scans. Raises `UserError` if the
     training scans make fewer.
     """
-    mirrored, seed = config["preprocessing"]["mirror_left"], config["seed"]
+    seed = config["seed"]
     training = [scan for _, scan in sorted(scans.items()) if scan.split == "train"]
     couples: dict[str, list[Couple]] = {task: [] for task in tasks}
     faults = []
@@ -158,9 +138,9 @@ def training_couples(
         if wanted == "all":
             continue
         if task == "longitudinal":
-            possible = [*_visits(training, mirrored)]
+            possible = [*_visits(training)]
         else:
-            possible = [*itertools.islice(_across(training, mirrored, seed), wanted)]
+            possible = [*itertools.islice(_across(training, seed), wanted)]
         if len(possible) < wanted:
             faults.append(f"{task}: found {len(possible)}, asked for {wanted}")
         else:
@@ -173,16 +153,16 @@ def training_couples(
     return couples
 
 
-def _visits(scans: Sequence[Scan], mirrored: bool) -> Iterator[Couple]:
+def _visits(scans: Sequence[Scan]) -> Iterator[Couple]:
     """Yield all longitudinal couples; only scans of one patient are compared."""
     of_patient = defaultdict(list)
     for scan in scans:
         of_patient[scan.subject].append(scan)
     for own in of_patient.values():
-        yield from possible_couples(own, "longitudinal", mirrored)
+        yield from possible_couples(own, "longitudinal")
 
 
-def _across(scans: Sequence[Scan], mirrored: bool, seed: int) -> Iterator[Couple]:
+def _across(scans: Sequence[Scan], seed: int) -> Iterator[Couple]:
     """Yield all cross-subject couples in random rounds, in which no scan comes twice."""
     # As in a tournament (the circle method), so that a few out of millions cost little.
     rng = random.Random(f"{seed}-training")
@@ -196,7 +176,7 @@ def _across(scans: Sequence[Scan], mirrored: bool, seed: int) -> Iterator[Couple
             if other == place:
                 other = last
             if place < other < len(order):
-                yield from possible_couples((order[place], order[other]), "cross-subject", mirrored)
+                yield from possible_couples((order[place], order[other]), "cross-subject")
 
 
 def training_scans(scans: dict[str, Scan], couples: dict[str, list[Couple]]) -> list[Scan]:
@@ -215,15 +195,14 @@ def training_scans(scans: dict[str, Scan], couples: dict[str, list[Couple]]) -> 
 
 
 def read_scan(scan: Scan) -> Scan:
-    """Return a scan without a label map that is never read: that of a training image."""
+    """Return a scan as it is read: no label map of a training image, and nothing mirrored yet."""
     unread = scan.split == "train" and scan.image
-    return replace(scan, label=None) if unread else scan
+    return replace(scan, mirrored=False, label=None if unread else scan.label)
 
 
 def check_training(
     scans: Sequence[Scan],
     tasks: Sequence[str],
-    mirrored: bool,
     learned: Sequence[str],
     own: bool = True,
 ) -> None:
@@ -239,7 +218,7 @@ def check_training(
         found += [
             f"{task}: no {kind} pairs among the {len(some)} {kind} scans of {patients} patients"
             for task in tasks
-            if not any(possible_couples(some, task, mirrored))
+            if not any(possible_couples(some, task))
         ]
     raise_all(
         f"{', '.join(learned)}: too few scans to train networks on (lower split.test or raise "
@@ -259,8 +238,8 @@ def couple_rows(couples: Iterable[Couple]) -> list[Couple]:
     return [(task, *(listed_path("images", name) for name in names)) for task, *names in couples]
 
 
-def manifest_rows(scans: Sequence[Scan], mirror_left: bool) -> list[dict[str, str]]:
-    """Return the rows of the training manifest; left scans may be mirrored.
+def manifest_rows(scans: Sequence[Scan]) -> list[dict[str, str]]:
+    """Return the rows of the training manifest.
 
     Only validation scans have label maps: their Dice chooses the weights that are kept.
     """
@@ -272,7 +251,7 @@ def manifest_rows(scans: Sequence[Scan], mirror_left: bool) -> list[dict[str, st
             "split": scan.split,
             "visit": scan.visit,
             "side": scan.side,
-            "mirrored": "yes" if is_mirrored(scan, mirror_left) else "",
+            "mirrored": "yes" if scan.mirrored else "",
         }
         for scan in scans
     ]

@@ -1,7 +1,5 @@
 """Preprocessing of one scan: canonical axes, mirroring, intensities, the working grid."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Scans of a cohort, their parts, and who is trained, validated and tested on."""
 
-from __future__ import annotations
-
 import random
 import zlib
 from collections import defaultdict
@@ -25,16 +23,12 @@ class Scan:
     image: str | None
     label: str | None
     split: str = ""
+    mirrored: bool = False  # whether preprocessing reflects it, so that all knees are right knees
 
     @property
     def name(self) -> str:
         """`<subject>_<visit>_<side>`, without the parts that are empty."""
         return "_".join(part for part in (self.subject, self.visit, self.side) if part)
-
-
-def is_mirrored(scan: Scan, mirror_left: bool) -> bool:
-    """Tell whether preprocessing reflects a scan, so that all knees are right knees."""
-    return mirror_left and scan.side == "left"
 
 
 def simulated_note(images: Sequence[bool]) -> list[str]:

@@ -1,7 +1,5 @@
 """python -m workflow.oai: index a release of the Osteoarthritis Initiative as a manifest."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """Which label map belongs to which series: its name narrows the choice, its grid decides."""
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence

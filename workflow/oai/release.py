@@ -5,8 +5,6 @@ Tables name the sequence of each: one a visit (``contents.0C2.csv``) or, from th
 one for all (``image03.txt``). Sources are in docs/reproducing.md.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import re

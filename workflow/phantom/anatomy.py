@@ -6,8 +6,6 @@ from an origin between the two plateaus. A bone is a signed distance, negative i
 joined quadrics; a cartilage is the layer on its surface up to the local thickness.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -4,8 +4,6 @@ Soft tissues are painted from depth maps; bone and cartilage are mixed in with t
 fractions; texture, a coil bias field and Rician noise follow. In units in which fluid is about 230.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

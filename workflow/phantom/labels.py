@@ -10,8 +10,6 @@ view; knee, RAS axes of the tibia from the centre of the joint, a left knee mirr
 template, the knee frame of the mean right knee (see `anatomy`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from typing import Any, NamedTuple

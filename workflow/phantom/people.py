@@ -7,8 +7,6 @@ the simulator's images do; others have a random appearance, alike in both images
 one, as the similarity of the paper's losses compares intensities.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import os
@@ -29,7 +27,7 @@ from avsm.errors import UserError
 from avsm.files import file_digest, written_aside
 from avsm.images import canonical
 from avsm.losses import both_directions
-from avsm.pyramid import downsample
+from avsm.maps import downsample
 from avsm.settings import Phase
 from workflow.phantom import dess, labels
 from workflow.phantom.dess import BIAS_MAX, BIAS_MM, MOTTLE_MM, NOISE_SD, TISSUES, tissue_fractions

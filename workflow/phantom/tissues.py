@@ -5,8 +5,6 @@ where masks would turn into steps. Minimum and maximum are intersection and unio
 (z, y, x), inferior to superior and posterior to anterior; lengths are those of an adult knee.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Figure 11 of the paper as a table: the layers of AVSM's networks, their shapes and parameters."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial

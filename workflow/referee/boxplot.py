@@ -1,7 +1,5 @@
 """Box-plots over methods: Figure 5 (Dice) and Figure 7 (symmetry) of the paper."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

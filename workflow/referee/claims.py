@@ -1,7 +1,5 @@
 """The paper's claims, judged by this run: supported, or not supported here, and why not."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

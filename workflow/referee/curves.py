@@ -1,7 +1,5 @@
 """Figures 8 to 10 of the paper: Dice and folds over steps, the decay of a weight over epochs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -63,7 +61,7 @@ def draw(number: str, values: pd.DataFrame, paths: Sequence[str]) -> None:
 
 def compute_weight() -> pd.DataFrame:
     """Return the weight of affine regularisation by epoch (Eq. 13), as `avsm` computes it."""
-    from avsm.affine import affine_regularisation_weight  # with torch, which no other figure needs
+    from avsm.losses import affine_regularisation_weight  # with torch, which no other figure needs
 
     epochs = np.arange(0, 30.5, 0.5)
     weights = [affine_regularisation_weight(epoch) for epoch in epochs]

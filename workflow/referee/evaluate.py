@@ -1,7 +1,5 @@
 """Scoring of a shard: from displacement fields and label maps to rows of the tidy table."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 Other tables say parts of it in their notes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import pandas as pd

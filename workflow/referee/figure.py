@@ -1,7 +1,5 @@
 """The look of all figures, and their saving, such that equal ones are equal files."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -5,8 +5,6 @@ moving index (`workflow.geometry.index_map`) and so are free of headers and unit
 orthogonal axes, so that distances do not depend on a grid's direction.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np

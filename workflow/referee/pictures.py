@@ -1,7 +1,5 @@
 """Slices of registrations: Figures 4, 6, 12, 13 and 14 of the paper, and the visual checks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple

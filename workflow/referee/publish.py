@@ -7,8 +7,6 @@ markers; results/reference/README.md gets the Dice of all published runs. What s
 run is checked by tests/unit/test_documents.py.
 """
 
-from __future__ import annotations
-
 import argparse
 import gzip
 import shutil

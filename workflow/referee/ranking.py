@@ -1,7 +1,5 @@
 """The ranking figure: mean ranks, their intervals, and which differences the tests find."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt

@@ -1,7 +1,5 @@
 """Tables of text as Markdown, LaTeX and an HTML page whose tables can be sorted."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

@@ -7,8 +7,6 @@ standard errors and tests for network statistics", Connections 1999). Student's 
 for few patients; where pairs are fewer than patients, as when no two share one, for few couples.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Table 1 of the paper: Dice, folds and time of every method, the paper's numbers beside ours."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path

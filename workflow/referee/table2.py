@@ -1,7 +1,5 @@
 """Table 2 of the paper: what each part of AVSM adds, the paper's numbers beside ours."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Table 3: what mean Dice does not say, for each method and task; and all comparisons."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The tidy table of scores: its columns, and how it and other records are read."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -33,7 +33,7 @@ from avsm.errors import UserError
 from avsm.files import stamp
 from workflow import lock
 from workflow.data.pairs import couple_rows, manifest_rows, read_scan
-from workflow.data.scans import PHANTOM_VISITS, in_parts, is_mirrored, simulated_note
+from workflow.data.scans import PHANTOM_VISITS, in_parts, simulated_note
 from workflow.examples import Example, example_figures
 from workflow.job import say, told
 from workflow.run import load_run

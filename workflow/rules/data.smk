@@ -86,9 +86,7 @@ rule preprocess:
             imported("workflow/phantom/dess.py") if simulation(wildcards) else None
         ),
         preprocessing=config["preprocessing"],
-        mirrored=lambda wildcards: is_mirrored(
-            RUN.scans[wildcards.scan], config["preprocessing"]["mirror_left"]
-        ),
+        mirrored=lambda wildcards: RUN.scans[wildcards.scan].mirrored,
         merge=lambda wildcards: config["labels"]["merge"] if wildcards.kind == "labels" else None,
         noted=lambda wildcards: noted(raw(wildcards)),
     script:

@@ -20,10 +20,7 @@ rule training_part:
     conda:
         ENVIRONMENT
     params:
-        rows=lambda wildcards: manifest_rows(
-            [RUN.scans[name] for name in training_part(wildcards)],
-            config["preprocessing"]["mirror_left"],
-        ),
+        rows=lambda wildcards: manifest_rows([RUN.scans[name] for name in training_part(wildcards)]),
     script:
         "../scripts/training_part.py"
 

@@ -1,7 +1,5 @@
 """Training of AVSM's affine network, and, by its stage, of the momentum network."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """Training of VoxelMorph by AVSM's trainer: its images, schedule, average and number of steps."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
@@ -13,7 +11,7 @@ from avsm.model import BEST, LAST, load_checkpoint, load_model
 from avsm.settings import Phase, Recipe, recipe_preset
 from avsm.train import deformable_start
 from avsm.trainer import Task, Trainer, check_same
-from baselines.tools.voxelmorph import Losses, VoxelMorph, describe, load, shaped_by
+from baselines.voxelmorph.register import Losses, VoxelMorph, describe, load, shaped_by
 from workflow.contract.training import Trained, Training
 
 

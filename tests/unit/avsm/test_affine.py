@@ -5,16 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from avsm.affine import (
-    Affine,
-    affine_asymmetry,
-    affine_deviation,
-    affine_from_residual,
-    affine_regularisation_weight,
-    compose_affine,
-    identity_affine,
-    invert_affine,
-)
+from avsm.losses import affine_asymmetry, affine_deviation, affine_regularisation_weight
+from avsm.maps import Affine, affine_from_residual, compose_affine, identity_affine, invert_affine
 
 SINGLE = {"rtol": 2**-24, "atol": 0}  # what rounding to float32 changes at most
 

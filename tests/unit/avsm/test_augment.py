@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from avsm.affine import Affine, compose_affine, identity_affine
+from avsm.maps import Affine, compose_affine, identity_affine
 from avsm.pairs import keyed_generator, random_affine, random_contrast, random_start
 from avsm.settings import Augmentation
 

@@ -7,7 +7,6 @@ import dataclasses
 import pytest
 import torch
 
-from avsm.affine import affine_from_residual
 from avsm.losses import (
     Window,
     affine_losses,
@@ -18,9 +17,16 @@ from avsm.losses import (
     sum_losses,
     velocity_energy,
 )
-from avsm.maps import affine_map, half_shape, identity_map, resize, warp
+from avsm.maps import (
+    affine_from_residual,
+    affine_map,
+    downsample,
+    half_shape,
+    identity_map,
+    resize,
+    warp,
+)
 from avsm.model import AVSM
-from avsm.pyramid import downsample
 from avsm.settings import AVSMConfig, MomentumNetConfig
 
 TINY = AVSMConfig(momentum=MomentumNetConfig(width=2), affine_steps=2, steps=2, precision="float32")

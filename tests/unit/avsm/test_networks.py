@@ -7,9 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from avsm.affine import Affine, affine_from_residual, compose_affine
 from avsm.errors import UserError
-from avsm.maps import affine_map, half_shape, warp
+from avsm.maps import (
+    Affine,
+    affine_from_residual,
+    affine_map,
+    compose_affine,
+    downsample,
+    half_shape,
+    warp,
+)
 from avsm.networks import (
     AffineNet,
     AffineNetConfig,
@@ -18,7 +25,6 @@ from avsm.networks import (
     halvings_at,
     last_grid,
 )
-from avsm.pyramid import downsample
 
 TINY_MOMENTUM = MomentumNetConfig(width=2)
 HALVINGS = ["pool", "stride", None, "pool", "stride", None, "stride"]  # the paper's five

@@ -8,8 +8,16 @@ import pytest
 import torch
 
 import avsm.optimise
-from avsm.affine import Affine, affine_from_residual, identity_affine
-from avsm.maps import half_shape, identity_map, jacobian_determinant, resize, warp
+from avsm.maps import (
+    Affine,
+    affine_from_residual,
+    half_shape,
+    identity_affine,
+    identity_map,
+    jacobian_determinant,
+    resize,
+    warp,
+)
 from avsm.model import AVSM
 from avsm.optimise import (
     FINE_SIGMAS,
@@ -19,7 +27,7 @@ from avsm.optimise import (
     optimise_affine,
     optimise_vsvf,
 )
-from avsm.refine import refine
+from avsm.registration import refine_pair
 from avsm.settings import (
     PAPER_SIGMAS,
     PAPER_WEIGHTS,
@@ -188,7 +196,7 @@ def test_vsvf_needs_one_pair() -> None:
 def test_refinement_lowers_the_loss() -> None:
     model = unsettled()
     fixed, moving, _ = deformed()
-    own, refined = (refine(model, fixed, moving, n) for n in (0, 8))
+    own, refined = (refine_pair(model, fixed, moving, n) for n in (0, 8))
     assert refined.losses.total < own.losses.total
     assert refined.losses.similarity < own.losses.similarity
     assert refined.map.shape == (1, 3, *SHAPE)
@@ -201,7 +209,7 @@ def test_no_iterations_give_the_networks_single_step() -> None:
     fixed, moving, _ = deformed()
     with torch.inference_mode():
         own = model(fixed, moving, affine_steps=1, steps=1)
-        result = refine(model, fixed, moving, 0, affine_steps=1)
+        result = refine_pair(model, fixed, moving, 0, affine_steps=1)
     torch.testing.assert_close(result.map, own.map)
     velocity = MultiGaussian(FINE_SIGMAS, FINE_WEIGHTS)(result.momentum)
     torch.testing.assert_close(velocity, own.steps[0].velocity)
@@ -213,7 +221,7 @@ def test_affine_parameters_are_refined_before_where_asked_for() -> None:
     torch.nn.init.zeros_(model.momentum_net.last[-1].weight)
     torch.nn.init.zeros_(model.momentum_net.last[-1].bias)
     fixed, moving, _ = deformed()
-    plain, both = (refine(model, fixed, moving, 0, affine=choice) for choice in (False, True))
+    plain, both = (refine_pair(model, fixed, moving, 0, affine=choice) for choice in (False, True))
     assert both.losses.similarity < plain.losses.similarity
     assert not torch.allclose(both.map, plain.map, atol=1e-3)
 

@@ -13,8 +13,8 @@ import torch
 from avsm.data import ImageStore, ScanSource, read_labels
 from avsm.errors import UserError
 from avsm.manifest import Scan, read_manifest
+from avsm.maps import downsample
 from avsm.pairs import PairSampler, keyed_generator, read_cohort, read_couples, validation_pairs
-from avsm.pyramid import downsample
 from avsm.settings import Augmentation, Phase
 from avsm.train import train
 from tests.unit.avsm.knees import SHAPE, tiny_recipe, write_cohort, write_couples

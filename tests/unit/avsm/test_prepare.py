@@ -15,7 +15,7 @@ import avsm.prepare
 from avsm.errors import UserError
 from avsm.grid import majority_vote, to_grid, whole_edges
 from avsm.images import canonical, read_image
-from avsm.manifest import read_manifest
+from avsm.manifest import looks, read_manifest
 from avsm.prepare import prepare
 from tests.conftest import blobs, oblique_grid
 
@@ -43,7 +43,7 @@ def raw(tmp_path: Path) -> Path:
 
 def test_images_are_as_registration_sees_them(raw: Path, tmp_path: Path) -> None:
     scans = read_manifest(prepare(raw, tmp_path / "new", SIZE, mirror_left=True))
-    assert [(s.subject, s.side, s.looks, s.split) for s in scans] == [
+    assert [(s.subject, s.side, looks(s), s.split) for s in scans] == [
         ("s0", "right", "right", "train"), ("s1", "left", "right", "validation"),
     ]  # fmt: skip
     for number, scan in enumerate(scans):

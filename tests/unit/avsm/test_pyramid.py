@@ -6,11 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from avsm.affine import affine_from_residual
 from avsm.grid import resample_by_area, whole_edges
 from avsm.losses import level_windows
-from avsm.maps import identity_map, warp
-from avsm.pyramid import average_to, downsample, scaled_shape
+from avsm.maps import affine_from_residual, downsample, identity_map, scaled_shape, warp
+from avsm.networks import average_to
 
 # Rotation, scale, shear and shift: up to 4 voxels.
 TRUE = affine_from_residual(

@@ -7,12 +7,11 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from avsm.affine import Affine
 from avsm.errors import UserError
 from avsm.fields import move_points, warp_image
 from avsm.grid import normalise, resample_by_area, to_grid, whole_edges
 from avsm.images import canonical
-from avsm.maps import identity_map, resize, warp
+from avsm.maps import Affine, identity_map, resize, warp
 from avsm.model import AVSM, TrainedModel
 from avsm.physical import (
     grid_frame,

@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import avsm.moments
+import avsm.losses
 from avsm.losses import (
     FLOOR,
     Window,
-    dense_windows,
+    level_windows,
     lncc,
     mk_lncc_loss,
     ncc_loss,
@@ -83,7 +83,7 @@ def test_value_and_gradient_equal_dense_convolutions() -> None:
 def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = pair()
     expected = lncc(x, y, WINDOW)
-    monkeypatch.setattr(avsm.moments, "CPU_CHUNK", 3 * 2 * 17 * 20)  # three planes at a time
+    monkeypatch.setattr(avsm.losses, "CPU_CHUNK", 3 * 2 * 17 * 20)  # three planes at a time
     torch.testing.assert_close(lncc(x, y, WINDOW), expected)
 
 
@@ -123,12 +123,13 @@ def test_faint_contrast_on_a_bright_ground_survives_single_precision() -> None:
 
 def test_windows_of_the_paper() -> None:
     assert paper_windows((80, 192, 192)) == (Window(0.3, 20, 2, 5), Window(0.7, 40, 2, 10))
-    assert dense_windows((80, 192, 192)) == (Window(0.3, 39, 1, 5), Window(0.7, 79, 1, 10))
+    dense = level_windows((80, 192, 192), 1.0, "dense")
+    assert dense == (Window(0.3, 39, 1, 5), Window(0.7, 79, 1, 10))
 
 
 @pytest.mark.parametrize("size", [8, 9, 11, 40, 41, 64])
 def test_windows_fit_images_of_any_size(size: int) -> None:
-    for windows in (paper_windows((size, 64, 70)), dense_windows((size, 64, 70))):
+    for windows in (paper_windows((size, 64, 70)), level_windows((size, 64, 70), 1.0, "dense")):
         assert all(window.extent <= size for window in windows)
         assert sum(window.weight for window in windows) == pytest.approx(1)
 

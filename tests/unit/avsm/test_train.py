@@ -13,20 +13,12 @@ import pytest
 import torch
 from torch import nn
 
-from avsm.affine import (
-    Affine,
-    affine_deviation,
-    affine_regularisation_weight,
-    compose_affine,
-    invert_affine,
-)
 from avsm.data import ImageStore, Pairs, ScanSource, Validation, dice, validate
 from avsm.errors import UserError
-from avsm.losses import both_directions, ncc_loss
-from avsm.maps import identity_map, warp
+from avsm.losses import affine_deviation, affine_regularisation_weight, both_directions, ncc_loss
+from avsm.maps import Affine, compose_affine, downsample, identity_map, invert_affine, warp
 from avsm.model import AVSM, load_checkpoint, load_model
 from avsm.pairs import keyed_generator, random_affine, random_start
-from avsm.pyramid import downsample
 from avsm.settings import Augmentation, Phase, Recipe, Stage
 from avsm.train import (
     affine_stage,

@@ -1,1 +1,0 @@
-"""Wrappers of external packages that more than one method uses."""
