@@ -164,14 +164,6 @@ def pyramid_levels(
         yield Level(scale, small, downsample(moving, scale), kernels)
 
 
-class OptimisedAffine(NamedTuple):
-    """The parameters, the moving image under them, and the loss at full resolution ``(B,)``."""
-
-    affine: Affine
-    warped: Tensor
-    loss: Tensor
-
-
 @torch.inference_mode(False)
 @torch.enable_grad()
 def optimise_affine(
@@ -179,7 +171,7 @@ def optimise_affine(
     moving: Tensor,
     settings: AffineSettings | None = None,
     initial: Affine | None = None,
-) -> OptimisedAffine:
+) -> Affine:
     """Register pairs affinely by descending mk-LNCC; the pairs of a batch do not interact.
 
     Images are ``(B, 1, D, H, W)`` in [0, 1]. The map found, from ``initial`` or the identity, is
@@ -197,10 +189,7 @@ def optimise_affine(
             part = slice(pair, pair + 1)
             own = level._replace(fixed=level.fixed[part], moving=level.moving[part])
             residual[part] = _descend_affine(residual[part], own, count, settings, report)
-    with torch.no_grad():
-        affine = affine_from_residual(residual)
-        (full,) = pyramid_levels(fixed, moving, (1.0,), settings.windows)
-        return OptimisedAffine(affine, *_evaluate_affine(affine, full))
+    return affine_from_residual(residual)
 
 
 def _descend_affine(
@@ -212,7 +201,8 @@ def _descend_affine(
 
     def loss() -> Tensor:
         optimiser.zero_grad()
-        _, value = _evaluate_affine(affine_from_residual(leaf), level)
+        warped = warp(level.moving, affine_from_residual(leaf).map(level.fixed.shape[2:]))
+        value = mk_lncc_loss(warped, level.fixed, level.windows)
         value.sum().backward()
         # A line search may look a few times more than it is allowed to.
         report(min(next(evaluations), count - 1), value.detach().mean())
@@ -229,11 +219,6 @@ def _descend_affine(
         for _ in range(count):
             optimiser.step(loss)
     return leaf.detach()
-
-
-def _evaluate_affine(affine: Affine, level: Level) -> tuple[Tensor, Tensor]:
-    warped = warp(level.moving, affine.map(level.fixed.shape[2:]))
-    return warped, mk_lncc_loss(warped, level.fixed, level.windows)
 
 
 class OptimisedVSVF(NamedTuple):

@@ -95,7 +95,7 @@ def register(
     if mirror:
         tensors = [tensor.flip(X_AXIS - 3) for tensor in tensors]
     if model is None:
-        affine = optimise_affine(*tensors).affine
+        affine = optimise_affine(*tensors)
         phi = affine.map(shape) if steps == 0 else optimise_vsvf(*tensors, affine).map
     else:
         networks = model.model.to(place, memory_format=torch.channels_last_3d)
@@ -135,7 +135,7 @@ def refine_pair(
         steps = config.affine_steps if affine_steps is None else affine_steps
         start = model.affine_net(fixed, moving, steps)[-1]
     if affine:
-        start = optimise_affine(fixed, moving, REFINED_AFFINE, start).affine
+        start = optimise_affine(fixed, moving, REFINED_AFFINE, start)
     solver = {"solver": config.solver, "solver_steps": config.solver_steps}
     settings = VSVFSettings((1.0,), (iterations,), first_step=FIRST_STEP, **solver)
     with torch.no_grad():

@@ -17,6 +17,6 @@ def register(fixed: sitk.Image, moving: sitk.Image, params: dict, context: Conte
     device = context.prepared.device
     images = tensors(fixed, moving, device)
     shape = images[0].shape[2:]
-    affine = optimise_affine(*images, AffineSettings.preset(params["preset"])).affine
+    affine = optimise_affine(*images, AffineSettings.preset(params["preset"]))
     result = from_map(affine.map(shape), fixed, moving, device)
     return replace(result, affine=physical_affine(affine, fixed, moving, shape))
