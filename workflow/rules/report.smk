@@ -1,4 +1,5 @@
 # Tables and figures: pure functions of scores, records and the methods' descriptions.
+
 # A method whose networks Figure 11 lists.
 AVSM = next((m.id for m in RUN.methods.values() if m.family == "AVSM" and m.networks), None)
 
