@@ -14,7 +14,7 @@ from torch import Tensor
 
 from avsm.descent import Objective, Report, descend_adam, descend_lbfgs, reporter
 from avsm.errors import choose
-from avsm.losses import LAMBDA_VR, WINDOWS, Losses, Window, level_windows, mk_lncc_loss
+from avsm.losses import LAMBDA_VR, WINDOWS, Window, level_windows, mk_lncc_loss
 from avsm.maps import (
     Affine,
     affine_from_residual,
@@ -28,7 +28,7 @@ from avsm.maps import (
     warp,
 )
 from avsm.settings import PAPER_SIGMAS, PAPER_WEIGHTS, SOLVERS
-from avsm.vsvf import MultiGaussian, vsvf_step
+from avsm.vsvf import MultiGaussian, advance, vsvf_step
 
 NESTEROV = 0.9  # momentum, the authors' code's; the paper names the learning rate alone
 # Deviation: finer than the paper's K, whose velocities are too coarse for cartilage.
@@ -226,8 +226,6 @@ class OptimisedVSVF(NamedTuple):
 
     map: Tensor  # affine part included, ``(1, 3, D, H, W)``
     momentum: Tensor  # at half the resolution
-    warped: Tensor  # the moving image read at the map
-    losses: Losses
     evaluations: int  # on all levels, each one forward and one backward pass
 
 
@@ -278,12 +276,9 @@ def optimise_vsvf(
             momentum = descend_lbfgs(objective, momentum, count, report, settings.first_step)
         evaluations += objective.evaluations
     with torch.no_grad():
-        (full,) = pyramid_levels(fixed, moving, (1.0,), settings.windows)
         momentum = _on_grid(momentum, fixed)
-        velocity = smoother(momentum)
-        step = vsvf_step(momentum, velocity, initial.map(momentum.shape[2:]), moving, *solver)
-        losses = objective_of(full).losses(momentum, velocity)
-        return OptimisedVSVF(step.map, momentum, step.warped, losses, evaluations)
+        low = advance(initial.map(momentum.shape[2:]), smoother(momentum), *solver)
+        return OptimisedVSVF(resize(low, fixed.shape[2:]), momentum, evaluations)
 
 
 def _on_grid(momentum: Tensor | None, image: Tensor) -> Tensor:
