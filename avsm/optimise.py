@@ -40,8 +40,7 @@ FINE_WEIGHTS = (0.2, 0.2, 0.2, 0.2, 0.2)
 class LevelSettings:
     """What both optimisations are told; ``preset`` gives named settings.
 
-    ``scales`` are image levels, ``iterations`` those on each; ``windows``:
-    ``losses.level_windows``.
+    ``scales`` are image levels, ``iterations`` those on each, ``windows`` as for ``level_windows``.
     """
 
     optimisers: ClassVar[tuple[str, ...]]
