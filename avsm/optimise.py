@@ -156,7 +156,7 @@ def full_pair(fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
 def pyramid_levels(
     fixed: Tensor, moving: Tensor, scales: Sequence[float], windows: str
 ) -> Iterator[Level]:
-    """Make the levels of a pair one after the other, see ``pyramid.downsample``."""
+    """Make the levels of a pair one after the other, see ``downsample``."""
     for scale in scales:
         small = downsample(fixed, scale)
         kernels = level_windows(small.shape[2:], scale, windows)
