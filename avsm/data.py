@@ -163,8 +163,9 @@ def read_labels(
 ) -> tuple[dict[int, Tensor], tuple[int, ...]]:
     """Read the label maps of scans, as far as they have one, and find the structures to score.
 
-    Gives uint8 ``(D, H, W)`` by position of the scan, and the values ``wanted``, of which each has
-    some, or all but 0, which each has. A UserError lists maps that lack them or do not fit.
+    Gives uint8 ``(D, H, W)`` by position of the scan, and the structures' values: those ``wanted``,
+    of which each map has some, or all but 0, which each then has. A UserError lists maps that lack
+    structures, are another's copy or not of their images.
     """
     labels, faults, seen = {}, [], {}
     for index, scan in enumerate(scans):
@@ -223,8 +224,7 @@ def validate(
 ) -> Score:
     """Register pairs and compare the fixed label map with the warped moving one.
 
-    ``find_map`` gives the map ``(1, 3, D, H, W)`` of images ``(1, 1, D, H, W)``; label maps are
-    ``(D, H, W)``.
+    ``find_map`` gives the map of two images ``(1, 1, D, H, W)``; label maps are ``(D, H, W)``.
     """
     scores, folds = [], []
     for (fixed, moving), (fixed_label, moving_label) in zip(images, labels, strict=True):
@@ -239,8 +239,8 @@ def validate(
 class Validation:
     """The validation pairs of a recipe, of scans with label maps, ready to score on a device.
 
-    Images have the grid of those of ``source`` and are none of them; ``values`` None: all
-    structures.
+    Their images are on the grid of those of ``source``, and none of them; ``values`` are the
+    structures to score, None takes all.
     """
 
     def __init__(

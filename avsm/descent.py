@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from avsm.losses import Losses, velocity_energy
+from avsm.losses import velocity_energy
 
 Function = Callable[[Tensor], Tensor]
 Report = Callable[[int, Tensor], None]  # of an iteration, from 0, and its loss
@@ -63,21 +63,16 @@ class Objective:
         self.data, self.smoother, self.weight = data, smoother, weight
         self.evaluations = 0
 
-    def losses(self, momentum: Tensor, velocity: Tensor) -> Losses:
-        """Give the losses alone; ``velocity`` is K applied to ``momentum``."""
-        similarity = self.data(velocity)
-        energy = self.weight * velocity_energy(momentum, velocity.detach()).sum()  # Eq. 9
-        return Losses(similarity + energy, similarity, energy, torch.zeros_like(energy))
-
     def __call__(self, momentum: Tensor, velocity: Tensor) -> Evaluation:
-        """Evaluate loss and gradient; gradients of other leaves in ``data`` are left in them."""
+        """Evaluate at a momentum and its velocity, K applied to it."""
         self.evaluations += 1
-        leaf = velocity.detach().requires_grad_()
-        loss = self.losses(momentum.detach(), leaf).total
+        leaf, momentum = velocity.detach().requires_grad_(), momentum.detach()
+        energy = self.weight * velocity_energy(momentum, velocity.detach()).sum()  # Eq. 9
+        loss = self.data(leaf) + energy
         loss.backward()
         voxels = momentum[0, 0].numel()
         # velocity_energy is sum(m v) / (4 voxels); its gradient in the K metric is m / (2 voxels).
-        gradient = leaf.grad.add_(momentum.detach(), alpha=self.weight / (2 * voxels))
+        gradient = leaf.grad.add_(momentum, alpha=self.weight / (2 * voxels))
         return Evaluation(loss.detach(), gradient)
 
 

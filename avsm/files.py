@@ -93,10 +93,10 @@ def read_table(
 ) -> tuple[list[str], Rows]:
     """Read a CSV in UTF-8 (or UTF-16 that says so), separated by commas, semicolons or tabs.
 
-    Gives the columns, and values by column by the number of a row's (last) line, without empty rows
-    and space around values. ``named_by`` is the key or argument that names the file, for messages.
-    A UserError says that it is no such text, lacks a ``required`` column, has one twice, or rows of
-    more or fewer values.
+    Gives the columns, and the rows by the number of their (last) line: column -> value, without
+    empty rows and space around values. ``named_by`` is the key or argument that names the file, for
+    messages. A UserError says that it is no such text, that a ``required`` column is missing or one
+    is twice, or that rows have more or fewer values than columns.
     """
     path = Path(path)
     if not path.is_file():

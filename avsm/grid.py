@@ -204,7 +204,7 @@ def label_faults(
     image: sitk.Image | None = None,
     image_path: str | Path = "",
 ) -> list[str]:
-    """Say why a label map is none of values 0 to 255, or not its image's; axes of both are RAS+."""
+    """Say why a label map, values 0 to 255, cannot be used, alone or with its image; axes RAS+."""
     values = np.unique(sitk.GetArrayViewFromImage(label))
     wrong, faults = values[~np.isin(values, VALUES) & np.isfinite(values)], []
     if wrong.size:

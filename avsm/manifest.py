@@ -82,7 +82,7 @@ def read_manifest(path: str | Path) -> list[Scan]:
 
 
 def same_files(owned: Iterable[tuple[str, Path | None]]) -> list[str]:
-    """Say which files come again, be it by a link; ``owned`` has what each is, as in messages."""
+    """Say which files come again, also by links; ``owned`` has what each is, and the file."""
     first: dict[tuple[int, int], tuple[str, Path]] = {}
     faults = []
     for owner, path in owned:

@@ -20,7 +20,7 @@ INTERPOLATIONS = {"linear": "bilinear", "nearest": "nearest"}
 
 
 def check_volume(name: str, tensor: Tensor, channels: int | None = None) -> None:
-    """Raise ValueError that names the argument unless a tensor is ``(B, C, D, H, W)``."""
+    """Raise ValueError unless a tensor is ``(B, C, D, H, W)``, two voxels or more a side."""
     wanted = f"(B, {'C' if channels is None else channels}, D, H, W) with D, H, W of at least 2"
     wrong = tensor.ndim != 5 or min(tensor.shape[2:]) < 2
     if wrong or (channels is not None and tensor.shape[1] != channels):

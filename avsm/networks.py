@@ -28,14 +28,9 @@ SMALL = 20480  # voxels of all channels in a slab of one voxel's width, as PyTor
 SHALLOW = 2  # voxels along a side of images whose bfloat16 gradient oneDNN gets wrong
 # The affine network's convolutions behind the first: channels, and what halves the resolution.
 TRUNK = (
-    (32, "pool"),
-    (32, "stride"),
-    (32, None),
-    (32, "pool"),
-    (16, "stride"),
-    (16, None),
+    (32, "pool"), (32, "stride"), (32, None), (32, "pool"), (16, "stride"), (16, None),
     (4, "stride"),
-)
+)  # fmt: skip
 LAST_GRID = (3, 6, 6)  # what five halvings leave of the paper's 80x192x192 voxels
 
 
@@ -50,7 +45,8 @@ class Conv3d(nn.Conv3d):
     def forward(self, x: Tensor, stride: int | None = None) -> Tensor:
         """Convolve ``(B, C, D, H, W)``, with another stride than the layer's where one is given."""
         stride = self.stride if stride is None else stride
-        if _is_shallow_half(x):
+        half = x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+        if half and min(x.shape[2:]) <= SHALLOW:
             with torch.autocast(x.device.type, enabled=False):
                 return self._convolve(x.float(), stride)
         if _takes_slow_path(x):
@@ -59,11 +55,6 @@ class Conv3d(nn.Conv3d):
 
     def _convolve(self, x: Tensor, stride: int | tuple[int, ...]) -> Tensor:
         return F.conv3d(x, self.weight, self.bias, stride, self.padding, self.dilation)
-
-
-def _is_shallow_half(x: Tensor) -> bool:
-    on_cpu = x.device.type == "cpu"
-    return on_cpu and torch.is_autocast_enabled("cpu") and min(x.shape[2:]) <= SHALLOW
 
 
 def _takes_slow_path(x: Tensor) -> bool:

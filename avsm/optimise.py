@@ -14,7 +14,7 @@ from torch import Tensor
 
 from avsm.descent import Objective, Report, descend_adam, descend_lbfgs, reporter
 from avsm.errors import choose
-from avsm.losses import LAMBDA_VR, WINDOWS, Losses, Window, level_windows, mk_lncc_loss
+from avsm.losses import LAMBDA_VR, WINDOWS, Window, level_windows, mk_lncc_loss
 from avsm.maps import (
     Affine,
     affine_from_residual,
@@ -28,7 +28,7 @@ from avsm.maps import (
     warp,
 )
 from avsm.settings import PAPER_SIGMAS, PAPER_WEIGHTS, SOLVERS
-from avsm.vsvf import MultiGaussian, vsvf_step
+from avsm.vsvf import MultiGaussian, advance, vsvf_step
 
 NESTEROV = 0.9  # momentum, the authors' code's; the paper names the learning rate alone
 # Deviation: finer than the paper's K, whose velocities are too coarse for cartilage.
@@ -40,8 +40,7 @@ FINE_WEIGHTS = (0.2, 0.2, 0.2, 0.2, 0.2)
 class LevelSettings:
     """What both optimisations are told; ``preset`` gives named settings.
 
-    ``scales`` are image levels, ``iterations`` those on each; ``windows``:
-    ``losses.level_windows``.
+    ``scales`` are image levels, ``iterations`` those on each, ``windows`` as for ``level_windows``.
     """
 
     optimisers: ClassVar[tuple[str, ...]]
@@ -157,7 +156,7 @@ def full_pair(fixed: Tensor, moving: Tensor) -> tuple[Tensor, Tensor]:
 def pyramid_levels(
     fixed: Tensor, moving: Tensor, scales: Sequence[float], windows: str
 ) -> Iterator[Level]:
-    """Make the levels of a pair one after the other, see ``pyramid.downsample``."""
+    """Make the levels of a pair one after the other, see ``downsample``."""
     for scale in scales:
         small = downsample(fixed, scale)
         kernels = level_windows(small.shape[2:], scale, windows)
@@ -226,8 +225,6 @@ class OptimisedVSVF(NamedTuple):
 
     map: Tensor  # affine part included, ``(1, 3, D, H, W)``
     momentum: Tensor  # at half the resolution
-    warped: Tensor  # the moving image read at the map
-    losses: Losses
     evaluations: int  # on all levels, each one forward and one backward pass
 
 
@@ -278,12 +275,9 @@ def optimise_vsvf(
             momentum = descend_lbfgs(objective, momentum, count, report, settings.first_step)
         evaluations += objective.evaluations
     with torch.no_grad():
-        (full,) = pyramid_levels(fixed, moving, (1.0,), settings.windows)
         momentum = _on_grid(momentum, fixed)
-        velocity = smoother(momentum)
-        step = vsvf_step(momentum, velocity, initial.map(momentum.shape[2:]), moving, *solver)
-        losses = objective_of(full).losses(momentum, velocity)
-        return OptimisedVSVF(step.map, momentum, step.warped, losses, evaluations)
+        low = advance(initial.map(momentum.shape[2:]), smoother(momentum), *solver)
+        return OptimisedVSVF(resize(low, fixed.shape[2:]), momentum, evaluations)
 
 
 def _on_grid(momentum: Tensor | None, image: Tensor) -> Tensor:

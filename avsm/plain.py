@@ -54,8 +54,7 @@ Unpack = Callable[[BinaryIO, int, Path], bytes]
 def read_meta(path: Path, stream: BinaryIO) -> Volume:
     """Read MetaImage (.mha, .mhd) from its beginning.
 
-    UserError: not one 3D image, or its geometry is of no use; OSError, ValueError, zlib.error:
-    damaged.
+    UserError says that it is not one 3D image or of no usable geometry, another that it is damaged.
     """
     fields: dict[str, str] = {}
     while "ElementDataFile" not in fields:

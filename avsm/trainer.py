@@ -85,9 +85,7 @@ class Trainer:
         self.usual = {"until": 0.0, "norm": 0.0, "batches": 0}  # gradients of the phase so far
 
     def run(self, previous: Mapping[str, Any] | None = None) -> list[Row]:
-        """Train to the end, from the content of ``last.pt`` if there is one; give the whole
-        history.
-        """
+        """Train to the end, from the content of ``last.pt`` if given; give the whole history."""
         if previous is not None:
             self._restore(previous)
         benchmark = torch.backends.cudnn.benchmark

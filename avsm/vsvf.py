@@ -164,8 +164,8 @@ def advance(
     """Advance a map by a stationary velocity for unit time: phi o exp(-v), see the module.
 
     Both are ``(B, 3, D, H, W)`` on one grid, in normalised coordinates. ``squaring`` composes
-    2^``steps`` (32) equal steps; it is stable for any velocity, nearer to the exact flow and
-    cheaper. ``rk4`` is the authors' code's (the paper names 10 time steps and no method):
+    2^``steps`` equal steps, 32 where None; it is stable for any velocity, nearer to the exact flow
+    and cheaper. ``rk4``, 10 steps where None, is the authors' code's (the paper names no method):
     Runge-Kutta with central differences, which grows without bound where a step moves points by 2.8
     voxels or more.
     """
