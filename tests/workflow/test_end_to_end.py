@@ -356,7 +356,7 @@ def test_the_report_is_one_page_that_shows_everything(project):
     assert len(shown["Training"]) == 4 and min(shown["Training"].values()) > 300
     graph, problems = look_at(report, GRAPH, project.folder)
     assert problems == [] and graph["width"] > 300
-    own = {"preprocess_image", "train", "register", "register_failing", "evaluate"}
+    own = {"preprocess", "train", "register", "register_failing", "evaluate"}
     assert own <= set(graph["rules"])
 
 
