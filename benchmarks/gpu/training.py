@@ -42,15 +42,13 @@ PAPER_STEPS = 80_000  # about what the paper's networks took
 def write_scans(source: KneeSource, folder: Path, split: str) -> list[Scan]:
     """Write image and label map of both visits of a source's people."""
     folder.mkdir(parents=True, exist_ok=True)
-    generator = torch.Generator().manual_seed(source.people.seed)
+    generator = torch.Generator().manual_seed(source.seed)
     scans = []
-    for number in range(source.people.held):
+    for number in range(source.people):
         maps = torch.from_numpy(np.load(source.folder / f"{number:06d}.npz")["fractions"])
         for visit, fractions in enumerate(maps):
             paths = [folder / f"{split}{number}_{visit}_{kind}.nii" for kind in ("image", "label")]
-            label = canonical(
-                phantom_label(number, visit, "right", source.size, source.people.seed)
-            )
+            label = canonical(phantom_label(number, visit, "right", source.size, source.seed))
             drawn = render(fractions[None], [usual_appearance(generator)], generator)[0]
             image = sitk.GetImageFromArray(drawn.numpy())
             image.CopyInformation(label)

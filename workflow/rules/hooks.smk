@@ -32,7 +32,7 @@ def tell_faults():
     jobs = sorted(scheduler.failed, key=lambda job: job.jobid)
     names = [" ".join([job.rule.name, *map(str, job.wildcards)]) for job in jobs]
     faults = told(zip(names, (job.log[0] for job in jobs)))
-    stopped = scheduler.running or not jobs
+    stopped = scheduler.running or scheduler._user_kill  # jobs that Ctrl-C ended count as failed
     sys.exit("\n" + "\n\n".join(filter(None, [faults, STOPPED if stopped else ""])))
 
 
