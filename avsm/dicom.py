@@ -155,6 +155,8 @@ def _frames(path: Path) -> list[Plane]:
         try:
             header = pydicom.dcmread(stream, force=True, stop_before_pixels=True)
             known = known or "Rows" in header
+            for later in ("SeriesInstanceUID", "SpacingBetweenSlices"):
+                header.get(later)  # which converts it, here where its faults are told
             return _planes(_with_pixels(path, header, stream)) if known else []
         except UserError:
             raise

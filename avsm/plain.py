@@ -194,9 +194,9 @@ def _nrrd_place(
     if space and space not in SPACES:
         raise UserError(f"found the space '{space}', expected left-posterior-superior or RAS")
     if "space directions" in fields:
-        steps = fields["space directions"].replace("none", "(none)").split(")")[:-1]
+        *steps, rest = fields["space directions"].replace("none", "(none)").split(")")
         steps = [_vector(step) for at, step in enumerate(steps) if at not in others]
-        if len(steps) != 3 or not all(len(step) == 3 for step in steps):
+        if rest.strip() or len(steps) != 3 or not all(len(step) == 3 for step in steps):
             raise UserError(f"found the space directions {fields['space directions']}, expected 3")
         axes = np.array(steps).T
     else:

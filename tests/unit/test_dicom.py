@@ -75,6 +75,8 @@ def damaged(path, was, now):
         (lambda f: [path.unlink() for path in f.iterdir()], "found 0 DICOM series"),
         (lambda f: damaged(f / "003", b"\x28\0\x10\0US", b"\x28\0\x10\0ZZ"),
          "003: not a readable DICOM image .*'ZZ'"),
+        (lambda f: damaged(f / "003", b"\x20\0\x0e\0UI", b"\x20\0\x0e\0U}"),
+         "003: not a readable DICOM image .*0x55 0x7d"),
         (lambda f: damaged(f / "003", b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.5\0"),
          "003: found 144 bytes of pixels in the transfer syntax"),
     ],

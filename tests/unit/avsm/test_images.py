@@ -436,6 +436,7 @@ def test_control_characters_in_a_header_are_refused(tmp_path: Path, name: str) -
         ("a.nrrd", b"(?=encoding)", b'space units: "um" "um" "um"\n', "expected mm"),
         ("a.nrrd", b"left-posterior-superior", b"scanner-xyz", "found the space 'scanner-xyz'"),
         ("a.nrrd", b"space directions[^\n]*", b"spacings: 1 -1 1", "spacings .* positive"),
+        ("a.nrrd", b"\nkinds: [^\n]*", b"zkinds: domain", "found the space directions .*zkinds"),
     ],
 )  # fmt: skip
 def test_headers_of_text_that_mean_something_else_are_refused(
