@@ -97,4 +97,5 @@ manifest = {
     "trainings": trainings,
 }
 write_text(*files("manifest"), json.dumps(manifest, indent=1) + "\n")
-say(f"Tables and figures over all pairs: {Path(snakemake.output[0]).parents[1]}")
+folder = Path(*files("metrics")).parents[1]
+say(f"Tables and figures over all pairs: {folder}")
